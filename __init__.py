@@ -43,6 +43,6 @@ def __getattr__(name: str) -> Any:
     except ModuleNotFoundError as error:
         if error.name != "onnxruntime":
             raise
-        from .export.runtime.providers import NOT_INSTALLED
+        from .export.runtime.session.providers import NOT_INSTALLED
 
         raise ModuleNotFoundError(NOT_INSTALLED, name=error.name) from error

@@ -30,7 +30,7 @@ from distiltune.export.machine import describe_machine
 from distiltune.export.markdown import Markdown, fixed, table
 from distiltune.export.onnx.convert import export_onnx
 from distiltune.export.onnx.writer import GraphWriter
-from distiltune.export.runtime.session_options import session_options
+from distiltune.export.runtime.session.session_options import session_options
 from distiltune.export.variants.dynamic import quantize_onnx
 from distiltune.training.models.convolution import ConvolutionConfig, ConvolutionForSequenceClassification
 

@@ -26,7 +26,7 @@ from onnx import TensorProto, helper, numpy_helper
 from onnxruntime.quantization import quantize_dynamic
 
 from distiltune import TextClassifier
-from distiltune.export.runtime.session_options import session_options
+from distiltune.export.runtime.session.session_options import session_options
 from distiltune.training.checkpoints.offline import offline_directory
 
 WIDTH, HIDDEN, NUM_LABELS, MAX_LENGTH = 64, 512, 150, 32

@@ -14,7 +14,7 @@ from importlib.util import find_spec
 
 from ..errors import DistiltuneError, InputError, first_line
 from ..export import commands as lean
-from ..export.runtime.providers import NOT_INSTALLED
+from ..export.runtime.session.providers import NOT_INSTALLED
 from ..storage.environment import remove_process_group
 
 _LONG_WORD = re.compile(r"(\S{200})\S+")

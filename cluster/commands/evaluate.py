@@ -125,7 +125,7 @@ def evaluate(
 
 def _of_classes(classifier: TextClassifier, split: Split, data: str) -> dict[str, Any]:
     """Evaluate a classifier with one label for each text."""
-    from ...export.benchmark.evaluation import evaluate as evaluate_answers
+    from ...export.benchmark.accuracy.evaluation import evaluate as evaluate_answers
     from ...export.selection.slices import measure_slices
 
     answers = classifier(split.texts)
@@ -143,7 +143,7 @@ def _of_classes(classifier: TextClassifier, split: Split, data: str) -> dict[str
 
 def _of_spans(classifier: TextClassifier, split: Split, data: str) -> dict[str, Any]:
     """Evaluate a model that finds the entities of texts."""
-    from ...export.benchmark.evaluation import evaluate_spans
+    from ...export.benchmark.accuracy.evaluation import evaluate_spans
     from ...export.selection.slices import measure_slices
     from ...training import tasks
 
@@ -161,7 +161,7 @@ def _of_spans(classifier: TextClassifier, split: Split, data: str) -> dict[str, 
 
 def _of_outputs(classifier: TextClassifier, split: Split, data: str) -> dict[str, Any]:
     """Evaluate a model with several labels for each text, or with numbers."""
-    from ...export.benchmark.evaluation import evaluate_outputs
+    from ...export.benchmark.accuracy.evaluation import evaluate_outputs
     from ...export.selection.slices import measure_slices
     from ...training import tasks
 
@@ -324,7 +324,7 @@ def _print_metrics(console: Console, report: dict[str, Any]) -> None:
 
 
 def _print_accuracy(console: Console, report: dict[str, Any]) -> None:
-    from ...export.benchmark.evaluation import most_confused
+    from ...export.benchmark.accuracy.evaluation import most_confused
 
     confusion = report["confusion"]
     for count, true, given in most_confused(confusion["labels"], confusion["counts"], _MOST_CONFUSIONS):

@@ -17,8 +17,9 @@ from ..specification.config import JobConfig
 from ..store.runs import Run
 from ..store.stage_index import find_result, write_result
 from .dispatch import Dispatcher
-from .reuse.models import ModelReuse, measurement_specs
+from .reuse.models import ModelReuse
 from .reuse.search import hash_of
+from .reuse.specs import measurement_specs
 
 if TYPE_CHECKING:
     from ...training.data.text_data import TextData

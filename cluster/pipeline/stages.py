@@ -33,7 +33,8 @@ from .best_trial import best_of, keep_best
 from .diagnose import CrossFit, diagnose
 from .diagnose import describe as describe_problems
 from .dispatch import Dispatcher
-from .reuse.models import ModelReuse, measurement_specs
+from .reuse.models import ModelReuse
+from .reuse.specs import measurement_specs
 from .students import Students
 from .warm_start import warm_start_trials
 

@@ -29,6 +29,7 @@ from ...training.tasks import TASKS
 from ...training.tasks.config import TaskName, metric_description, recognised_task, task_description
 from ...training.teacher.config import TeacherConfig
 from .faults import described
+from .for_task import fault_of_task
 from .reading import unquoted
 from .resolve import read_with_overrides
 from .resources import ResourcesConfig, StorageConfig
@@ -188,69 +189,12 @@ class JobConfig(Section):
         return metric
 
     @model_validator(mode="after")
-    def _has_out_of_scope_texts(self) -> JobConfig:
-        if TASKS[self.task].out_of_scope is not None:
-            return self
-        given = {
-            "export.out_of_scope": self.export.out_of_scope,
-            "data.out_of_scope_label": self.data.out_of_scope_label,
-        }
-        named = [key for key, value in given.items() if value is not None]
-        if named:
-            able = ", ".join(task.name for task in TASKS if task.out_of_scope is not None)
-            raise ValueError(
-                f"{', '.join(named)}: the task {self.task} has no out-of-scope texts; set it to null, or set task "
-                f"to one that has: {able}"
-            )
-        return self
-
-    @model_validator(mode="after")
     def _suits_the_task(self) -> JobConfig:
-        """Reject keys that mean nothing for the task; each with the tasks that have it."""
-        task, given = TASKS[self.task], self.training
-        smoothing = given.arguments.get("label_smoothing_factor")
-        wrong = {
-            f"training.arguments.label_smoothing_factor: {smoothing} given, but numbers are not smoothed": (
-                bool(smoothing) and not task.has_label_smoothing,
-                lambda each: each.has_label_smoothing,
-            ),
-            "export.label_thresholds: a text has one answer": (
-                self.export.label_thresholds is not None and not task.has_label_sets,
-                lambda each: each.has_label_sets,
-            ),
-            f"training.balance: {given.balance!r} given, but a text has no single class": (
-                given.balance != "none" and not task.has_classes,
-                lambda each: each.has_classes,
-            ),
-            f"export.choose.min_validation_metric: lower is better in {self.metric}": (
-                self.export.choose.min_validation_metric is not None
-                and task.metric_mode(self.metric) == "min",
-                lambda each: each.goal[1] == "max",
-            ),
-        }
-        for fault, (is_wrong, has_it) in wrong.items():
-            if is_wrong:
-                able = ", ".join(each.name for each in TASKS if has_it(each))
-                raise ValueError(f"{fault} in the task {task.name}; remove it, or set task to one of: {able}")
-        return self
-
-    @model_validator(mode="after")
-    def _has_labels_to_cross_fit(self) -> JobConfig:
-        num_folds = self.data.diagnostics.cross_fit
-        if num_folds is None:
-            return self
-        if not self.teacher.is_trained:
-            kind = "checkpoint is a finished model" if self.teacher.logits is None else "logits is a file"
-            raise ValueError(
-                f"data.diagnostics.cross_fit: {num_folds} given, but teacher.{kind}, which "
-                "is not trained on these labels here; remove one of them, or set teacher.fine_tune.checkpoint"
-            )
-        if not TASKS[self.task].has_classes:
-            able = ", ".join(task.name for task in TASKS if task.has_classes)
-            raise ValueError(
-                f"data.diagnostics.cross_fit: {num_folds} given, but labels of the task {self.task} are not diagnosed; "
-                f"remove it, or set task to one of: {able}"
-            )
+        fault = fault_of_task(
+            TASKS[self.task], self.metric, self.data, self.teacher, self.training, self.export
+        )
+        if fault is not None:
+            raise ValueError(fault)
         return self
 
     @model_validator(mode="after")

@@ -222,8 +222,8 @@ def judge_again(
     Raises:
         InputError: The logits cannot be read.
     """
+    from .accuracy.judge import judge
     from .targets.outputs import ScoredModel
-    from .worker import judge
 
     threshold = temperature = None
     if directory is not None and targets.get(measurement.kind).is_onnx:

@@ -7,7 +7,7 @@ from typing import Any
 
 from ..benchmark import targets
 from ..markdown import NONE, Markdown, bold, fixed, table
-from ..runtime.providers import CPU
+from ..runtime.session.providers import CPU
 
 
 def on_gpu(variants: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

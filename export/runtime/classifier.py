@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,23 +16,21 @@ from ...training.ragged import Ragged, Rows, offsets_of
 from ..artifact.contents import Contents
 from ..artifact.files import MAX_JSON_BYTES
 from ..artifact.manifest import MODEL_FILE, SETTINGS_FILE, TOKENIZER_FILE
-from .bound_graph import open_with_buffers
 from .classifier_config import ClassifierConfig, read_config
 from .fast.choose import choose_for_graph
-from .feeds import Feeds
-from .graph import Graph
-from .providers import count_nodes
-from .session_options import MAX_THREADS, check_session, session_options
+from .profile import Stages, profile_stages
+from .session.bound_graph import open_with_buffers
+from .session.feeds import Feeds
+from .session.graph import Graph
+from .session.providers import count_nodes
+from .session.session_options import MAX_THREADS, check_session, session_options
 from .tasks import DECODERS, TokenDecoder, Tokens
 from .text_inputs import checked_texts
 from .tokenizer import MAX_TOKENIZER_BYTES, Tokenizer
 
 _PROBE_TEXT = "a"
-_LEAST_ROUNDS = 5
 TOKENIZERS = ("fast", "tokenizers")
 """Accepted values of the argument ``tokenizer`` of :meth:`TextClassifier.load`."""
-PROFILED = ("total", "tokenize", "feed", "run", "decode", "tokenizer_alone", "session_alone")
-"""What :meth:`TextClassifier.profile` measures."""
 
 
 class TextClassifier:
@@ -99,7 +97,7 @@ class TextClassifier:
             num_threads: intra-op threads; default: ``num_threads`` of ``distiltune.json``, else 1.
             providers: ONNX Runtime execution providers, by name or as pairs of name and options, such as
                 ``["CUDAExecutionProvider"]``; the first must start. Default: the CPU.
-            session: session options, named as in :mod:`~distiltune.export.runtime.session_options`; default:
+            session: session options, named as in :mod:`~distiltune.export.runtime.session.session_options`; default:
                 ``session`` of ``distiltune.json``, the options measured to be faster. ``{}``: none of them.
             verify: whether to verify the files against the manifest.
             tokenizer: ``fast``: single texts are tokenized by the first package of the extra ``fast`` that is installed
@@ -300,38 +298,16 @@ class TextClassifier:
             InputError: the text is not valid, ``num_runs`` is below 1 or ``num_warmups`` below 0.
             ArtifactError: the tokenizer or the model fails.
         """
-        if num_runs < 1 or num_warmups < 0:
-            raise InputError(
-                f"num_runs is {num_runs} and num_warmups {num_warmups}; give 1 or more, and 0 or more"
-            )
-        for _ in range(num_warmups):
-            self._clocked(text)
-        rounds: list[list[float]] = []
-        end = time.perf_counter() + seconds
-        while len(rounds) < num_runs and (len(rounds) < _LEAST_ROUNDS or time.perf_counter() < end):
-            rounds.append(self._clocked(text))
-        times = np.median(np.diff(rounds, axis=1), axis=0) * 1000
-        return dict(zip(PROFILED, times.tolist(), strict=True))
-
-    def _clocked(self, text: TextOrPair) -> list[float]:
-        """Do what ``PROFILED`` names once, in its order; return the clock in s before, between and after."""
-        clock, alone = time.perf_counter, self._tokenizer.library_call()
-        marks = [clock()]
-        self._classify(text)
-        marks.append(clock())
-        ids, type_ids, encoding = self._tokenize(text)
-        marks.append(clock())
-        feed = self._feeds.of_text(ids, type_ids)
-        marks.append(clock())
-        logits = self._run(feed)
-        marks.append(clock())
-        self._answer(text, ids, encoding, logits)
-        marks.append(clock())
-        alone(text)
-        marks.append(clock())
-        self._graph.outputs(feed, self._num_outputs)
-        marks.append(clock())
-        return marks
+        stages = Stages(
+            classify=self._classify,
+            tokenize=self._tokenize,
+            feed=self._feeds.of_text,
+            run=self._run,
+            answer=self._answer,
+            tokenizer_alone=self._tokenizer.library_call(),
+            session_alone=partial(self._graph.outputs, num_classes=self._num_outputs),
+        )
+        return profile_stages(stages, text, num_runs, num_warmups, seconds)
 
     def answers(self, logits: np.ndarray) -> list[dict[str, Any]]:
         """Return the predictions of logits[N, C] without their scores and without a threshold."""

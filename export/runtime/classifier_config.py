@@ -11,7 +11,7 @@ from typing import Any
 from ...errors import ArtifactError, first_line
 from ..artifact.files import parse_object
 from ..artifact.manifest import TAKES_PAIRS
-from .session_options import MAX_THREADS, check_session
+from .session.session_options import MAX_THREADS, check_session
 from .tasks import DECODERS
 
 _MAX_LENGTH = 2**20

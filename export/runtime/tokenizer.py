@@ -10,7 +10,7 @@ import tokenizers
 
 from ...errors import ArtifactError, InputError
 from ...texts import TextOrPair, all_parts
-from .graph import cause
+from .session.graph import cause
 
 MAX_TOKENIZER_BYTES = 2**29
 # Truncation to max_length happens only after the whole text is tokenized, which takes a second per megabyte.

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from ...training.tasks import SINGLE_LABEL, Metric, Task
+from ..benchmark.accuracy.predictions import Answers
 from ..benchmark.measure_models import Measurement
-from ..benchmark.predictions import Answers
 from ..config import ChooseConfig
 from .gate import ACCURACY, accuracy_kind, answers_of, compare_answers, share_changed, value_of
 from .slices import measure_slices

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from ...training.tasks import SINGLE_LABEL, Task
-from ..benchmark.evaluation import count_confusions, measure_label, measure_labels, most_confused
+from ..benchmark.accuracy.evaluation import count_confusions, measure_label, measure_labels, most_confused
+from ..benchmark.accuracy.predictions import Answers
 from ..benchmark.measure_models import Measurement
-from ..benchmark.predictions import Answers
 from ..config import ChooseConfig
 from .gate import accuracy_kind, answers_of
 from .slices import measure_slices

@@ -16,8 +16,8 @@ from typing import Any
 from ...errors import ConfigError, RunFailedError
 from ...training.tasks import SINGLE_LABEL, Metric, Task
 from ..benchmark import targets
+from ..benchmark.accuracy.predictions import Answers, unpack_answers
 from ..benchmark.measure_models import Measurement, Outcome
-from ..benchmark.predictions import Answers, unpack_answers
 from ..config import ChooseConfig
 from .bootstrap import compare_in_metric
 from .paired_test import PairedDifference, compare_paired, texts_to_show

@@ -321,7 +321,7 @@ class ReportedTrainer(DistillationTrainer):
     reporter: EpochReporter | None = None
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        if self.reporter is None or self.reporter.wants_checkpoint(self._bare_model(), self.args, self.state):
+        if self.reporter is None or self.reporter.wants_checkpoint(self.bare_model(), self.args, self.state):
             super()._save_checkpoint(model, trial)
 
 

@@ -14,19 +14,20 @@ import distiltune.export.benchmark.measure_models as measuring
 from distiltune.errors import ArtifactError, InputError
 from distiltune.export.baselines.fit import BaselineTexts, fit_baseline
 from distiltune.export.benchmark import measurements, targets, worker
+from distiltune.export.benchmark.accuracy.predictions import pack_answers
 from distiltune.export.benchmark.measure_models import (
     BenchmarkTexts,
     Measurement,
     MeasurementSpec,
     measure_models,
 )
-from distiltune.export.benchmark.predictions import pack_answers
 from distiltune.export.benchmark.targets import base
 from distiltune.export.benchmark.targets.base import Opened, OpenOptions, Preparation, Prepared, Target
 from distiltune.export.config import BenchmarkConfig, ChooseConfig, ExportConfig
 from distiltune.export.report.plots.latency import draw_accuracy_latency
-from distiltune.export.runtime.classifier import PROFILED, TextClassifier
-from distiltune.export.runtime.providers import CUDA, TENSORRT
+from distiltune.export.runtime.classifier import TextClassifier
+from distiltune.export.runtime.profile import PROFILED
+from distiltune.export.runtime.session.providers import CUDA, TENSORRT
 from distiltune.export.selection.select_variant import select_variant
 from distiltune.export.variants import kinds
 from distiltune.export.variants.build import build_variant

@@ -47,7 +47,7 @@ TINY: dict[str, Any] = {
 # Calls of argmax outside the tasks' folders; none of them predicts the label of a model.
 NO_PREDICTIONS = {
     "export/baselines/fit.py": "what a baseline answers, which is no model of a task",
-    "export/runtime/graph.py": "the largest logit, which shows whether all are finite",
+    "export/runtime/session/graph.py": "the largest logit, which shows whether all are finite",
     "training/data/analysis/diagnostics.py": "the most probable of the labels whose threshold is reached",
     "training/data/sampling.py": "the group with the longest text",
     "training/models/tied_embedding_rows.py": "the kept embedding row that is most similar",

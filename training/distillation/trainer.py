@@ -11,8 +11,7 @@ import torch
 from accelerate.data_loader import BatchSamplerShard
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Sampler
-from transformers import PreTrainedModel, Trainer
-from transformers.trainer_pt_utils import nested_gather
+from transformers import PreTrainedModel
 from transformers.trainer_utils import EvalLoopOutput
 
 from ...errors import InputError
@@ -34,15 +33,17 @@ from .compiled import CompiledModel
 from .device_texts import can_be_kept, device_texts
 from .dropout import set_dropout
 from .head_rate import scale_head
+from .lean_trainer import LeanTrainer
 from .losses.base import LossInputs, needs_of, terms_of
 from .losses.soft_targets import with_own_for_missing
 from .losses.total import weighted_sum
+from .step_terms import StepTerms
 from .teacher_targets import TEACHER_COLUMN, TeacherTargets
 
 _REPEATED = "repeated"
 
 
-class DistillationTrainer(Trainer):
+class DistillationTrainer(LeanTrainer):
     """Train ``model`` on labels and on a teacher: ``teacher_model``, or a ``teacher_logits`` column.
 
     The loss is the weighted sum of the registered terms (``losses``). Where the rows have the column, it is used and
@@ -89,10 +90,8 @@ class DistillationTrainer(Trainer):
         args = args if args is not None else DistillationTrainingArguments(output_dir="tmp_trainer")
         kwargs.setdefault("compute_metrics", task.compute_metrics)
         self.task = task
-        self._term_sums: dict[str, Tensor] = {}
-        self._term_steps: float | Tensor = 0.0
+        self._terms = StepTerms()
         self._eval_sums: list[tuple[Tensor, int]] = []
-        self._num_matmul_parameters: int | None = None
         self._step_weight: Tensor | None = None
         self._step_texts: Tensor | int = 0
         self._compiled: CompiledModel | None = None
@@ -103,16 +102,12 @@ class DistillationTrainer(Trainer):
             multiple = args.pad_to_multiple_of
             self.data_collator = DistillationCollator(self._pad_token_id(), multiple)
         if args.dropout is not None:
-            set_dropout(self._bare_model(), args.dropout, on_cpu=args.device.type == "cpu")
+            set_dropout(self.bare_model(), args.dropout, on_cpu=args.device.type == "cpu")
         self.teacher_model = teacher_model
-        self.targets = TeacherTargets(self._bare_model(), teacher_model, args)
+        self.targets = TeacherTargets(self.bare_model(), teacher_model, args)
         self.targets.check_dataset(self.train_dataset)
-        num_classes = getattr(getattr(self._bare_model(), "config", None), "num_labels", 0)
+        num_classes = getattr(getattr(self.bare_model(), "config", None), "num_labels", 0)
         self.balance = class_balance(args, task, self.train_dataset, num_classes)
-
-    def _bare_model(self) -> Any:
-        assert self.model is not None
-        return self.accelerator.unwrap_model(self.model)
 
     def _pad_token_id(self) -> int:
         for owner in (self.processing_class, getattr(self.model, "config", None)):
@@ -259,7 +254,7 @@ class DistillationTrainer(Trainer):
             raise InputError(f"the training data does not match the loss: {error}") from error
         # Gradients are averaged over processes, and num_items counts the examples of all of them.
         scale = 0 if repeated else args.world_size
-        self._add_terms(self._num_examples(inputs) / num_items * scale, scale, values)
+        self._terms.add(self._num_examples(inputs) / num_items * scale, scale, values)
         loss = loss * scale if scale != 1 else loss
         return (loss, outputs) if return_outputs else loss
 
@@ -328,22 +323,10 @@ class DistillationTrainer(Trainer):
 
     # ---- Logging ----------------------------------------------------------------------------------------
 
-    def _add_terms(self, share: float | Tensor, scale: int, values: dict[str, Tensor]) -> None:
-        """Add the terms of a micro-batch, ``share`` of an optimizer step, without synchronizing with the device."""
-        for name, value in values.items():
-            self._term_sums[name] = self._term_sums.get(name, 0) + value * scale
-        self._term_steps = self._term_steps + share
-
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log; add to a training loss its terms, averaged over the same steps."""
-        if "loss" in logs and self._term_sums:
-            names = list(self._term_sums)
-            steps = torch.as_tensor(self._term_steps, dtype=torch.float32, device=self.args.device)
-            sums = torch.stack([*self._term_sums.values(), steps])
-            gathered: Any = nested_gather(sums[None], self.args.parallel_mode)
-            *totals, num_steps = gathered.sum(dim=0).tolist()
-            logs.update({name: total / num_steps for name, total in zip(names, totals, strict=True)})
-            self._term_sums, self._term_steps = {}, 0.0
+        if "loss" in logs and self._terms:
+            logs.update(self._terms.means(self.args.device, self.args.parallel_mode))
             for each in self._pruning():
                 logs["sparsity"] = each.sparsity
         super().log(logs, start_time)
@@ -364,36 +347,14 @@ class DistillationTrainer(Trainer):
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """Create the optimizer as ``Trainer`` does, after freezing the embeddings if requested."""
         if self.args.freeze_embeddings:
-            bare = self._bare_model()
+            bare = self.bare_model()
             embeddings = getattr(getattr(bare, "base_model", bare), "embeddings", None)
             (bare.get_input_embeddings() if embeddings is None else embeddings).requires_grad_(False)
         # A new training starts here: drop the sums of an earlier, interrupted one.
-        self._term_sums, self._term_steps = {}, 0.0
+        self._terms = StepTerms()
         optimizer = super().create_optimizer(model)
-        scale_head(optimizer, self._bare_model(), self.task, self.train_dataset)
+        scale_head(optimizer, self.bare_model(), self.task, self.train_dataset)
         return optimizer
-
-    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
-        """Count as ``Trainer`` does, without walking through all modules at every step."""
-        if "input_ids" not in inputs or not hasattr(self.model, "num_parameters"):
-            return 0
-        if self._num_matmul_parameters is None:
-            self._num_matmul_parameters = self._bare_model().num_parameters(exclude_embeddings=True)
-        return 6 * inputs["input_ids"].numel() * int(self._num_matmul_parameters or 0)
-
-    def _clip_grad_norm(self, model: nn.Module) -> Any:
-        """Clip as ``Trainer`` does, but on one CPU do not rewrite (multiply by 1) gradients under the limit."""
-        if self.args.device.type != "cpu" or self.args.world_size > 1:
-            return super()._clip_grad_norm(model)
-        parameters = [parameter for parameter in model.parameters() if parameter.grad is not None]
-        norm = nn.utils.get_total_norm([each.grad for each in parameters if each.grad is not None])
-        if not norm <= self.args.max_grad_norm:  # also true for a NaN norm
-            nn.utils.clip_grads_with_norm_(parameters, self.args.max_grad_norm, norm)
-        return norm
-
-    def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
-        """Return the norm as ``Trainer`` does, which computes one even if ``max_grad_norm`` is 0."""
-        return None if grad_norm is None else super()._get_grad_norm(model, grad_norm=grad_norm)
 
 
 def _num_rows(inputs: Mapping[str, Any]) -> int:

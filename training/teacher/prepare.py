@@ -6,63 +6,41 @@ import hashlib
 import json
 import logging
 import time
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel, TrainerCallback
-from transformers.trainer_callback import PrinterCallback
 
 from ...errors import DataError, user_path
 from ...progress import ReportProgress
 from ...storage.folders import file_sha256, new_folder
 from ...storage.temporary import temporary_directory
-from ...texts import texts_of
-from ..checkpoints.heads import LabelMatch, head_of, load_with_labels, match_labels
 from ..checkpoints.load import (
-    check_max_length,
     checkpoint_fingerprint,
-    load_classifier,
-    load_tokenizer,
     resolve_checkpoint,
     save_checkpoint,
 )
 from ..checkpoints.unfinished import KeepEpochs, UnfinishedTraining
-from ..checkpoints.word_pieces import check_known, check_table
-from ..data.collator import DistillationCollator
 from ..data.text_data import ID_COLUMN, TextData
-from ..data.tokenized import TokenizedDataset, TokenizedSplit
-from ..distillation.arguments import DistillationTrainingArguments, resumed_bf16
+from ..data.tokenized import TokenizedSplit
+from ..distillation.arguments import resumed_bf16
 from ..distillation.config import TrainingConfig
-from ..distillation.trainer import DistillationTrainer
 from ..models.first_token import first_token_in_last_layer
 from ..models.inference import compute_logits
 from ..models.runtime import evaluation_device, intra_op_threads, quiet
-from ..models.trainable_embedding_rows import train_used_rows
 from ..section import Balance
 from ..tasks import SINGLE_LABEL, Task
 from .best_epoch import BestEpoch
-from .config import FineTuneConfig, ScratchConfig, TeacherConfig
+from .config import TeacherConfig
 from .file_teacher import prepare_file_teacher
-from .from_scratch import new_model, train_tokenizer
+from .initial import InitialTeacher, initial_teacher
+from .trainer import teacher_trainer
 
 logger = logging.getLogger(__name__)
 
 RECORD_FILE = "teacher.json"
 _FORMAT = 4
-_WEIGHT_DECAY = 0.01
-
-
-@dataclass(frozen=True)
-class InitialTeacher:
-    """A teacher before its training; it needs none if it has no recipe."""
-
-    model: PreTrainedModel
-    tokenizer: Any
-    recipe: FineTuneConfig | ScratchConfig | None
-    task: Task
 
 
 def teacher_key(
@@ -230,42 +208,6 @@ def _existing_record(out_dir: Path, key: str) -> dict[str, Any] | None:
     return None
 
 
-def initial_teacher(
-    config: TeacherConfig, data: TextData, max_length: int, task: Task = SINGLE_LABEL
-) -> InitialTeacher:
-    """Return a teacher before its training; seed torch first.
-
-    Raises:
-        ModelError: The checkpoint cannot be loaded, or does not fit the labels, texts or ``max_length``.
-    """
-    names = data.class_names
-    labels = task.labels_of_head(data.splits["train"][task.label_column][:])
-    if config.checkpoint is not None:
-        name = resolve_checkpoint(config.checkpoint)
-        model, tokenizer = load_classifier(name, task)
-        match = LabelMatch(config.labels, config.drop_labels, "teacher")
-        match_labels(model, names, task=task, match=match)
-        initial = InitialTeacher(model, tokenizer, None, task)
-    elif config.fine_tune is not None:
-        name = resolve_checkpoint(config.fine_tune.checkpoint, config.fine_tune.sha256)
-        initial = InitialTeacher(
-            load_with_labels(name, names, task, labels), load_tokenizer(name), config.fine_tune, task
-        )
-        check_table(initial.tokenizer, initial.model.config, name)
-    else:
-        recipe = config.scratch or ScratchConfig()
-        tokenizer = train_tokenizer(texts_of(data.splits["train"]), recipe.vocab_size)
-        model = new_model(recipe, tokenizer, names, max_length, task)
-        if task.scales_head:
-            task.start_head(head_of(model), labels)
-        initial = InitialTeacher(model, tokenizer, recipe, task)
-    check_max_length(initial.model, max_length, "teacher")
-    if not isinstance(initial.recipe, ScratchConfig):
-        parameter = "teacher.checkpoint" if initial.recipe is None else "teacher.fine_tune.checkpoint"
-        check_known(initial.tokenizer, texts_of(data.splits["train"]), parameter)
-    return initial
-
-
 def _measure(
     initial: InitialTeacher,
     split: TokenizedSplit,
@@ -320,60 +262,3 @@ def _train(
                 best.load(last)
             trainer.train(resume_from_checkpoint=None if last is None else str(last))
     best.restore()
-
-
-def teacher_trainer(
-    initial: InitialTeacher,
-    train: TokenizedSplit,
-    seed: int,
-    work: Path,
-    callbacks: list[TrainerCallback],
-    balance: Balance = "none",
-    *,
-    saves: bool,
-    use_gpu: bool,
-    bf16: bool | None = None,
-) -> DistillationTrainer:
-    """Create the trainer of a teacher that has a recipe.
-
-    Args:
-        initial: The teacher.
-        train: Tokenized training split.
-        seed: Seed of shuffling and dropout.
-        work: Directory for checkpoints.
-        callbacks: Added to the trainer's own.
-        balance: The job's key ``training.balance``.
-        saves: Whether a checkpoint is saved after each epoch.
-        use_gpu: Whether to train on a GPU.
-        bf16: Whether to train in bfloat16; None: if the hardware multiplies it.
-    """
-    recipe = initial.recipe
-    assert recipe is not None
-    train_used_rows(initial.model, train.input_ids)
-    trainer = DistillationTrainer(
-        model=initial.model,
-        args=DistillationTrainingArguments(
-            output_dir=str(work),
-            alpha=1.0,
-            seed=seed,
-            balance=balance,
-            num_train_epochs=recipe.num_train_epochs,
-            learning_rate=recipe.learning_rate,
-            per_device_train_batch_size=recipe.batch_size,
-            warmup_steps=recipe.warmup_ratio,  # below 1: a share of all steps
-            weight_decay=_WEIGHT_DECAY,
-            eval_strategy="no",
-            save_strategy="epoch" if saves else "no",
-            logging_strategy="no",
-            disable_tqdm=True,
-            use_cpu=not use_gpu,
-            bf16=bf16,
-            dataloader_pin_memory=use_gpu,
-        ),
-        train_dataset=TokenizedDataset(train),
-        data_collator=DistillationCollator(initial.tokenizer.pad_token_id),
-        callbacks=callbacks,
-        task=initial.task,
-    )
-    trainer.remove_callback(PrinterCallback)
-    return trainer

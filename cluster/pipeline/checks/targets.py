@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ....errors import ConfigError
 from ....export.benchmark import targets
 from ....export.benchmark.targets import Target
-from ....export.runtime.providers import mixed_installation
+from ....export.runtime.session.providers import mixed_installation
 from ....export.variants import kinds
 from ....search.driver.nodes import num_places
 from ...session.ray_session import needs_of

@@ -27,8 +27,8 @@ from ....training.student.build import build_student
 from ....training.student.config import student_section
 from ....training.student.kinds.base import StudentInputs
 from ....training.student.piece_states import compute_states
+from ....training.teacher.initial import InitialTeacher, initial_teacher
 from ....training.teacher.logits_cache import logits_key
-from ....training.teacher.prepare import InitialTeacher, initial_teacher
 from ...remote.tasks import Task
 from ...remote.teacher_labels import tokenize_for_student
 from .cost import BatchCost, tokens_of, training_batches

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from ....training.distillation.trainer import DistillationTrainer
     from ....training.pretraining.trainer import PretrainingTrainer
     from ....training.section import Balance
-    from ....training.teacher.prepare import InitialTeacher
+    from ....training.teacher.initial import InitialTeacher
     from .request import Point
 
 _MOST_STEPS = 128
@@ -144,7 +144,7 @@ def measure_teacher(
         wait: As in ``measure_training``.
         balance: The job's key ``training.balance``.
     """
-    from ....training.teacher.prepare import teacher_trainer
+    from ....training.teacher.trainer import teacher_trainer
 
     assert initial.recipe is not None
     with intra_op_threads(num_threads), quiet():

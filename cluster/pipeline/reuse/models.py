@@ -19,13 +19,11 @@ from ....export.benchmark.targets.baseline import BASELINE
 from ....export.benchmark.targets.known_answers import KNOWN_ANSWERS
 from ....export.machine import describe_machine, without_load
 from ....export.out_of_scope.fit_scores import refit_scores
-from ....export.report.report import REFERENCE
-from ....export.selection.gate import STUDENT, TEACHER
 from ....export.variants import kinds
 from ....storage.folders import file_sha256
 from ....storage.temporary import temporary_directory
-from ....training.teacher.file_teacher import LOGITS_FILE, is_measurable
-from ...remote.baselines import baseline_content, baseline_specs, left_out
+from ....training.teacher.file_teacher import LOGITS_FILE
+from ...remote.baselines import baseline_content, left_out
 from ...remote.tasks import (
     benchmark_texts,
     measured_logits,
@@ -37,6 +35,7 @@ from ...specification.goal import goal_of
 from ...store.runs import Run, now
 from ...store.stage_index import find_result
 from .search import copy_folder, hash_of
+from .specs import exported_variants, measurement_specs
 
 if TYPE_CHECKING:
     from ....training.data.text_data import TextData
@@ -330,61 +329,6 @@ class ModelReuse:
             {"stage": stage, "state": "finished", **moment, "text": text, "result": result},
         )
         return text
-
-
-def exported_variants(run: Run) -> list[dict[str, Any]]:
-    """Return the records of the variants that a run has exported."""
-    return run.stage_record("export")["result"]["variants"]
-
-
-def measurement_specs(
-    config: JobConfig, run: Run, exported: Sequence[Mapping[str, Any]] | None = None
-) -> list[MeasurementSpec]:
-    """Return the models that a run measures, whose directories are keys of the store.
-
-    ``exported`` are the records of the variants; by default those of the run's export.
-    """
-    length, best, places = config.training.num_tokens, run.best, config.benchmark.targets
-    record = run.stage_record("teacher")["result"]
-    teacher, from_file = record["key"], config.teacher.logits is not None
-    # On the CPU in any case: the gate compares with them.
-    originals = [MeasurementSpec(STUDENT, "pytorch", best, length)]
-    if not from_file or is_measurable(record):
-        kind = KNOWN_ANSWERS if from_file else "pytorch"
-        originals.insert(0, MeasurementSpec(TEACHER, kind, teacher, length))
-    variants = [
-        MeasurementSpec(
-            name,
-            kinds.get(name).target,
-            run.variant(name),
-            length,
-            tokenizer_dir=best,
-            max_abs_diff=made["max_abs_diff"],
-            fused=made["fused"],
-        )
-        for made in (exported_variants(run) if exported is None else exported)
-        for name in [made["name"]]
-    ]
-    specs = [*originals, *(variants if targets.CPU in places else [])]
-    if config.benchmark.reference:
-        specs.append(MeasurementSpec(REFERENCE, "reference", teacher, length))
-    specs += baseline_specs(config)
-    on_gpu = [targets.get(place) for place in places if place != targets.CPU]
-    return [
-        *specs,
-        *(
-            spec.on(target.name)
-            for target in on_gpu
-            for spec in [*originals, *variants]
-            if _runs_on(spec, target)
-        ),
-    ]
-
-
-def _runs_on(spec: MeasurementSpec, target: targets.Target) -> bool:
-    """Return whether a model is measured on a target with a GPU as well."""
-    of_variant = kinds.get(spec.name).gpu_targets if spec.name in kinds.names() else (target.name,)
-    return spec.kind == target.measures and target.name in of_variant
 
 
 def _origin(sources: Mapping[str, str], num_all: int) -> str:

@@ -11,13 +11,13 @@ from .onnx import open_classifier
 
 
 def _missing() -> str | None:
-    from ...runtime.providers import CUDA, missing_provider
+    from ...runtime.session.providers import CUDA, missing_provider
 
     return missing_provider(CUDA)
 
 
 def _open(options: OpenOptions) -> Opened:
-    from ...runtime.providers import CUDA
+    from ...runtime.session.providers import CUDA
 
     def with_cuda_graphs() -> Callable[..., Any]:
         return open_classifier(options, providers=[CUDA], cuda_graphs=True).pipeline

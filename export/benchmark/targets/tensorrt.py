@@ -15,13 +15,13 @@ _LEAST_NODES = 1  # of a part that becomes an engine
 
 
 def _missing() -> str | None:
-    from ...runtime.providers import TENSORRT, missing_provider
+    from ...runtime.session.providers import TENSORRT, missing_provider
 
     return missing_provider(TENSORRT)
 
 
 def _open(options: OpenOptions) -> Opened:
-    from ...runtime.providers import CUDA, TENSORRT
+    from ...runtime.session.providers import CUDA, TENSORRT
 
     shapes = profile_shapes(input_names(Path(options.directory)), options.max_batch_size, options.max_length)
     # Without a cache, so that the time to build the engine is that of a new one.

@@ -12,8 +12,8 @@ import tokenizers
 
 from ...artifact.manifest import MODEL_FILE, PROBES_FILE
 from ...artifact.private_cache import read_lines, write_lines
-from ..graph import cause
 from ..probe_file import read_probes
+from ..session.graph import cause
 from ..tokenizer import Tokenizer, is_fault
 from .agreement import TEXTS, disagreement
 from .base import FAST_TOKENIZERS, Encode, FastTokenizer

@@ -9,13 +9,14 @@ import pytest
 from distiltune.cluster.pipeline import dispatch, finalize
 from distiltune.cluster.pipeline.dispatch import Dispatcher
 from distiltune.cluster.pipeline.finalize import teacher_beside
-from distiltune.cluster.pipeline.reuse.models import ModelReuse, measurement_specs
+from distiltune.cluster.pipeline.reuse.models import ModelReuse
+from distiltune.cluster.pipeline.reuse.specs import measurement_specs
 from distiltune.cluster.pipeline.stages import Stages
 from distiltune.cluster.specification.config import JobConfig, load_config
 from distiltune.cluster.specification.resources import TaskResources
 from distiltune.cluster.store.runs import Storage, now
+from distiltune.export.benchmark.accuracy.predictions import pack_answers
 from distiltune.export.benchmark.measure_models import Measurement, MeasurementSpec
-from distiltune.export.benchmark.predictions import pack_answers
 from distiltune.export.config import ChooseConfig
 from distiltune.export.selection.select_variant import select_variant
 

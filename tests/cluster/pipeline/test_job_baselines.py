@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from distiltune.cluster.pipeline.reuse.models import ModelReuse, measurement_specs
+from distiltune.cluster.pipeline.reuse.models import ModelReuse
+from distiltune.cluster.pipeline.reuse.specs import measurement_specs
 from distiltune.cluster.remote.baselines import (
     baseline_content,
     baseline_specs,

@@ -8,7 +8,7 @@ import pytest
 import yaml
 from small_job import COMMAND, JOB, environment
 
-from distiltune.export.benchmark.predictions import unpack_answers
+from distiltune.export.benchmark.accuracy.predictions import unpack_answers
 from distiltune.training.tasks import SINGLE_LABEL
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]

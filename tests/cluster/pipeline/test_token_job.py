@@ -12,7 +12,7 @@ import yaml
 from small_job import COMMAND, JOB, environment
 from taggers import TAGS, conll, sentences
 
-from distiltune.export.benchmark.predictions import unpack_answers
+from distiltune.export.benchmark.accuracy.predictions import unpack_answers
 from distiltune.export.runtime.classifier import TextClassifier
 from distiltune.training.tasks import TOKEN_CLASSIFICATION
 

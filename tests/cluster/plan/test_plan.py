@@ -14,8 +14,8 @@ from distiltune.cluster.plan.run_plan import run_plan
 from distiltune.cluster.specification.config import JobConfig, PlanConfig, load_config
 from distiltune.cluster.specification.resources import StorageConfig
 from distiltune.errors import ConfigError, InputError, RunFailedError
+from distiltune.export.benchmark.accuracy.predictions import pack_answers
 from distiltune.export.benchmark.measure_models import Measurement
-from distiltune.export.benchmark.predictions import pack_answers
 
 NUM_TEXTS = 2000
 STEPS = [

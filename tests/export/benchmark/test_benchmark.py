@@ -16,6 +16,7 @@ from onnx import helper
 from distiltune.errors import InputError, RunFailedError
 from distiltune.export.benchmark import measure_models as measuring
 from distiltune.export.benchmark import measurements, worker
+from distiltune.export.benchmark.accuracy.predictions import unpack_answers
 from distiltune.export.benchmark.measure_models import (
     BenchmarkTexts,
     Measurement,
@@ -29,7 +30,6 @@ from distiltune.export.benchmark.measurements import (
     peak_memory_mb,
     runtime_bytes,
 )
-from distiltune.export.benchmark.predictions import unpack_answers
 from distiltune.export.benchmark.targets import pytorch, pytorch_int8
 from distiltune.export.benchmark.targets.reference_model import write_reference
 from distiltune.export.config import BenchmarkConfig, ExportConfig, OutOfScopeConfig

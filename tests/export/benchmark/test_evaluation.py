@@ -1,6 +1,6 @@
 import pytest
 
-from distiltune.export.benchmark.evaluation import evaluate, wilson_interval
+from distiltune.export.benchmark.accuracy.evaluation import evaluate, wilson_interval
 
 
 def answers(*labels: str, score: float = 1.0) -> list[dict]:

@@ -8,7 +8,7 @@ from models import tiny_classifier, tiny_data
 from distiltune.export.benchmark import targets
 from distiltune.export.benchmark.targets.base import OpenOptions
 from distiltune.export.config import ExportConfig
-from distiltune.export.runtime.providers import CPU
+from distiltune.export.runtime.session.providers import CPU
 from distiltune.export.variants.build import build_variant
 
 TEXTS = [text for text, _ in tiny_data()]

@@ -11,9 +11,9 @@ import pytest
 
 from distiltune.errors import InputError
 from distiltune.export.artifact.card import model_card
+from distiltune.export.benchmark.accuracy.judge import judge
 from distiltune.export.benchmark.measure_models import BenchmarkTexts, Measurement
 from distiltune.export.benchmark.targets.outputs import ScoredModel
-from distiltune.export.benchmark.worker import judge
 from distiltune.export.config import ChooseConfig
 from distiltune.export.report.report import build_report, write_report
 from distiltune.export.runtime.scores import LabelThresholds

@@ -17,7 +17,7 @@ from distiltune.export.benchmark.measure_models import (
 from distiltune.export.benchmark.session_tuning import candidates, paired_gains, tune_session
 from distiltune.export.config import BenchmarkConfig
 from distiltune.export.runtime.classifier import TextClassifier
-from distiltune.export.runtime.session_options import VALUES, session_options
+from distiltune.export.runtime.session.session_options import VALUES, session_options
 
 ALL = {
     "enable_cpu_mem_arena": False,

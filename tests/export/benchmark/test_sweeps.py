@@ -19,7 +19,7 @@ from distiltune.export.benchmark.serving.measure import time_artifact
 from distiltune.export.benchmark.serving.startup import measure_startup
 from distiltune.export.benchmark.serving.sweeps import default_lengths, default_threads, sweep
 from distiltune.export.benchmark.serving.texts_of_length import batch_of, text_of_length, untruncated
-from distiltune.export.runtime.classifier import PROFILED
+from distiltune.export.runtime.profile import PROFILED
 
 LATENCIES = {"mean", "std", "p50", "p90", "p99"}
 

@@ -14,9 +14,10 @@ from onnx import TensorProto, helper, numpy_helper
 from tokenizers import models, pre_tokenizers, processors
 
 from distiltune.errors import ArtifactError, InputError
-from distiltune.export.runtime.classifier import PROFILED, TextClassifier
-from distiltune.export.runtime.feeds import Feeds
+from distiltune.export.runtime.classifier import TextClassifier
+from distiltune.export.runtime.profile import PROFILED
 from distiltune.export.runtime.scores import SCORES, Threshold
+from distiltune.export.runtime.session.feeds import Feeds
 from distiltune.export.runtime.tasks import DECODERS
 
 BLANK = ["", " ", "\n\t", "\u3000", "\x1c\x1d", "\u00a0"]

@@ -10,9 +10,10 @@ from onnx import numpy_helper
 from tokenizers import Tokenizer
 
 from distiltune.errors import ArtifactError, InputError
-from distiltune.export.runtime.classifier import PROFILED, TextClassifier
+from distiltune.export.runtime.classifier import TextClassifier
 from distiltune.export.runtime.probe_file import read_probes
 from distiltune.export.runtime.probes import run_probes, write_probes
+from distiltune.export.runtime.profile import PROFILED
 
 PAIRS = [
     ("open early", "red"),

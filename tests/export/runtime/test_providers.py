@@ -11,10 +11,10 @@ from fake_gpu import CPU, FakeSessions
 import distiltune
 from distiltune.cluster import cli
 from distiltune.errors import InputError
-from distiltune.export.runtime import bound_graph, providers
 from distiltune.export.runtime.classifier import TextClassifier
-from distiltune.export.runtime.providers import CUDA, TENSORRT
-from distiltune.export.runtime.session_options import session_options
+from distiltune.export.runtime.session import bound_graph, providers
+from distiltune.export.runtime.session.providers import CUDA, TENSORRT
+from distiltune.export.runtime.session.session_options import session_options
 
 
 @pytest.fixture(scope="module")

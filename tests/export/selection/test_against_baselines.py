@@ -7,8 +7,8 @@ import pytest
 
 from distiltune.export.artifact.card import model_card
 from distiltune.export.baselines import BASELINES
+from distiltune.export.benchmark.accuracy.predictions import pack_answers
 from distiltune.export.benchmark.measure_models import Measurement
-from distiltune.export.benchmark.predictions import pack_answers
 from distiltune.export.config import ChooseConfig
 from distiltune.export.report.report import build_report, markdown_report
 from distiltune.export.report.tables import sentence, trained

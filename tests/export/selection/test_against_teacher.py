@@ -3,8 +3,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from distiltune.export.benchmark.accuracy.predictions import pack_answers
 from distiltune.export.benchmark.measure_models import Measurement
-from distiltune.export.benchmark.predictions import pack_answers
 from distiltune.export.config import ChooseConfig
 from distiltune.export.selection.against_teacher import NUM_LABELS_SHOWN, compare_with_teacher
 from distiltune.export.selection.paired_test import compare_paired
@@ -71,7 +71,7 @@ def test_a_ratio_that_was_timed_in_turns_comes_before_that_of_the_separate_timin
 
 
 def variant_right(measurement: Measurement) -> np.ndarray:
-    from distiltune.export.benchmark.predictions import unpack_answers
+    from distiltune.export.benchmark.accuracy.predictions import unpack_answers
 
     assert measurement.answers is not None
     return unpack_answers(measurement.answers["test"]["without_threshold"]).right

@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from distiltune.export.benchmark.accuracy.predictions import pack_answers
 from distiltune.export.benchmark.measure_models import Measurement
-from distiltune.export.benchmark.predictions import pack_answers
 from distiltune.export.config import ChooseConfig
 from distiltune.export.selection.against_teacher import NUM_SLICES_SHOWN, compare_with_teacher
 from distiltune.export.selection.breakdown import MOST_DRAWN, NUM_PAIRS, break_down

@@ -14,8 +14,8 @@ from sklearn.metrics import f1_score, recall_score
 
 from distiltune.errors import RunFailedError
 from distiltune.export.artifact.card import model_card
+from distiltune.export.benchmark.accuracy.predictions import pack_answers, unpack_answers
 from distiltune.export.benchmark.measure_models import Measurement
-from distiltune.export.benchmark.predictions import pack_answers, unpack_answers
 from distiltune.export.config import ChooseConfig
 from distiltune.export.report.report import build_report, markdown_report
 from distiltune.export.report.tables import markdown_table, terminal_table

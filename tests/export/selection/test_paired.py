@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from distiltune.errors import InputError
-from distiltune.export.benchmark.predictions import pack_answers, unpack_answers
+from distiltune.export.benchmark.accuracy.predictions import pack_answers, unpack_answers
 from distiltune.export.selection.paired_test import (
     compare_paired,
     mcnemar_p_value,

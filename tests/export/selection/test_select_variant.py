@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from distiltune.errors import ConfigError, RunFailedError
+from distiltune.export.benchmark.accuracy.predictions import pack_answers
 from distiltune.export.benchmark.measure_models import Measurement
-from distiltune.export.benchmark.predictions import pack_answers
 from distiltune.export.config import ChooseConfig, ExportConfig
 from distiltune.export.selection.gate import apply_gate, check_gate
 from distiltune.export.selection.select_variant import VariantSelection, select_variant

@@ -9,7 +9,7 @@ from scipy import stats
 from sklearn import metrics as sk
 
 from distiltune.errors import InputError
-from distiltune.export.benchmark.predictions import Answers, pack_answers, unpack_answers
+from distiltune.export.benchmark.accuracy.predictions import Answers, pack_answers, unpack_answers
 from distiltune.export.selection.bootstrap import compare_in_metric, resamples
 from distiltune.export.selection.gate import compare_answers, value_of
 from distiltune.training.tasks import MULTI_LABEL, REGRESSION, Task

@@ -10,7 +10,8 @@ import pytest
 from distiltune.cluster.pipeline import run_job
 from distiltune.cluster.pipeline.ratios import RatioMeasurement
 from distiltune.cluster.pipeline.reuse import models as model_reuse
-from distiltune.cluster.pipeline.reuse.models import ModelReuse, measurement_specs
+from distiltune.cluster.pipeline.reuse.models import ModelReuse
+from distiltune.cluster.pipeline.reuse.specs import measurement_specs
 from distiltune.cluster.remote.tasks import (
     benchmark_texts,
     measured_logits,

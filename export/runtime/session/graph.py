@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 
-from ...errors import ArtifactError, InputError
+from ....errors import ArtifactError, InputError
 from .providers import CPU, RECORD_ASSIGNMENT, check_started, load_libraries, provider_names
 
 _INTEGER_TYPES = {"tensor(int64)": np.int64, "tensor(int32)": np.int32}

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from importlib import import_module, metadata, util
 from typing import TYPE_CHECKING, Any
 
-from ...errors import InputError
+from ....errors import InputError
 
 if TYPE_CHECKING:
     import onnxruntime as ort

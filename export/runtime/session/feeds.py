@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import tokenizers
 
-from ...errors import ArtifactError
-from ..artifact.manifest import MODEL_FILE, TOKENIZER_FILE
+from ....errors import ArtifactError
+from ...artifact.manifest import MODEL_FILE, TOKENIZER_FILE
 
 _LEAST_MASK = 64
 

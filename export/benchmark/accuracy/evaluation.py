@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from ...training.tasks import LabelCounts, Task
-from ..out_of_scope.thresholds import reliability
+from ....training.tasks import LabelCounts, Task
+from ...out_of_scope.thresholds import reliability
 
 _Z_95 = 1.959963984540054  # the 97.5th percentile of the standard normal distribution
 

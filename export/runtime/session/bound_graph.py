@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 
-from ...errors import InputError
-from .classifier_config import ClassifierConfig
+from ....errors import InputError
+from ..classifier_config import ClassifierConfig
 from .graph import Graph, open_graph
 from .providers import CPU, CUDA, provider_names
 

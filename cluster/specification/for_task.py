@@ -1,0 +1,89 @@
+"""What a job asks for that its task does not have."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from ...export.config import ExportConfig
+from ...training.data.config import AnyDataConfig
+from ...training.distillation.config import TrainingConfig
+from ...training.tasks import TASKS, Task
+from ...training.teacher.config import TeacherConfig
+
+
+def fault_of_task(
+    task: Task,
+    metric: str,
+    data: AnyDataConfig,
+    teacher: TeacherConfig,
+    training: TrainingConfig,
+    export: ExportConfig,
+) -> str | None:
+    """Return the first key that means nothing for the task, with the tasks that have it; None if there is none."""
+    return (
+        _fault_of_scope(task, data, export)
+        or _fault_of_keys(task, metric, training, export)
+        or _fault_of_cross_fit(task, data, teacher)
+    )
+
+
+def _able(has_it: Callable[[Task], bool]) -> str:
+    return ", ".join(task.name for task in TASKS if has_it(task))
+
+
+def _fault_of_scope(task: Task, data: AnyDataConfig, export: ExportConfig) -> str | None:
+    given = {
+        "export.out_of_scope": export.out_of_scope,
+        "data.out_of_scope_label": data.out_of_scope_label,
+    }
+    named = [key for key, value in given.items() if value is not None]
+    if task.out_of_scope is not None or not named:
+        return None
+    return (
+        f"{', '.join(named)}: the task {task.name} has no out-of-scope texts; set it to null, or set task "
+        f"to one that has: {_able(lambda each: each.out_of_scope is not None)}"
+    )
+
+
+def _fault_of_keys(task: Task, metric: str, training: TrainingConfig, export: ExportConfig) -> str | None:
+    smoothing = training.arguments.get("label_smoothing_factor")
+    wrong: dict[str, tuple[bool, Callable[[Task], bool]]] = {
+        f"training.arguments.label_smoothing_factor: {smoothing} given, but numbers are not smoothed": (
+            bool(smoothing) and not task.has_label_smoothing,
+            lambda each: each.has_label_smoothing,
+        ),
+        "export.label_thresholds: a text has one answer": (
+            export.label_thresholds is not None and not task.has_label_sets,
+            lambda each: each.has_label_sets,
+        ),
+        f"training.balance: {training.balance!r} given, but a text has no single class": (
+            training.balance != "none" and not task.has_classes,
+            lambda each: each.has_classes,
+        ),
+        f"export.choose.min_validation_metric: lower is better in {metric}": (
+            export.choose.min_validation_metric is not None and task.metric_mode(metric) == "min",
+            lambda each: each.goal[1] == "max",
+        ),
+    }
+    for fault, (is_wrong, has_it) in wrong.items():
+        if is_wrong:
+            return f"{fault} in the task {task.name}; remove it, or set task to one of: {_able(has_it)}"
+    return None
+
+
+def _fault_of_cross_fit(task: Task, data: AnyDataConfig, teacher: TeacherConfig) -> str | None:
+    num_folds = data.diagnostics.cross_fit
+    if num_folds is None:
+        return None
+    if not teacher.is_trained:
+        kind = "checkpoint is a finished model" if teacher.logits is None else "logits is a file"
+        return (
+            f"data.diagnostics.cross_fit: {num_folds} given, but teacher.{kind}, which "
+            "is not trained on these labels here; remove one of them, or set teacher.fine_tune.checkpoint"
+        )
+    if not task.has_classes:
+        return (
+            f"data.diagnostics.cross_fit: {num_folds} given, but labels of the task {task.name} are not diagnosed; "
+            f"remove it, or set task to one of: {_able(lambda each: each.has_classes)}"
+        )
+    return None

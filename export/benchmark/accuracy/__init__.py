@@ -1,0 +1,1 @@
+"""Accuracy of measured models and of predictions on labelled texts."""

@@ -1,0 +1,81 @@
+"""How well a model's probabilities are calibrated: the expected error before and after its temperature."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ...out_of_scope.thresholds import reliability
+from ...runtime.scores import SCORES
+from ...temperature import fit_temperature
+from ..targets.outputs import SPLITS, ScoredModel
+
+if TYPE_CHECKING:
+    from ....training.tasks import Task
+
+
+def calibration_of_labels(
+    logits: np.ndarray, labels: np.ndarray, temperature: float
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Measure how well the probabilities of all labels of all texts are calibrated, as ``calibration_of_classes``."""
+    measured: dict[str, Any] = {"temperature": temperature}
+    bins: list[dict[str, Any]] = []
+    for stage, divisor in (("before", 1.0), ("after", temperature)):
+        scores = 0.5 + 0.5 * np.tanh(0.5 * logits.astype(np.float64) / divisor)
+        found = reliability(scores.ravel(), (labels > 0).ravel())
+        measured |= {f"in_scope_error_{stage}": found["ece"], f"out_of_scope_error_{stage}": None}
+        bins = found["bins"]
+    return measured, bins
+
+
+def calibration_of_words(
+    model: ScoredModel, texts: dict[str, Any], columns: list[int]
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Measure how well the probabilities of the words' tags are calibrated, as ``calibration_of_classes``."""
+    given = {split: model.logits[split].with_columns(columns) for split in SPLITS}
+    labels = {split: given[split].labels(texts[f"{split}_labels"]) for split in SPLITS}
+    temperature = model.temperature
+    if temperature is None:
+        temperature = fit_temperature(given["validation"].logits.values, labels["validation"])
+    measured: dict[str, Any] = {"temperature": temperature}
+    bins: list[dict[str, Any]] = []
+    logits = given["test"].logits.values
+    for stage, divisor in (("before", 1.0), ("after", temperature)):
+        scaled = logits.astype(np.float64) / divisor
+        # Of equal logits, any tag is as probable.
+        right = scaled[np.arange(len(scaled)), labels["test"]] >= scaled.max(axis=1)
+        found = reliability(SCORES["max_softmax"](scaled), right)
+        measured |= {f"in_scope_error_{stage}": found["ece"], f"out_of_scope_error_{stage}": None}
+        bins = found["bins"]
+    return measured, bins
+
+
+def calibration_of_classes(
+    model: ScoredModel,
+    task: Task,
+    found: dict[str, tuple[np.ndarray, np.ndarray]],
+    right: np.ndarray | None,
+    outside: int | None,
+) -> tuple[dict[str, Any] | None, list[dict[str, Any]]]:
+    """Measure how well probabilities are calibrated on test; return that and the bins of the reliability diagram.
+
+    A model without a temperature of its own gets one that is fitted on the validation split, as variants do.
+    """
+    if right is None or task.class_probabilities(found["test"][0]) is None:
+        return None, []
+    logits, labels = found["validation"]
+    temperature = model.temperature
+    if temperature is None:
+        known = (labels < logits.shape[1]) & (labels != outside)
+        temperature = fit_temperature(logits[known], labels[known])
+    logits, labels = found["test"]
+    inside = labels != outside if outside is not None else np.ones(len(labels), bool)
+    before, after = (SCORES["max_softmax"](logits / divisor) for divisor in (1.0, temperature))
+    measured: dict[str, Any] = {"temperature": temperature}
+    for name, rows in (("in_scope", inside), ("out_of_scope", ~inside)):
+        for stage, confidence in (("before", before), ("after", after)):
+            error = reliability(confidence[rows], right[rows])["ece"] if rows.any() else None
+            measured[f"{name}_error_{stage}"] = error
+    rows = inside if inside.any() else ~inside
+    return measured, reliability(after[rows], right[rows])["bins"]

@@ -1,0 +1,1 @@
+"""The ONNX Runtime session: its options, providers, buffers and inputs."""

@@ -1,0 +1,75 @@
+"""The trainer of a teacher that has a recipe."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from transformers import TrainerCallback
+from transformers.trainer_callback import PrinterCallback
+
+from ..data.collator import DistillationCollator
+from ..data.tokenized import TokenizedDataset, TokenizedSplit
+from ..distillation.arguments import DistillationTrainingArguments
+from ..distillation.trainer import DistillationTrainer
+from ..models.trainable_embedding_rows import train_used_rows
+from ..section import Balance
+from .initial import InitialTeacher
+
+_WEIGHT_DECAY = 0.01
+
+
+def teacher_trainer(
+    initial: InitialTeacher,
+    train: TokenizedSplit,
+    seed: int,
+    work: Path,
+    callbacks: list[TrainerCallback],
+    balance: Balance = "none",
+    *,
+    saves: bool,
+    use_gpu: bool,
+    bf16: bool | None = None,
+) -> DistillationTrainer:
+    """Create the trainer of a teacher that has a recipe.
+
+    Args:
+        initial: The teacher.
+        train: Tokenized training split.
+        seed: Seed of shuffling and dropout.
+        work: Directory for checkpoints.
+        callbacks: Added to the trainer's own.
+        balance: The job's key ``training.balance``.
+        saves: Whether a checkpoint is saved after each epoch.
+        use_gpu: Whether to train on a GPU.
+        bf16: Whether to train in bfloat16; None: if the hardware multiplies it.
+    """
+    recipe = initial.recipe
+    assert recipe is not None
+    train_used_rows(initial.model, train.input_ids)
+    trainer = DistillationTrainer(
+        model=initial.model,
+        args=DistillationTrainingArguments(
+            output_dir=str(work),
+            alpha=1.0,
+            seed=seed,
+            balance=balance,
+            num_train_epochs=recipe.num_train_epochs,
+            learning_rate=recipe.learning_rate,
+            per_device_train_batch_size=recipe.batch_size,
+            warmup_steps=recipe.warmup_ratio,  # below 1: a share of all steps
+            weight_decay=_WEIGHT_DECAY,
+            eval_strategy="no",
+            save_strategy="epoch" if saves else "no",
+            logging_strategy="no",
+            disable_tqdm=True,
+            use_cpu=not use_gpu,
+            bf16=bf16,
+            dataloader_pin_memory=use_gpu,
+        ),
+        train_dataset=TokenizedDataset(train),
+        data_collator=DistillationCollator(initial.tokenizer.pad_token_id),
+        callbacks=callbacks,
+        task=initial.task,
+    )
+    trainer.remove_callback(PrinterCallback)
+    return trainer
