@@ -159,7 +159,7 @@ def _record(read: list[tuple[_Place, Tensor]], place: _Place, _: Any, inputs: tu
 
 
 def _per_text(loss: Tensor, read: list[tuple[_Place, Tensor]], size: int) -> dict[_Place, Tensor]:
-    """Return the change by each mask, [B, A] or [B, I], from heads [B, S, A * d] or rows [B, S, I] as they were read."""
+    """Return the change by each mask, [B, A] or [B, I], of heads [B, S, A * d] and rows [B, S, I] that were read."""
     changes: dict[_Place, Tensor] = {}
     gradients = torch.autograd.grad(loss, [each for _, each in read])
     for (place, each), gradient in zip(read, gradients, strict=True):

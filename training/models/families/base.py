@@ -188,8 +188,8 @@ def family_names(capability: Capability | None = None) -> str:
     )
 
 
-def find_family(model: PreTrainedModel | PreTrainedConfig) -> Family | None:
-    """Return the family of a model or of its configuration, or None where it is not registered."""
+def find_family(model: PreTrainedModel | PreTrainedConfig | str) -> Family | None:
+    """Return the family of a model, of its configuration or of a model type, or None where it is not registered."""
     return _FAMILIES.get(_model_type(model))
 
 
@@ -252,6 +252,8 @@ def first_position(model: PreTrainedModel) -> int:
     return 0
 
 
-def _model_type(model: PreTrainedModel | PreTrainedConfig) -> str:
+def _model_type(model: PreTrainedModel | PreTrainedConfig | str) -> str:
+    if isinstance(model, str):
+        return model
     config: Any = getattr(model, "config", model)
     return config.model_type

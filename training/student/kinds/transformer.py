@@ -133,6 +133,7 @@ class TransformerStudent(TrimmedStudent):
                 heads or rows are to be kept than it has.
         """
         from ...checkpoints.load import check_max_length
+        from ...models.families import first_position
         from ..logit_change import StepParity
         from ..vocabulary import pieces_of, with_pieces
         from ..width import narrow
@@ -160,7 +161,9 @@ class TransformerStudent(TrimmedStudent):
         num_embeddings = model.config.vocab_size
         if self.vocabulary is not None:
             parity.before(model, tokenizer)
-            kept = pieces_of(tokenizer, self.vocabulary, inputs.texts, inputs.more_texts)
+            # Positions are counted from the padding id, which so keeps its place.
+            fixed = range(first_position(model))
+            kept = pieces_of(tokenizer, self.vocabulary, inputs.texts, inputs.more_texts, fixed)
             trimmed = with_pieces(model, tokenizer, self.vocabulary, kept, inputs.validation_texts)
             tokenizer, num_embeddings, more["vocabulary"] = trimmed
             parity.after("vocabulary", model, tokenizer)
