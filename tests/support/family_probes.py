@@ -29,6 +29,7 @@ from transformers import AutoModelForMaskedLM, PreTrainedConfig, PreTrainedModel
 from distiltune.errors import ExportError, ModelError
 from distiltune.export.config import ExportConfig
 from distiltune.export.onnx.fusion import ATTENTION_OPS
+from distiltune.export.onnx.operation_counts import count_graph
 from distiltune.export.runtime.classifier import TextClassifier
 from distiltune.export.variants import kinds
 from distiltune.export.variants.base import Source
@@ -125,9 +126,8 @@ class Subject:
         return self.folder / "onnx"
 
     def build(self, variant: str, student: Path, folder: Path, **options: Any) -> Any:
-        return build_variant(
-            variant, student, folder, config=ExportConfig(), max_length=MAX_LENGTH, **options
-        )
+        options = {"config": ExportConfig(), "max_length": MAX_LENGTH, **options}
+        return build_variant(variant, student, folder, **options)
 
     def refused(self, capability: Capability, call: Callable[[], Any], key: str = "") -> Finding:
         """What a capability that is ruled out says: the parameter, the model type and the reason."""
@@ -407,6 +407,8 @@ def runtime(subject: Subject) -> Finding:
     assert [each["label"] for each in answers] == names
     correct = [each["label"] for each in classifier(TOPICS)] == [label for _, label in tiny_data()]
     assert correct, "it has learned its texts"
+    counted = count_graph(subject.exported / "model.onnx", batch_size=1, num_tokens=8)
+    assert counted.weight_bytes > 0 and counted.embedding_bytes > 0 and counted.float_operations > 0
     return Finding(True)
 
 
@@ -440,6 +442,16 @@ def precisions(subject: Subject) -> Finding:
         subject.build(name, subject.trained, made, base_onnx=graph, training_texts=TOPICS)
         predicted = TextClassifier.load(made).logits(TOPICS).argmax(axis=1)
         assert (predicted == expected).mean() >= 0.9, name
+    options: dict[str, Any] = {"base_onnx": graph, "training_texts": TOPICS}
+    whole = subject.build(
+        "onnx-int8",
+        subject.trained,
+        subject.folder / "parts",
+        config=ExportConfig(sensitivity=True),
+        **options,
+    )
+    parts = whole.graph.sensitivity
+    assert parts and {each.group for each in parts} >= {"attention", "feed-forward", "word embeddings"}
     return Finding(True)
 
 
