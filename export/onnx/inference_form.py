@@ -37,14 +37,16 @@ class FirstTokenLayer(nn.Module):
     It wraps the layer as a submodule, so that the names of the graph's weights still identify the layer.
     """
 
-    def __init__(self, layer: Any, forward: Callable[..., Tensor]):
+    def __init__(self, layer: Any, forward: Callable[..., Tensor | tuple[Tensor]]):
         super().__init__()
         self.layer = layer
         self._forward = forward
 
-    def forward(self, hidden_states: Tensor, attention_mask: Tensor, *_: object, **__: object) -> Tensor:
+    def forward(
+        self, hidden_states: Tensor, attention_mask: Tensor, *others: Any, **_: object
+    ) -> Tensor | tuple[Tensor]:
         """Run the layer; ``attention_mask`` is additive, ``[B, 1, S, S]``, and its first row is the first token's."""
-        return self._forward(self.layer, hidden_states, attention_mask)
+        return self._forward(self.layer, hidden_states, attention_mask, *others)
 
 
 class FusibleGelu(nn.Module):

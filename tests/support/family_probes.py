@@ -51,7 +51,7 @@ from distiltune.training.student.layers import check_layers, student_from_layers
 from distiltune.training.student.piece_states import compute_states
 from distiltune.training.student.pieces import piece_model
 from distiltune.training.student.size_config import VocabularyConfig, WidthConfig
-from distiltune.training.student.vocabulary import pieces_of, with_pieces
+from distiltune.training.student.vocabulary import pieces_of, respelled, with_pieces
 from distiltune.training.student.width import check_width, importance
 
 MAX_LENGTH = 32
@@ -298,7 +298,28 @@ def vocabulary(subject: Subject) -> Finding:
         assert after.count(left.unk_token_id) == unknown, text
         if not unknown:
             assert left.decode(after) == tokenizer.decode(before), text
+        if set(before) <= set(kept):
+            assert [kept[piece] for piece in after] == before, text
+    fewer = len(kept) - 12
+    small_enough = pieces_of(
+        tokenizer, VocabularyConfig(size=fewer), TOPICS, [], range(first_position(model))
+    )
+    assert len(small_enough) <= fewer and set(small_enough) < set(kept)
+    _check_masked_rows(tokenizer, left)
     return Finding(True, piece_model(tokenizer).type)
+
+
+def _check_masked_rows(old: Any, new: Any) -> None:
+    """Masked texts are spelled in the pieces that are left."""
+    split = tokenize_split(RARE[:3], None, old, MAX_LENGTH)
+    split.input_ids[split.offsets[:-1] + 1] = old.mask_token_id
+    again = respelled(split, old, new, 64)
+    for number in range(3):
+        before, after = split.row(number).tolist(), again.row(number).tolist()
+        for place in (0, 1, -1):  # what begins and ends a text, and the mask
+            names = [each.convert_ids_to_tokens(row[place]) for each, row in ((old, before), (new, after))]
+            assert names[0] == names[1]
+        assert new.decode(after) == old.decode(before)
 
 
 def _made_up() -> Iterator[str]:

@@ -34,8 +34,8 @@ class Attention:
     """The self-attention of a layer; all paths are below the layer.
 
     Attributes:
-        module: The module that splits into heads; for a last layer of the first token it has ``attention_head_size``,
-            ``scaling`` and ``dropout``.
+        module: The module that splits into heads; for a last layer of the first token it has ``attention_head_size``
+            and ``dropout``.
         projections: Query, key and value, below ``module``: linear layers [A * d, D], or a single one
             [3 * A * d, D].
         output: The linear layer after ``module``.
@@ -89,6 +89,8 @@ class Family:
         masked_lm_head: The modules of a masked-language model's head, in order, below the model.
         takes_made_mask: Whether its models take a mask [B, 1, S, S], Boolean or additive, as it is, as all of
             transformers' encoders do that use nothing but ``create_bidirectional_mask``.
+        has_position_bias: Whether a layer takes, after the mask, a bias [B, A, S, S] of its attention, and returns a
+            tuple.
         unsupported: Capabilities that the architecture rules out, each with the reason, a clause.
         limits: The same for some configurations.
     """
@@ -110,6 +112,7 @@ class Family:
     after_attention: Callable[[Any, Tensor, Tensor], Tensor] | None = None
     masked_lm_head: tuple[str, ...] = ()
     takes_made_mask: bool = True
+    has_position_bias: bool = False
     unsupported: Mapping[Capability, str] = field(default_factory=dict, hash=False)
     limits: Callable[[Any], Mapping[Capability, str]] | None = None
 

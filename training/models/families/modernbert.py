@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from .base import Attention, Family, FeedForward, register
 
+_ROTARY = "one matrix gives query, key and value, and its attention turns the first two by their positions"
+
 MODERNBERT = register(
     Family(
         model_types=("modernbert",),
@@ -19,8 +21,8 @@ MODERNBERT = register(
         masked_lm_head=("head", "decoder"),
         takes_made_mask=False,  # layers that attend to neighbours need a mask of their own
         unsupported={
-            "first_token": "its attention turns query and key by their positions",
-            "fused_attention": "its attention turns query and key by their positions, and one matrix gives both",
+            "first_token": _ROTARY,
+            "fused_attention": _ROTARY,
         },
     )
 )

@@ -2,9 +2,22 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 from .base import Attention, Family, FeedForward, register
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 _BIAS = "a bias of relative positions, one for each head, is shared by all layers"
+
+
+def after_attention(layer: Any, context: Tensor, hidden_states: Tensor) -> Tensor:
+    """Compute the rest of a layer, as described in ``Family.after_attention``."""
+    attention = layer.attention
+    attended = attention.LayerNorm(attention.dropout(attention.attn.o(context)) + hidden_states)
+    return layer.output(layer.intermediate(attended), attended)
+
 
 MPNET = register(
     Family(
@@ -20,7 +33,9 @@ MPNET = register(
             norm="attention.LayerNorm",
         ),
         feed_forward=FeedForward(first="intermediate.dense", second="output.dense", norm="output.LayerNorm"),
+        after_attention=after_attention,
         masked_lm_head=("lm_head",),
-        unsupported={"heads": _BIAS, "first_token": _BIAS, "fused_attention": _BIAS},
+        has_position_bias=True,
+        unsupported={"heads": _BIAS, "fused_attention": _BIAS},
     )
 )
