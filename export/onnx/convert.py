@@ -140,6 +140,7 @@ def _traced(model: PreTrainedModel, max_length: int, opset: int, *, has_types: b
     if program is None:
         raise ExportError(f"the exporter returned no program for {type(model).__name__}")
     graph = program.model_proto
+    _store_equal_weights_once(graph.graph)
     _name_weights(graph.graph)
     return graph
 
@@ -166,6 +167,21 @@ def _within(model: PreTrainedModel, max_length: int) -> PreTrainedModel:
         if hasattr(embeddings, name):
             setattr(embeddings, name, getattr(embeddings, name)[:, :kept])
     return model
+
+
+def _store_equal_weights_once(graph: onnx.GraphProto) -> None:
+    """Let nodes that read equal constants read one: layers that share a weight have a transposed copy of it each."""
+    first: dict[tuple[int, tuple[int, ...], bytes], str] = {}
+    same = {
+        each.name: first.setdefault((each.data_type, tuple(each.dims), each.raw_data), each.name)
+        for each in graph.initializer
+        if each.raw_data
+    }
+    kept = [each for each in graph.initializer if same.get(each.name, each.name) == each.name]
+    del graph.initializer[:]
+    graph.initializer.extend(kept)
+    for node in graph.node:
+        node.input[:] = [same.get(name, name) for name in node.input]
 
 
 def _name_weights(graph: onnx.GraphProto) -> None:

@@ -166,13 +166,7 @@ def test_positions_are_bound_by_the_table(family: Family) -> None:
         model(input_ids=torch.full((1, most + 1), 5))
 
 
-# tests/test_export.py exports the others among the fast tests, and counts the names.
-@pytest.mark.parametrize(
-    "family",
-    [*(pytest.param(each, marks=pytest.mark.slow, id=each.name) for each in families()), ERNIE],
-    ids=lambda family: family.name,
-    indirect=True,
-)
+@pytest.mark.slow  # tests/export/onnx/test_export.py exports some among the fast tests, and counts the names
 def test_every_weight_of_the_exported_graph_has_a_name_and_its_logits_are_the_models(
     family: Family, tmp_path: Path
 ) -> None:

@@ -15,6 +15,8 @@ import pytest
 import torch
 from models import tiny_classifier, tiny_data
 from tiny_families import (
+    ALIKE,
+    LABELS,
     TEXTS,
     TINY,
     TOPICS,
@@ -55,7 +57,6 @@ from distiltune.training.student.vocabulary import pieces_of, respelled, with_pi
 from distiltune.training.student.width import check_width, importance
 
 MAX_LENGTH = 32
-LABELS = sorted({label for _, label in tiny_data()})
 PAIRS = list(zip(TOPICS[:12], TOPICS[7:19], strict=True))
 # Words of pieces that TOPICS do not use, and characters that no text has.
 RARE = ["berlin goes to san juan", "xyz white ?", "new york's grey paris", "日本 red"]
@@ -85,10 +86,19 @@ class Subject:
         family: Name of the family.
         folder: An empty folder.
         fields: Fields of the configuration in which the form differs.
+        graphs: Plain graphs of families that are alike, which is filled.
     """
 
-    def __init__(self, name: str, family: str, folder: Path, fields: dict[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        family: str,
+        folder: Path,
+        fields: dict[str, Any] | None = None,
+        graphs: dict[tuple[str, ...], Path] | None = None,
+    ) -> None:
         self.name, self.model_type, self.folder, self.fields = name, family, folder, fields or {}
+        self.graphs = {} if graphs is None else graphs
 
     @property
     def family(self) -> Family:
@@ -122,7 +132,11 @@ class Subject:
     @cached_property
     def exported(self) -> Path:
         """The plain graph of the trained model, whose logits the export has compared."""
-        self.build("onnx", self.trained, self.folder / "onnx")
+        alike = ALIKE.get(self.name)
+        given = {} if alike not in self.graphs else {"base_onnx": self.graphs[alike]}
+        self.build("onnx", self.trained, self.folder / "onnx", **given)
+        if alike is not None:
+            self.graphs[alike] = self.folder / "onnx" / "model.onnx"
         return self.folder / "onnx"
 
     def build(self, variant: str, student: Path, folder: Path, **options: Any) -> Any:
@@ -492,6 +506,8 @@ def fused(subject: Subject) -> Finding:
     record = subject.build("onnx-fused", student, subject.folder / "fused")
     assert record.fused is not None and sum(record.fused[op] for op in ATTENTION_OPS) == 3, record.fused
     assert record.max_abs_diff < 1e-4
+    counts = count_graph(subject.folder / "fused" / "model.onnx", batch_size=1, num_tokens=8)
+    assert counts.float_operations > 0
     return Finding(True)
 
 

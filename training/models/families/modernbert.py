@@ -20,9 +20,6 @@ MODERNBERT = register(
         feed_forward=FeedForward(first="mlp.Wi", second="mlp.Wo", norm="mlp_norm"),
         masked_lm_head=("head", "decoder"),
         takes_made_mask=False,  # layers that attend to neighbours need a mask of their own
-        unsupported={
-            "first_token": _ROTARY,
-            "fused_attention": _ROTARY,
-        },
+        unsupported={"first_token": _ROTARY},
     )
 )

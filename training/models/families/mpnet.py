@@ -9,8 +9,6 @@ from .base import Attention, Family, FeedForward, register
 if TYPE_CHECKING:
     from torch import Tensor
 
-_BIAS = "a bias of relative positions, one for each head, is shared by all layers"
-
 
 def after_attention(layer: Any, context: Tensor, hidden_states: Tensor) -> Tensor:
     """Compute the rest of a layer, as described in ``Family.after_attention``."""
@@ -36,6 +34,6 @@ MPNET = register(
         after_attention=after_attention,
         masked_lm_head=("lm_head",),
         has_position_bias=True,
-        unsupported={"heads": _BIAS, "fused_attention": _BIAS},
+        unsupported={"heads": "a bias of relative positions, one for each head, is shared by all layers"},
     )
 )
