@@ -9,6 +9,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 
 from ....errors import InputError
+from ....texts import PAIR_COLUMN
 from ..scores import Threshold
 
 SPANS = "spans"
@@ -21,10 +22,17 @@ class Decoder(ABC):
     Attributes:
         name: The task's name in an artifact's ``distiltune.json``.
         names_one: Whether an answer is one label, which is the first of ``ranked``.
-        has_threshold: Whether an artifact can have a threshold: for out-of-scope texts, or one for each label.
+        has_threshold: Whether an artifact can have a threshold: for out-of-scope texts, one for each label, or for no
+            answer.
+        of_tokens: Whether a graph has outputs for each token.
+        of_windows: Whether a text is a question with its context, which is read in windows.
+        columns: Usual columns of texts and of second texts in a table.
     """
 
     name: ClassVar[str]
+    of_tokens: ClassVar[bool] = False
+    of_windows: ClassVar[bool] = False
+    columns: ClassVar[tuple[str, str]] = ("text", PAIR_COLUMN)
     names_one: ClassVar[bool] = False
     has_threshold: ClassVar[bool] = False
 
@@ -120,6 +128,8 @@ class Tokens(NamedTuple):
 
 class TokenDecoder(Decoder):
     """Decoder of a task whose model has outputs for each token; ``decode`` gives the tag of each of N tokens."""
+
+    of_tokens: ClassVar[bool] = True
 
     @abstractmethod
     def decode_tokens(
