@@ -227,5 +227,5 @@ def _compared(report: dict[str, Any]) -> list[dict[str, Any]]:
 
 def _lengths(report: Mapping[str, Any]) -> dict[str, Any]:
     """Return the lengths of the training texts, and whether long ones are read in windows; empty if not measured."""
-    lengths, name = report.get("lengths") or {}, (report.get("job") or {}).get("task")
+    lengths, name = report.get("lengths") or {}, str((report.get("job") or {}).get("task"))
     return {**lengths, "of_windows": name in TASKS and TASKS[name].of_windows} if lengths else {}

@@ -327,8 +327,7 @@ class TextClassifier:
 
     def answers(self, logits: np.ndarray) -> list[dict[str, Any]]:
         """Return the predictions of logits[N, C] without their scores and without a threshold."""
-        decoded = self.decoder.decode(logits, self.labels, None)
-        return [self.decoder.without_scores(each) for each in decoded]
+        return self.decoder.compared(logits, self.labels)
 
     def tokens(self, texts: Sequence[str]) -> list[Tokens]:
         """Return the tokens of texts, which the rows of ``logits`` are for; of a classifier ``of_tokens``."""

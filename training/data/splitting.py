@@ -141,7 +141,7 @@ def _units(
     names = [_names(own) for own in labels]
     one_each = all(len(own) == 1 for own in names)
     totals = Counter(name for own in names for name in own)
-    keys = [[("text", normalised(text))] for text in texts]
+    keys: list[list[tuple[str, str | None]]] = [[("text", normalised(text))] for text in texts]
     for number, each in enumerate(groups):
         for own, group in zip(keys, each, strict=True):
             own.append((f"group {number}", group))

@@ -9,7 +9,7 @@ import numpy as np
 
 from ....errors import InputError
 from ....training.tasks.spans.decoding import answers_of
-from ....training.tasks.spans.scoring import words_of_answers
+from ....training.tasks.spans.scoring import scores, words_of_answers
 from ...out_of_scope.answers import fit_answers
 from ...out_of_scope.label_thresholds import choose_label_thresholds
 from ...out_of_scope.thresholds import (
@@ -123,7 +123,7 @@ def _judge_answers(
     given = {
         split: words_of_answers(answers_of(contexts[split], outputs[split], threshold)) for split in SPLITS
     }
-    right = task.correct(given["test"], labels["test"])
+    right = scores(given["test"], labels["test"])[:, 1] > 0
     calibration, reliable = calibration_of_answers(outputs["test"], threshold, temperature, right)
     return _judged(task, given, labels) | {"calibration": calibration, "curves": {"reliability": reliable}}
 

@@ -66,6 +66,7 @@ def outputs_of(opened: Opened, texts: Sequence[Any]) -> Any:
     """Return a model's outputs for N texts: logits [N, C], ``WordOutputs`` of words, or ``SpanLogits`` of questions."""
     logits = opened.logits(texts)
     if opened.windows is not None:
+        assert isinstance(logits, Ragged)
         return SpanLogits.of_windows(opened.windows(texts), logits)
     if opened.tokens is None:
         return logits

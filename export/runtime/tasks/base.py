@@ -94,6 +94,10 @@ class Decoder(ABC):
         """
         raise InputError(f"top_k is {count}, but the task {self.name} has no order of labels; leave it out")
 
+    def compared(self, logits: np.ndarray, labels: Sequence[str]) -> list[dict[str, Any]]:
+        """Return the predictions of logits[N, C], or of those of a probe's tokens, without scores and threshold."""
+        return [self.without_scores(each) for each in self.decode(logits, labels, None)]
+
     def without_scores(self, answer: dict[str, Any]) -> dict[str, Any]:
         """Return what two equal answers of ``decode`` have in common, whatever the rounding of their logits."""
         return {name: value for name, value in answer.items() if name != "score"}

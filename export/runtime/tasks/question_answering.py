@@ -80,8 +80,12 @@ class WindowDecoder(Decoder):
         threshold: Any,
         temperature: float = 1.0,
     ) -> list[dict[str, Any]]:
+        """Reject logits without the windows that they are for, which ``decode_windows`` takes."""
+        raise NotImplementedError(f"logits of shape {logits.shape} given; use decode_windows")
+
+    def compared(self, logits: np.ndarray, labels: Sequence[str]) -> list[dict[str, Any]]:
         """Return the first and last token of the best span of logits[L, 2] of one window, whatever its tokens are."""
-        del labels, threshold, temperature
+        del labels
         first, last, _ = best_span(logits)
         return [{"start": first, "end": last}]
 
