@@ -297,7 +297,7 @@ OF_TASKS: dict[str, tuple[str, str, dict[str, Any], tuple[str, ...]]] = {
     ),
     "never-answered": (
         "question_answering",
-        "question,context,answers\nwho?,Ann,[]\nwhy?,Bo,[]\n",
+        "question,context,answers\n" + "".join(f"who?,Ann {number},[]\n" for number in range(12)),
         {},
         ("data/train.csv", "answer"),
     ),
