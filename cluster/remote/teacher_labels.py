@@ -113,9 +113,9 @@ def _validation_metrics(task: Task, data: TextData, validation: LabelledSplit) -
     """Return the metrics of logits on the validation split, by their names in a record."""
     learned, logits = tasks.get(task.config.task), validation.teacher_logits
     assert logits is not None, "they have just been computed"
-    metrics = learned.measured(
-        learned.predictions(logits),
-        validation.tokens.labels,
+    metrics = learned.measured_on(
+        validation.tokens,
+        logits,
         data.out_of_scope_id,
         also=[task.config.metric],
         label_names=data.label_names,

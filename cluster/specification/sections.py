@@ -15,6 +15,7 @@ from ...training.distillation.config import KindTraining
 from ...training.section import Section
 from ...training.section_registry import OneSection
 from ...training.student.config import STUDENT, STUDENT_KINDS, StudentConfig, job_defaults
+from ...training.tasks import Task
 from ...training.teacher.config import TeacherConfig
 
 SEED = "seed"
@@ -130,12 +131,12 @@ def fault_of_texts(data: DataConfig, teacher: TeacherConfig, query: str | None) 
 
 
 def fault_of_tokens(
-    task: str, data: DataConfig, teacher: TeacherConfig, students: Sequence[StudentConfig]
+    task: Task, data: DataConfig, teacher: TeacherConfig, students: Sequence[StudentConfig]
 ) -> str | None:
     """Return the fault of a job that has one answer for each token where a section has one for a text, or None.
 
     Args:
-        task: Name of the task.
+        task: The task, which is ``of_tokens``.
         data: The section ``data``.
         teacher: The section ``teacher``.
         students: The section of each kind of student that the job tries.
@@ -143,19 +144,25 @@ def fault_of_tokens(
     pooled = next((each.kind for each in students if not each.has_layers), None)
     if pooled is not None:
         return (
-            f"student.kind: {pooled!r} given, which pools the tokens of a text to one answer, but the task {task} "
+            f"student.kind: {pooled!r} given, which pools the tokens of a text to one answer, but the task {task.name} "
             "needs one for each token; accepted: layers, checkpoint"
         )
-    if data.takes_pairs:
-        return f"data.text_pair_column: given, but the task {task} reads single texts; remove it"
+    if data.takes_pairs and not task.of_windows:
+        return f"data.text_pair_column: given, but the task {task.name} reads single texts; remove it"
+    made = [f"data.augmentation.{name}" for name, each in data.augmentation if each is not None]
+    if task.of_windows and made:
+        return (
+            f"{', '.join(made)}: made of single texts, but the task {task.name} needs a question that belongs to its "
+            "context; remove it, or give further questions with their contexts in data.unlabelled"
+        )
     if data.augmentation.masked is not None:
         return (
-            f"data.augmentation.masked: masked pieces are no text, in which the words of the task {task} could be "
+            f"data.augmentation.masked: masked pieces are no text, in which the words of the task {task.name} could be "
             "found; remove it"
         )
     if teacher.logits is not None:
         return (
-            f"teacher.logits: {teacher.logits!r:.60} given, a file with logits for each text, but the task {task} "
+            f"teacher.logits: {teacher.logits!r:.60} given, a file with logits for each text, but the task {task.name} "
             "needs them for each token; use a checkpoint"
         )
     return None
