@@ -173,8 +173,8 @@ def fault_of_tokens(
         )
     for key in _files(teacher):
         return (
-            f"{key}: a file with logits for each text given, but the task {task.name} needs them for each token; use a "
-            "checkpoint"
+            f"{key}: a file with logits for each text given, but the task {task.name} needs them for each token; use "
+            "a checkpoint"
         )
     return _fault_of_pieces(task, teacher)
 
@@ -188,8 +188,8 @@ def _fault_of_pieces(task: Task, teacher: TeacherConfig) -> str | None:
     kind = "fine_tune" if teacher.members[other].scratch is None else "scratch"
     kind = "checkpoint" if teacher.members[other].checkpoint is not None else kind
     return (
-        f"teacher.ensemble.{other}.{kind}: its tokenizer differs from that of the first teacher, and the task {task.name} "
-        "has logits for each token, which are joined token by token; use teachers of one tokenizer"
+        f"teacher.ensemble.{other}.{kind}: its tokenizer differs from that of the first teacher, and the task "
+        f"{task.name} has logits for each token, which are joined token by token; use teachers of one tokenizer"
     )
 
 
