@@ -48,7 +48,7 @@ def measure_texts(
     from ...training import tasks
     from ...training.data.analysis.lengths import count_tokens, token_lengths
 
-    given, name = config.training.max_length, _teacher_checkpoint(config)
+    given, name = config.training.max_length, config.teacher.first.encoder
     if name is None and given != AUTO:
         return None
     tokenizer = new_tokenizer() if name is None else checkpoints.tokenizer(name)
@@ -84,17 +84,18 @@ def _chosen_length(
     from ...training.checkpoints.load import most_tokens
     from ...training.data.analysis.lengths import count_tokens, needed_length
 
-    needed, teacher = needed_length(counts), _teacher_checkpoint(config)
+    teachers = [each.encoder for each in config.teacher.members]
+    needed, teacher = needed_length(counts), teachers[0]
     students = [section for section, _ in student_sections(config.student, config.search.space)]
-    for source in dict.fromkeys(each.source for each in students):
+    for source in dict.fromkeys([*teachers, *(each.source for each in students)]):
         if source is not None and source != teacher:
             needed = max(needed, needed_length(count_tokens(checkpoints.tokenizer(source), texts)))
     others = [name for each in students for name in each.checkpoints().values()]
-    names = dict.fromkeys(filter(None, [teacher, *others]))
+    names = dict.fromkeys(filter(None, [*teachers, *others]))
     task = tasks.get(config.task)
     models = {name: shallow_model(checkpoints.directory(name), task) for name in names}
     limits = {name: most_tokens(model) for name, model in models.items()}
-    if teacher is None:
+    if teacher is None or any(each.scratch is not None for each in config.teacher.members):
         limits["teacher.scratch"] = _MOST_OF_NEW
     if task.of_windows:
         limits["windows"] = _MOST_OF_WINDOW
@@ -108,12 +109,6 @@ def _chosen_length(
     for name, model in models.items():
         check_forward(model, name, chosen)
     return chosen
-
-
-def _teacher_checkpoint(config: JobConfig) -> str | None:
-    """Return the checkpoint that the teacher is or is fine-tuned from; None if it is trained from scratch."""
-    tuned = config.teacher.fine_tune
-    return tuned.checkpoint if tuned is not None else config.teacher.checkpoint
 
 
 def _warn_of_truncated(found: TokenLengths) -> None:

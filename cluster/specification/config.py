@@ -244,9 +244,9 @@ def _unused_teacher(config: JobConfig) -> str | None:
             f"{', '.join(named)}: with alpha 1 nothing is learned from the teacher, but these texts have no "
             f"labels; lower alpha, or remove them"
         )
-    if config.teacher.ensemble > 1:
+    if config.teacher.num_members > 1:
         return (
-            f"teacher.ensemble: {config.teacher.ensemble} given, but with alpha 1 nothing is learned from a "
+            f"teacher.ensemble: {config.teacher.num_members} given, but with alpha 1 nothing is learned from a "
             f"teacher; lower alpha, or set it to 1"
         )
     return None

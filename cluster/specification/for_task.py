@@ -91,8 +91,9 @@ def _fault_of_cross_fit(task: Task, data: AnyDataConfig, teacher: TeacherConfig)
     num_folds = data.diagnostics.cross_fit
     if num_folds is None:
         return None
-    if not teacher.is_trained:
-        kind = "checkpoint is a finished model" if teacher.logits is None else "logits is a file"
+    if not teacher.first.is_trained:
+        kind = "checkpoint is a finished model" if teacher.first.logits is None else "logits is a file"
+        kind = f"ensemble.0.{kind}" if teacher.are_different else kind
         return (
             f"data.diagnostics.cross_fit: {num_folds} given, but teacher.{kind}, which "
             "is not trained on these labels here; remove one of them, or set teacher.fine_tune.checkpoint"

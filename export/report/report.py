@@ -30,6 +30,7 @@ from .tables import (
     trained,
     trials_table,
 )
+from .teacher_tables import gain_in_words, lacking_in_words, teachers_table
 
 REPORT_FILE = "report.json"
 MARKDOWN_FILE = "report.md"
@@ -54,6 +55,9 @@ _FILTERS = {
     "confused_table": confused_table,
     "duplicates_table": duplicates_table,
     "gpu_table": gpu_table,
+    "teachers_table": teachers_table,
+    "gain_in_words": gain_in_words,
+    "lacking_in_words": lacking_in_words,
     "on_gpu": on_gpu,
     "without_graphs": without_graphs,
     "scope_table": scope_table,
@@ -178,6 +182,7 @@ def markdown_report(report: dict[str, Any]) -> str:
         **{name: report.get(name) or {} for name in ("trials", "stages", "against_teacher", "warning")},
         "lengths": _lengths(report),
         "teacher_file": report.get("teacher_file") or {},
+        "teachers": report.get("teachers") or {},
         "task": (report.get("job") or {}).get("task"),
         "against_baselines": report.get("against_baselines") or [],
         "left_out": report.get("left_out") or {},

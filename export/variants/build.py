@@ -203,7 +203,7 @@ def _write_file(
     if reason := kinds.inapplicable([variant.name], model.config.model_type).get(variant.name):
         raise ExportError(
             f"{variant.name}: {reason}; remove the onnx-fused variants from export.variants, or use a student of "
-            f"{family_names()}"
+            f"{family_names('fused_attention')}"
         )
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         base, counts = base_onnx, None
@@ -232,7 +232,7 @@ def _check_fused(name: str, model: PreTrainedModel, counts: dict[str, int]) -> N
     if find_family(model) is None and not any(counts[op] for op in ATTENTION_OPS):
         raise ExportError(
             f"{name}: the attention of the family {model.config.model_type!r} cannot be fused; remove the "
-            f"onnx-fused variants from export.variants, or use a student of {family_names()}"
+            f"onnx-fused variants from export.variants, or use a student of {family_names('fused_attention')}"
         )
 
 

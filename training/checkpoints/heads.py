@@ -175,6 +175,9 @@ def has_labels(name: str | Path, names: Sequence[str], task: Task = SINGLE_LABEL
 def head_of(model: PreTrainedModel, key: str = "teacher") -> nn.Linear:
     """Return the linear layer whose row i gives logit i.
 
+    Of a family that is not registered it is found at the usual places, or as the only layer outside of the encoder with
+    as many outputs as the model has.
+
     Args:
         model: A classifier of texts, of tokens or of spans.
         key: The parameter that names the model, for the error message.
@@ -191,10 +194,24 @@ def head_of(model: PreTrainedModel, key: str = "teacher") -> nn.Linear:
     for place in places:
         if isinstance(head := modules.get(place), nn.Linear):
             return head
+    if family is None and len(found := _with_outputs(model)) == 1:
+        return found[0]
     raise ModelError(
         f"{key}: {shown(model.config.model_type)} given, whose classification head is not supported; supported: "
         f"{family_names()}, and models with the same structure"
     )
+
+
+def _with_outputs(model: PreTrainedModel) -> list[nn.Linear]:
+    """Return the linear layers outside of a model's encoder that have as many outputs as the model."""
+    encoder = f"{model.base_model_prefix}."
+    return [
+        module
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear)
+        and not name.startswith(encoder)
+        and module.out_features == model.config.num_labels
+    ]
 
 
 def _listed(names: set[str]) -> str:

@@ -36,9 +36,13 @@ def recognised_task(values: Mapping[str, Any]) -> str | None:
     for numbers. A CoNLL file has tokens with tags, a file of SQuAD questions with answers.
     """
     data, teacher = (values.get(name) for name in ("data", "teacher"))
-    of_teacher = None
-    if isinstance(teacher, Mapping) and isinstance(teacher.get("checkpoint"), str):
-        of_teacher = task_of_checkpoint(teacher["checkpoint"])
+    members = teacher.get("ensemble") if isinstance(teacher, Mapping) else None
+    named = [
+        each["checkpoint"]
+        for each in (teacher, *(members if isinstance(members, list) else []))
+        if isinstance(each, Mapping) and isinstance(each.get("checkpoint"), str)
+    ]
+    of_teacher = next(filter(None, map(task_of_checkpoint, named)), None)
     of_data = data if isinstance(data, Mapping) else {}
     if str(of_data.get("train", "")).lower().endswith(EXTENSIONS):
         return TOKEN_CLASSIFICATION.name
