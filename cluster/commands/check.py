@@ -115,6 +115,8 @@ def _labels(data: Any) -> str:
     """Return the label with the fewest training texts, or the range of the numbers to learn."""
     names, labels = data.label_names, data.splits["train"]["label"][:]
     counts = data.label_kind.counts(labels, names)
+    if (told := data.label_kind.summary(labels, names)) is not None:
+        return told
     if counts is None:
         columns = zip(*labels, strict=True)
         return "; ".join(

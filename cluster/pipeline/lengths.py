@@ -19,6 +19,7 @@ logger = logging.getLogger(__name__)
 
 _MANY_TRUNCATED = 0.01  # share of the training texts
 _MOST_OF_NEW = 512  # tokens of a teacher from scratch, as of most pretrained encoders
+_MOST_OF_WINDOW = 384  # tokens of a question with a part of its context, as Devlin et al. read SQuAD (2019)
 
 
 def measure_texts(
@@ -44,6 +45,7 @@ def measure_texts(
     Raises:
         ModelError: A model does not accept a text of the chosen length.
     """
+    from ...training import tasks
     from ...training.data.analysis.lengths import count_tokens, token_lengths
 
     given, name = config.training.max_length, config.teacher.first.encoder
@@ -56,7 +58,7 @@ def measure_texts(
     else:
         chosen = _chosen_length(config, counts, texts, checkpoints) if held is None else held
         found = token_lengths(counts, chosen, automatic=True)
-    if found.share_truncated > _MANY_TRUNCATED:
+    if found.share_truncated > _MANY_TRUNCATED and not tasks.get(config.task).of_windows:
         _warn_of_truncated(found)
     return found
 
@@ -95,6 +97,8 @@ def _chosen_length(
     limits = {name: most_tokens(model) for name, model in models.items()}
     if teacher is None or any(each.scratch is not None for each in config.teacher.members):
         limits["teacher.scratch"] = _MOST_OF_NEW
+    if task.of_windows:
+        limits["windows"] = _MOST_OF_WINDOW
     for name, most in limits.items():
         if most is not None and most < LEAST_TOKENS:
             raise ModelError(
@@ -123,11 +127,14 @@ def _warn_of_truncated(found: TokenLengths) -> None:
     )
 
 
-def truncation_in_words(lengths: TokenLengths | None) -> str:
-    """Return the share of truncated texts in words, and the number of tokens if it was chosen automatically."""
+def truncation_in_words(lengths: TokenLengths | None, done: str = "truncated") -> str:
+    """Return the share of long texts in words, and the number of tokens if it was chosen automatically.
+
+    ``done``: what happens to them.
+    """
     if lengths is None:
         return ""
-    share = f"{lengths.share_truncated:.1%} truncated"
+    share = f"{lengths.share_truncated:.1%} {done}"
     if lengths.automatic:
         return f"; {share} to {lengths.max_length} tokens (auto)"
     return f"; {share}" if lengths.share_truncated else ""

@@ -18,7 +18,7 @@ from ...training import tasks
 from ...training.checkpoints.load import load_tokenizer
 from ...training.checkpoints.unfinished import UnfinishedTraining
 from ...training.data.text_data import TextData
-from ...training.data.tokenized import LabelledSplit, TokenizedSplit
+from ...training.data.tokenized import LabelledSplit, TokenizedSplit, selected
 from ...training.data.transfer_set import extra_splits, extra_texts
 from ...training.ragged import Rows
 from ...training.student.vocabulary import respelled
@@ -140,10 +140,10 @@ def _metrics(
     rows: np.ndarray | None,
 ) -> dict[str, float | None]:
     """Measure logits on the texts of a split, or on those whose numbers are ``rows``."""
-    learned, labels = tasks.get(task.config.task), texts[split].labels
-    return learned.measured(
-        learned.predictions(logits),
-        labels if rows is None else labels[rows],
+    learned, own = tasks.get(task.config.task), texts[split]
+    return learned.measured_on(
+        own if rows is None else selected(own, rows.tolist()),
+        logits,
         data.out_of_scope_id,
         also=[task.config.metric],
         label_names=data.label_names,

@@ -15,6 +15,7 @@ from ...training.distillation.config import KindTraining
 from ...training.section import Section
 from ...training.section_registry import OneSection
 from ...training.student.config import STUDENT, STUDENT_KINDS, StudentConfig, job_defaults
+from ...training.tasks import Task
 from ...training.teacher.config import TeacherConfig
 
 SEED = "seed"
@@ -141,12 +142,12 @@ def _files(teacher: TeacherConfig) -> list[str]:
 
 
 def fault_of_tokens(
-    task: str, data: DataConfig, teacher: TeacherConfig, students: Sequence[StudentConfig]
+    task: Task, data: DataConfig, teacher: TeacherConfig, students: Sequence[StudentConfig]
 ) -> str | None:
     """Return the fault of a job that has one answer for each token where a section has one for a text, or None.
 
     Args:
-        task: Name of the task.
+        task: The task, which is ``of_tokens``.
         data: The section ``data``.
         teacher: The section ``teacher``.
         students: The section of each kind of student that the job tries.
@@ -154,25 +155,31 @@ def fault_of_tokens(
     pooled = next((each.kind for each in students if not each.has_layers), None)
     if pooled is not None:
         return (
-            f"student.kind: {pooled!r} given, which pools the tokens of a text to one answer, but the task {task} "
+            f"student.kind: {pooled!r} given, which pools the tokens of a text to one answer, but the task {task.name} "
             "needs one for each token; accepted: layers, checkpoint"
         )
-    if data.takes_pairs:
-        return f"data.text_pair_column: given, but the task {task} reads single texts; remove it"
+    if data.takes_pairs and not task.of_windows:
+        return f"data.text_pair_column: given, but the task {task.name} reads single texts; remove it"
+    made = [f"data.augmentation.{name}" for name, each in data.augmentation if each is not None]
+    if task.of_windows and made:
+        return (
+            f"{', '.join(made)}: made of single texts, but the task {task.name} needs a question that belongs to its "
+            "context; remove it, or give further questions with their contexts in data.unlabelled"
+        )
     if data.augmentation.masked is not None:
         return (
-            f"data.augmentation.masked: masked pieces are no text, in which the words of the task {task} could be "
+            f"data.augmentation.masked: masked pieces are no text, in which the words of the task {task.name} could be "
             "found; remove it"
         )
     for key in _files(teacher):
         return (
-            f"{key}: a file with logits for each text given, but the task {task} needs them for each token; use a "
-            "checkpoint"
+            f"{key}: a file with logits for each text given, but the task {task.name} needs them for each token; use "
+            "a checkpoint"
         )
     return _fault_of_pieces(task, teacher)
 
 
-def _fault_of_pieces(task: str, teacher: TeacherConfig) -> str | None:
+def _fault_of_pieces(task: Task, teacher: TeacherConfig) -> str | None:
     """Return the fault of teachers that cannot have the same tokens, where a student learns logits of each token."""
     pieces = [None if each.scratch is None else each.scratch.vocab_size for each in teacher.members]
     other = next((number for number, each in enumerate(pieces) if each != pieces[0]), None)
@@ -181,8 +188,8 @@ def _fault_of_pieces(task: str, teacher: TeacherConfig) -> str | None:
     kind = "fine_tune" if teacher.members[other].scratch is None else "scratch"
     kind = "checkpoint" if teacher.members[other].checkpoint is not None else kind
     return (
-        f"teacher.ensemble.{other}.{kind}: its tokenizer differs from that of the first teacher, and the task {task} "
-        "has logits for each token, which are joined token by token; use teachers of one tokenizer"
+        f"teacher.ensemble.{other}.{kind}: its tokenizer differs from that of the first teacher, and the task "
+        f"{task.name} has logits for each token, which are joined token by token; use teachers of one tokenizer"
     )
 
 

@@ -223,9 +223,9 @@ def _measure(
         num_threads=num_threads,
         use_gpu=use_gpu,
     )
-    return initial.task.measured(
-        initial.task.predictions(logits),
-        split.labels,
+    return initial.task.measured_on(
+        split,
+        logits,
         data.out_of_scope_id,
         also=[metric],
         label_names=data.label_names,

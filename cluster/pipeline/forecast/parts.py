@@ -87,7 +87,9 @@ def measure_teacher_part(request: Request, wait: Wait, number: int = 0) -> dict[
     pad = initial.tokenizer.pad_token_id
     labelling = measure_inference(initial.model, kinds, pad, places.teacher_threads, request.seconds / 2)
     num_outputs = task.num_outputs(data.class_names)
-    labelled = {name: _with_logits(each, num_outputs) for name, each in kinds.items()}
+    labelled = {
+        name: _with_logits(each, num_outputs, of_tokens=task.of_tokens) for name, each in kinds.items()
+    }
     num_logits = {
         name: len(flat(each.teacher_logits))
         for name, each in labelled.items()
@@ -315,12 +317,11 @@ def _cached(request: Request, kinds: dict[str, Any], number: int) -> list[str]:
     ]
 
 
-def _with_logits(split: Any, num_outputs: int) -> LabelledSplit:
+def _with_logits(split: Any, num_outputs: int, *, of_tokens: bool) -> LabelledSplit:
     """Return a split with arbitrary logits, which cost as much to learn from as any."""
-    num, random = len(flat(split.labels)), np.random.default_rng(0)
-    of_tokens = isinstance(split.labels, Ragged)
+    num, random = len(split.input_ids) if of_tokens else len(split), np.random.default_rng(0)
     logits = random.standard_normal((num, num_outputs), dtype=np.float32)
-    return LabelledSplit(split, split.labels.like(logits) if of_tokens else logits)
+    return LabelledSplit(split, Ragged(logits, split.offsets) if of_tokens else logits)
 
 
 def _duplicates_s(request: Request) -> float:
