@@ -213,7 +213,10 @@ def make_report(config: JobConfig, run: Run) -> StageResult:
             extra={
                 "metric": config.metric,
                 "teacher_file": _teacher_file(records["teacher"].get("result") or {}),
-                "lengths": (records["data"].get("result") or {}).get("lengths"),
+                **{
+                    name: (records["data"].get("result") or {}).get(name)
+                    for name in ("lengths", "few_labels")
+                },
                 "diagnostics": (records["logits"].get("result") or {}).get("diagnostics"),
                 "against_teacher": choice["against_teacher"],
                 "against_baselines": choice["against_baselines"],

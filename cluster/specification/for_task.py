@@ -24,6 +24,7 @@ def fault_of_task(
         _fault_of_scope(task, data, export)
         or _fault_of_keys(task, metric, training, export)
         or _fault_of_cross_fit(task, data, teacher)
+        or _fault_of_pairs(task, teacher)
     )
 
 
@@ -87,3 +88,13 @@ def _fault_of_cross_fit(task: Task, data: AnyDataConfig, teacher: TeacherConfig)
             f"remove it, or set task to one of: {_able(lambda each: each.has_classes)}"
         )
     return None
+
+
+def _fault_of_pairs(task: Task, teacher: TeacherConfig) -> str | None:
+    tuned = [each.fine_tune for each in teacher.members]
+    if task.shares_labels or all(each is None or each.contrastive is None for each in tuned):
+        return None
+    return (
+        f"teacher.fine_tune.contrastive: given, but in the task {task.name} there are no labels that two texts may "
+        f"share; remove it, or set task to one of: {_able(lambda each: each.shares_labels)}"
+    )

@@ -23,6 +23,16 @@ TEACHER_KINDS: Final = ("checkpoint", "fine_tune", "scratch", "logits")
 """Keys of the section ``teacher``, exactly one of which makes the teacher."""
 
 
+class ContrastiveConfig(OptimizationConfig):
+    """Fine-tune the encoder on pairs of training texts, before the classifier is trained, as SetFit does."""
+
+    num_train_epochs: Epochs = 10
+    learning_rate: LearningRate = 1e-4
+    batch_size: Annotated[
+        int, Field(ge=2, le=2**20, description="Texts per step, all of whose pairs are compared.")
+    ] = 32
+
+
 class FineTuneConfig(OptimizationConfig):
     """Fine-tune a pretrained encoder into the teacher."""
 
@@ -34,6 +44,11 @@ class FineTuneConfig(OptimizationConfig):
         default=None, description="Required SHA-256 of the encoder's model.safetensors."
     )
     learning_rate: LearningRate = 2e-4
+    contrastive: ContrastiveConfig | None = Field(
+        default=None,
+        description="For few texts a label: first bring texts that share a label near each other and move others apart "
+        "(SetFit's recipe), then train the classifier; `{}` has what suits 8 texts a label.",
+    )
 
 
 class ScratchConfig(OptimizationConfig):
@@ -172,6 +187,15 @@ class TeacherConfig(Section):
     def is_trained(self) -> bool:
         """Whether the teacher learns the data's labels in the job."""
         return self.checkpoint is None and self.logits is None
+
+    @property
+    def remedy_for_few_texts(self) -> str | None:
+        """What helps this teacher where labels have few texts; None where it has that, or is not trained here."""
+        if self.scratch is not None:
+            return "fine-tune a pretrained encoder, on pairs of texts first (teacher.fine_tune with contrastive: {})"
+        if any(each.fine_tune is not None and each.fine_tune.contrastive is None for each in self.members):
+            return "fine-tune the teacher on pairs of texts first (teacher.fine_tune.contrastive: {})"
+        return None
 
     @property
     def members(self) -> list[TeacherConfig]:

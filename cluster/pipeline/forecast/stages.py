@@ -139,9 +139,10 @@ class StageForecasts:
         checkpoint, how = 0, "loaded and measured"
         if training is not None:
             epoch = training["epoch_s"] + labelling["validation"] + 2 * training["save_s"]
-            once += training["epochs"] * epoch
+            once += training["encoder_s"] + training["epochs"] * epoch
             checkpoint = training["checkpoint_bytes"] + training["model_bytes"]
-            how = f"{training['epochs']:g} epochs of {training['epoch_s']:.0f} s"
+            how = f"{training['encoder_s']:.0f} s of pairs, " if training["encoder_s"] else ""
+            how += f"{training['epochs']:g} epochs of {training['epoch_s']:.0f} s"
         several = f"{num} teachers, " if num > 1 else ""
         seconds = self._worker_s + makespan([once] * num, places.num_teachers)
         num_at_once = min(num, places.num_teachers)
@@ -192,6 +193,7 @@ class StageForecasts:
         once = self._worker_s + found["build_s"] + found["tokenize_s"]
         after_epoch = found["labelling_s"]["validation"] + 2 * found["training"]["save_s"]
         fold_s = once + work / num * found["training"]["epoch_s"] + work / (num - 1) * after_epoch
+        fold_s += (num - 1) / num * found["training"]["encoder_s"]
         return makespan([fold_s] * num, self._known.places.num_teachers)
 
     def _student(self) -> StageForecast:
