@@ -190,9 +190,9 @@ def _summary(data: TextData, guess: ColumnGuess, outside: str | None, few: FewLa
         yield f"{shown(outside)} is taken for the out-of-scope label"
     rare = rare_labels(counts, _RARE)
     if rare and not (few is not None and few.are_most):  # else nearly all would be left out
-        few = ", ".join(f"{shown(name)} {count}" for name, count in list(rare.items())[:5])
+        some = ", ".join(f"{shown(name)} {count}" for name, count in list(rare.items())[:5])
         yield (
-            f"{len(rare):,} label{'s have' if len(rare) > 1 else ' has'} fewer than {_RARE} texts ({few}); "
+            f"{len(rare):,} label{'s have' if len(rare) > 1 else ' has'} fewer than {_RARE} texts ({some}); "
             f"data.min_examples_per_label: {_RARE} with data.rare: drop or other leaves them out"
         )
 

@@ -129,7 +129,7 @@ class TokenClassification(Task):
         known, labels, mask = (batch.get(name) for name in (EXAMPLES, "labels", "attention_mask"))
         if known is not None or (labels is None and mask is None):
             return known
-        kept = mask if labels is None else labels != IGNORED_LABEL
+        kept: Any = mask if labels is None else labels != IGNORED_LABEL
         return kept.flatten().nonzero().flatten()
 
     def hard_loss(
