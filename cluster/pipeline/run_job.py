@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from ...errors import InputError, RunFailedError, StorageError
 from ...progress import ReportProgress
 from ...storage.logs import LogWriter, logged_to
-from ...training.tasks import get as get_task
+from ...training import tasks
 from ..specification.config import JobConfig
 from ..specification.resources import StorageConfig
 from ..store.input_files import has_references, ship_inputs
@@ -283,6 +283,7 @@ def describe_data(job: CheckedJob) -> StageResult:
     outside = "" if data.out_of_scope_label is None else " + out-of-scope"
     if data.unlabelled:
         counts["unlabelled"] = len(data.unlabelled)
+    done = "divided into windows" if tasks.get(job.config.task).of_windows else "truncated"
     texts = ", ".join(f"{count:,} {split}" for split, count in counts.items())
     record = {
         "fingerprint": data.fingerprint,
@@ -293,14 +294,17 @@ def describe_data(job: CheckedJob) -> StageResult:
         "few_labels": None if few is None else {**few.to_json(), "text": few_labels_in_words(job, few)},
     }
     told = f"; {few_labels_in_words(job, few)}" if few is not None and few.are_most else ""
-    return record, f"{intents} {data.label_kind.unit}{outside}; {texts}{truncation_in_words(lengths)}{told}"
+    return (
+        record,
+        f"{intents} {data.label_kind.unit}{outside}; {texts}{truncation_in_words(lengths, done)}{told}",
+    )
 
 
 def few_labels_of(job: CheckedJob) -> FewLabels | None:
     """Return how many of a job's labels have few training texts; None where none has."""
     from ...training.data.analysis.few_labels import few_labels
 
-    return few_labels(job.data, get_task(job.config.task))
+    return few_labels(job.data, tasks.get(job.config.task))
 
 
 def few_labels_in_words(job: CheckedJob, few: FewLabels) -> str:

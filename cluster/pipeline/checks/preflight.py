@@ -77,7 +77,8 @@ class CheckedJob:
         from ....training.teacher.config import ScratchConfig
         from ....training.teacher.from_scratch import train_tokenizer
 
-        recipe = self.config.teacher.scratch or self.config.teacher.logits or ScratchConfig()
+        first = self.config.teacher.first
+        recipe = first.scratch or first.logits or ScratchConfig()
         return train_tokenizer(texts_of(self.data.splits["train"]), recipe.vocab_size)
 
     @cached_property
@@ -175,7 +176,7 @@ def _check_folds(job: CheckedJob) -> None:
     if diagnostics.cross_fit is not None:
         from ....training.teacher.cross_fit import folds_of
 
-        folds_of(diagnostics, job.data, job.config.teacher.seed)
+        folds_of(diagnostics, job.data, job.config.teacher.first.seed)
 
 
 def _check_texts(job: CheckedJob) -> None:

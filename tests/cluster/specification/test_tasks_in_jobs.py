@@ -108,7 +108,16 @@ def test_defaults_follow_the_task() -> None:
                 {"task": task, "teacher": {"fine_tune": {"checkpoint": "x", "contrastive": {}}}},
                 ["teacher.fine_tune.contrastive", task, "single_label, multi_label"],
             )
-            for task in ("regression", "token_classification")
+            for task in ("regression", "token_classification", "question_answering")
+        ),
+        (
+            {
+                "task": "regression",
+                "teacher": {
+                    "ensemble": [{"scratch": {}}, {"fine_tune": {"checkpoint": "x", "contrastive": {}}}]
+                },
+            },
+            ["teacher.ensemble.1.fine_tune.contrastive", "single_label, multi_label"],
         ),
         (
             {"task": "multi_label", "export": {"label_thresholds": {"goal": "f1", "at_least": 0.5}}},

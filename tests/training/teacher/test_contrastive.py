@@ -320,6 +320,8 @@ def test_a_remedy_is_what_the_teacher_does_not_have_yet() -> None:
     tuned = {"checkpoint": "x"}
     assert "teacher.fine_tune.contrastive: {}" in str(remedy(fine_tune=tuned))
     assert "teacher.fine_tune with contrastive: {}" in str(remedy())
+    members = [{"fine_tune": {**tuned, "contrastive": {}}}, {"fine_tune": tuned}, {"scratch": {}}]
+    assert "(teacher.ensemble.1.fine_tune.contrastive: {})" in str(remedy(ensemble=members))
     assert remedy(fine_tune={**tuned, "contrastive": {}}) is None
     assert remedy(checkpoint="x") is remedy(logits="x.csv") is None
 
