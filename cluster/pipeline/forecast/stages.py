@@ -195,6 +195,7 @@ class StageForecasts:
         once = self._worker_s + found["build_s"] + found["tokenize_s"]
         after_epoch = found["labelling_s"]["validation"] + 2 * found["training"]["save_s"]
         fold_s = once + work / num * found["training"]["epoch_s"] + work / (num - 1) * after_epoch
+        fold_s += (num - 1) / num * found["training"]["encoder_s"]
         return makespan([fold_s] * num, self._known.places.num_teachers)
 
     def _student(self) -> StageForecast:
@@ -335,7 +336,7 @@ def _teacher_s(found: Mapping[str, Any]) -> float:
     if training is None:
         return once
     epoch = training["epoch_s"] + labelling["validation"] + 2 * training["save_s"]
-    return once + training["epochs"] * epoch
+    return once + training["encoder_s"] + training["epochs"] * epoch
 
 
 def _checkpoint_bytes(found: Mapping[str, Any]) -> int:
@@ -348,7 +349,8 @@ def _how_made(found: Mapping[str, Any]) -> str:
     training = found["training"]
     if training is None:
         return "loaded and measured"
-    return f"{training['epochs']:g} epochs of {training['epoch_s']:.0f} s"
+    pairs = f"{training['encoder_s']:.0f} s of pairs, " if training["encoder_s"] else ""
+    return f"{pairs}{training['epochs']:g} epochs of {training['epoch_s']:.0f} s"
 
 
 def _unlabelled(found: Mapping[str, Any]) -> list[str]:
