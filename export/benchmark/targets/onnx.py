@@ -25,6 +25,7 @@ def open_classifier(options: OpenOptions, **load: Any) -> Opened:
         profile=classifier.profile,
         num_nodes=classifier.num_nodes,
         tokens=classifier.tokens if classifier.of_tokens else None,
+        at_length=classifier.cut_to,
     )
 
 
