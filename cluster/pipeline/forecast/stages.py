@@ -141,7 +141,7 @@ class StageForecasts:
             epoch = training["epoch_s"] + labelling["validation"] + 2 * training["save_s"]
             once += training["epochs"] * epoch
             checkpoint = training["checkpoint_bytes"] + training["model_bytes"]
-            how = f"{training['epochs']:g} epochs of {training['epoch_s']:.0f} s"
+            how = f"{training['epochs']:g} epochs of {training['epoch_s']:.0f} s" + _in_passes(training)
         several = f"{num} teachers, " if num > 1 else ""
         seconds = self._worker_s + makespan([once] * num, places.num_teachers)
         num_at_once = min(num, places.num_teachers)
@@ -226,6 +226,7 @@ class StageForecasts:
         side = "1 trial at a time" if places.num_trials == 1 else f"{places.num_trials} at a time"
         how = f"{num} trials, {side}, about {trials.mean_epoch_s:.1f} s an epoch"
         how += ", early stopping" if config.scheduler.is_active else ""
+        how += _in_passes(*found["points"][0])
         span, most = span.widened(_MEASURING_ERROR).plus(begins), config.budget.wall_time_s
         if most is not None and span.high > most:
             how += f"; ended by search.budget.wall_time_s {most:g}" if span.middle > most else ""
@@ -296,7 +297,7 @@ class StageForecasts:
         num_sample = min(config.num_sample_texts, self._known.num_texts["test"])
         starts = {"onnx": _ONNX_START, BASELINE: 2 * _ONNX_START}  # a baseline has two processes
         seconds = starts.get(target, _PYTORCH_START) * import_s + latency["load_s"] + calls * call
-        seconds += latency.get("fit_s", 0.0)
+        seconds += latency.get("fit_s", 0.0) + latency.get("lengths_s", 0.0)
         seconds += sum(max(0.5, num_sample * (call if size == 1 else batched)) for size in config.batch_sizes)
         if target == "reference":
             return seconds + import_s
@@ -325,13 +326,22 @@ class StageForecasts:
         )
 
 
+def _in_passes(*trainings: Mapping[str, Any]) -> str:
+    """Return the bound on passes in words, where batches of some of the trainings are split into several."""
+    bounds = [each["passes"] for each in trainings if each.get("passes")]
+    if not bounds:
+        return ""
+    largest = max(bounds, key=lambda each: each["bytes"])
+    return f", passes of up to {largest['tokens']:,} tokens, {largest['bytes'] / MIB:,.0f} MiB"
+
+
 def _about(seconds: float) -> Span:
     return Span.exact(seconds).widened(_MEASURING_ERROR)
 
 
 def _faster(latency: Mapping[str, float], share: float) -> dict[str, float]:
     return {
-        name: value * share if name in ("call_s", "batched_s", "logits_s") else value
+        name: value * share if name in ("call_s", "batched_s", "logits_s", "lengths_s") else value
         for name, value in latency.items()
     }
 

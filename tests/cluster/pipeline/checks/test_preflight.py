@@ -47,6 +47,10 @@ FAULTS = {
     ),
     "new pieces": (["student.vocabulary={size: 8}"], r"student\.vocabulary\.size: 8"),
     "texts": (["teacher={checkpoint: CHECKPOINT}", "student.width=null"], r"teacher\.checkpoint"),
+    "long texts": (
+        ["training.max_length=24", "training.max_batch_tokens=16"],
+        r"training\.max_batch_tokens: 16 given, .* 24 tokens \(training\.max_length\)",
+    ),
 }
 
 
