@@ -29,6 +29,13 @@ LONG = (
 )
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """With --write-families, the contract of the families writes its findings to docs/ instead of comparing them."""
+    parser.addoption(
+        "--write-families", action="store_true", help="write docs/families.json and docs/families.md"
+    )
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Order the tests: those that share a Ray, the long files, the others.
 

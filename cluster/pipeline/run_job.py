@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from ...errors import InputError, RunFailedError, StorageError
 from ...progress import ReportProgress
 from ...storage.logs import LogWriter, logged_to
+from ...training import tasks
 from ..specification.config import JobConfig
 from ..specification.resources import StorageConfig
 from ..store.input_files import has_references, ship_inputs
@@ -281,6 +282,7 @@ def describe_data(job: CheckedJob) -> StageResult:
     outside = "" if data.out_of_scope_label is None else " + out-of-scope"
     if data.unlabelled:
         counts["unlabelled"] = len(data.unlabelled)
+    done = "divided into windows" if tasks.get(job.config.task).of_windows else "truncated"
     texts = ", ".join(f"{count:,} {split}" for split, count in counts.items())
     record = {
         "fingerprint": data.fingerprint,
@@ -289,4 +291,4 @@ def describe_data(job: CheckedJob) -> StageResult:
         "out_of_scope_label": data.out_of_scope_label,
         "lengths": None if lengths is None else lengths.to_json(),
     }
-    return record, f"{intents} {data.label_kind.unit}{outside}; {texts}{truncation_in_words(lengths)}"
+    return record, f"{intents} {data.label_kind.unit}{outside}; {texts}{truncation_in_words(lengths, done)}"

@@ -164,6 +164,9 @@ def _summary(data: TextData, guess: ColumnGuess, outside: str | None) -> Iterato
     stored = [label for split in data.splits.values() for label in split["label"][:]]
     named = data.label_kind.counts(stored, data.label_names)
     sizes = ", ".join(f"{len(split):,} {name}" for name, split in data.splits.items())
+    if (told := data.label_kind.summary(stored, data.label_names)) is not None:
+        yield f"{told} ({sizes})"
+        return
     if named is None:
         yield f"{len(stored):,} texts ({sizes}), {len(data.label_names):,} number(s) a text"
         return

@@ -37,6 +37,7 @@ def summary(run: Run) -> dict[str, Any]:
         "against_baselines": choice.get("against_baselines") or [],
         "ratios": choice.get("ratios") or {},
         "warning": choice.get("warning"),
+        "teachers": (run.stage_record("logits").get("result") or {}).get("ensemble"),
         "artifact": _location(run, run.artifact),
         "report": _location(run, run.report),
         "trials": search.get("trials", []),
@@ -71,6 +72,7 @@ def print_summary(run: Run) -> None:
         verdicts,
         whole_sizes,
     )
+    from ...export.report.teacher_tables import teacher_lines
 
     _print_comparisons(console, found)
     console.print(terminal_table(found["variants"], found["chosen"]))
@@ -79,6 +81,9 @@ def print_summary(run: Run) -> None:
     notes = [*whole_sizes(rows), *time_of_text(rows, chosen), *length_lines(rows, chosen)]
     for line in [*notes, *disturbed(rows), *reused(rows), *verdicts(rows)]:
         console.print(line, soft_wrap=True, markup=False)
+    if found["teachers"]:
+        for line in teacher_lines(found["teachers"]):
+            console.print(line, soft_wrap=True, highlight=False, markup=False)
     if found["best"]:
         console.print(_best_line(found["best"]), soft_wrap=True)
         _print_search(console, run, found)

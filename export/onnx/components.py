@@ -57,14 +57,15 @@ def _parts_of(family: Family) -> list[tuple[re.Pattern[str], tuple[str, str]]]:
     attention, feed_forward = family.attention, family.feed_forward
     inside: list[tuple[str, tuple[str, str]]] = []
     if attention is not None:
-        inside += [(f"{attention.module}.{name}", _PROJECTIONS) for name in attention.projections]
+        own = (*attention.projections, *attention.position_projections)
+        inside += [(f"{attention.module}.{name}", _PROJECTIONS) for name in own]
         inside += [(name, _ATTENTION_OUTPUT) for name in (attention.output, attention.norm)]
     if feed_forward is not None:
         inside.append((feed_forward.first, _FEED_FORWARD_IN))
         inside += [(name, _FEED_FORWARD_OUT) for name in (feed_forward.second, feed_forward.norm)]
     outside = [(family.word_embeddings, (WORD_EMBEDDINGS, WORD_EMBEDDINGS))]
-    if family.pooler is not None:
-        outside.append((family.pooler, _POOLER))
+    outside += [(name, _POOLER) for name in family.pooler]
+    outside += [(name, (OTHER_EMBEDDINGS, OTHER_EMBEDDINGS)) for name in family.other_embeddings]
     # The last layer, if it computes only the first token, is nested one module deeper.
     return [
         (
@@ -85,7 +86,7 @@ def _part_by_words(path: str) -> Part | None:
             if re.search(words, layer[2]):
                 return Part(part, group, int(layer[1]))
         return None
-    head = re.search(r"\b(pooler|pre_classifier|classifier|score)\b", path)
+    head = re.search(r"\b(pooler|pre_classifier|classifier|score|qa_outputs)\b", path)
     if head is None:
         return None
     return Part(*(_POOLER if head[1] in ("pooler", "pre_classifier") else _CLASSIFIER))

@@ -19,9 +19,10 @@ from ...errors import ExportError
 from ...storage.folders import new_file
 from ...training.models.families import family_names, find_family, first_position
 from ...training.models.tied_embedding_rows import rows_stored_once
-from ...training.models.token_types import reads_token_types
+from ...training.models.token_types import forward_names, reads_token_types
 from .graphs import find_graph
 from .inference_form import inference_form
+from .relative_positions import fold_relative_positions
 from .writer import INPUT_NAMES, OUTPUT_NAME, TOKEN_TYPES, GraphWriter
 
 OPSET = 18
@@ -40,20 +41,22 @@ class _Classifier(nn.Module):
     def __init__(self, model: PreTrainedModel):
         super().__init__()
         self.model = model
-        self.known_family = find_family(model) is not None
-        self.has_token_types = self.known_family and bool(getattr(model.config, "type_vocab_size", 0))
+        family = find_family(model)
+        self.takes_made_mask = family is not None and family.takes_made_mask
+        has_types = bool(getattr(model.config, "type_vocab_size", 0)) and TOKEN_TYPES in forward_names(model)
+        self.has_token_types = family is not None and has_types
 
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None
     ) -> Tensor:
         given = {} if token_type_ids is None else {TOKEN_TYPES: token_type_ids}
-        if not self.known_family:
+        if not given and self.has_token_types:
+            given = {TOKEN_TYPES: torch.zeros(1, 1, dtype=torch.long)}
+        if not self.takes_made_mask:
             return self.model(input_ids=input_ids, attention_mask=attention_mask, **given).logits
         padding = 1.0 - attention_mask[:, None, None, :].to(torch.float32)
         # [B, 1, S, S] rather than [B, 1, 1, S]: the shape that the fused Attention requires.
         mask = (padding * torch.finfo(torch.float32).min).expand(-1, -1, input_ids.shape[1], -1)
-        if not given and self.has_token_types:
-            given = {TOKEN_TYPES: torch.zeros(1, 1, dtype=torch.long)}
         return self.model(input_ids=input_ids, attention_mask=mask, **given).logits
 
 
@@ -78,7 +81,7 @@ def export_onnx(
 
     The graph of a model type registered in :mod:`.graphs` is written node by node, that of any other by PyTorch's
     exporter. For the known families the graph contains only the positions of ``max_length`` tokens, and fails on longer
-    texts. Weights keep their names in ``model``, with the prefix ``model.``.
+    texts where it looks them up. Weights keep their names in ``model``, with the prefix ``model.``.
 
     Args:
         model: a sequence classifier; its last layer computes only the first token where the head reads no other.
@@ -120,7 +123,7 @@ def _traced(model: PreTrainedModel, max_length: int, opset: int, *, has_types: b
     try:
         with torch.no_grad(), _quiet_exporter():
             program = torch.onnx.export(
-                _Classifier(_store_equal_rows_once(_within(inference_form(model), max_length))).eval(),
+                _Classifier(_prepared(model, max_length)).eval(),
                 tuple(inputs.values()),
                 dynamo=True,
                 opset_version=opset,
@@ -137,25 +140,48 @@ def _traced(model: PreTrainedModel, max_length: int, opset: int, *, has_types: b
     if program is None:
         raise ExportError(f"the exporter returned no program for {type(model).__name__}")
     graph = program.model_proto
+    _store_equal_weights_once(graph.graph)
     _name_weights(graph.graph)
     return graph
 
 
+def _prepared(model: PreTrainedModel, max_length: int) -> PreTrainedModel:
+    """Return a copy of a model with the same logits for texts of at most ``max_length`` tokens, of fewer operations."""
+    copied = _within(inference_form(model), max_length)
+    return fold_relative_positions(_store_equal_rows_once(copied), max_length)
+
+
 def _within(model: PreTrainedModel, max_length: int) -> PreTrainedModel:
-    """Drop the positions beyond ``max_length`` tokens, in place, in the known families."""
+    """Drop the positions beyond ``max_length`` tokens, in place, in the known families that have a table of them."""
     family = find_family(model)
-    if family is None:
+    if family is None or family.position_embeddings is None:
         return model
     base: Any = model.base_model
     kept = max_length + first_position(model)
     place, _, name = family.position_embeddings.rpartition(".")
     embeddings: Any = base.get_submodule(place)
-    table = getattr(embeddings, name).weight[:kept]
-    setattr(embeddings, name, nn.Embedding.from_pretrained(table.detach().clone()))
+    if (table := getattr(embeddings, name)) is None:  # DeBERTa-v3 has relative positions only
+        return model
+    setattr(embeddings, name, nn.Embedding.from_pretrained(table.weight[:kept].detach().clone()))
     for name in ("position_ids", "token_type_ids"):
         if hasattr(embeddings, name):
             setattr(embeddings, name, getattr(embeddings, name)[:, :kept])
     return model
+
+
+def _store_equal_weights_once(graph: onnx.GraphProto) -> None:
+    """Let nodes that read equal constants read one: layers that share a weight have a transposed copy of it each."""
+    first: dict[tuple[int, tuple[int, ...], bytes], str] = {}
+    same = {
+        each.name: first.setdefault((each.data_type, tuple(each.dims), each.raw_data), each.name)
+        for each in graph.initializer
+        if each.raw_data
+    }
+    kept = [each for each in graph.initializer if same.get(each.name, each.name) == each.name]
+    del graph.initializer[:]
+    graph.initializer.extend(kept)
+    for node in graph.node:
+        node.input[:] = [same.get(name, name) for name in node.input]
 
 
 def _name_weights(graph: onnx.GraphProto) -> None:

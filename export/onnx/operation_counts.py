@@ -28,8 +28,11 @@ _WEIGHTS = {
     "QGemm": 3,
     "Attention": 1,
     "QAttention": 1,
+    "Conv": 1,
+    "ConvInteger": 1,
 }
 _INT8 = {
+    "ConvInteger",
     "MatMulInteger",
     "MatMulIntegerToFloat",
     "DynamicQuantizeMatMul",
@@ -43,7 +46,7 @@ _UNCHANGED = {"DequantizeLinear", "Cast", "Transpose", "Identity", "Reshape"}
 _CONTRIB = "com.microsoft"
 # ONNX Runtime's own node types without products; ONNX's types with products or subgraphs, not counted.
 _NO_PRODUCT = {"BiasGelu", "FastGelu", "Gelu", "QuickGelu", "SkipLayerNormalization"}
-_UNCOUNTED = {"Attention", "Conv", "ConvInteger", "Einsum", "GRU", "If", "LSTM", "Loop", "RNN", "Scan"}
+_UNCOUNTED = {"Attention", "Einsum", "GRU", "If", "LSTM", "Loop", "RNN", "Scan"}
 _BITS: dict[int, int] = {
     onnx.TensorProto.FLOAT: 32,
     onnx.TensorProto.DOUBLE: 64,
@@ -166,6 +169,8 @@ def _operations(node: onnx.NodeProto, shapes: Shapes) -> int:
         columns = shapes[node.input[1]][-1]
         output_width = shapes[node.output[0]][-1]
         return 2 * batch * length * width * columns + 4 * batch * length * length * output_width
+    if node.op_type in ("Conv", "ConvInteger"):  # a filter [C / groups, K] for each output
+        return 2 * math.prod(shapes[node.output[0]]) * math.prod(shapes[node.input[1]][1:])
     is_transposed = any(each.name == "transA" and each.i for each in node.attribute)
     inner = first[-2] if is_transposed else first[-1]
     return 2 * math.prod(shapes[node.output[0]]) * inner

@@ -230,6 +230,7 @@ def test_a_kind_finds_its_own_section() -> None:
         (["student-pytorch-int8", "onnx-fp16", "onnx"], "bert", "onnx-fp16"),
         (["onnx-weights-8bit", "onnx-int8-embeddings-4bit"], "electra", "onnx-int8-embeddings-4bit"),
         (["student-pytorch-int8", "onnx-static-minmax"], "bert", "onnx-int8"),
+        (["onnx-fused-int8", "onnx"], "deberta-v2", "onnx"),
     ],
 )
 def test_students_are_timed_as_the_first_variant_with_8_bit_products(names, model_type, timed) -> None:

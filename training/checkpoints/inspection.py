@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +11,7 @@ import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from ...errors import ModelError, first_line
-from ..models.families import first_position
+from ..models.families import first_position, with_layers
 from ..models.structured_pruning import classifier_class
 from ..tasks import SINGLE_LABEL, TASKS, Task
 from .config_file import read_config
@@ -112,8 +111,7 @@ def shallow_model(name: str | Path, task: Task = SINGLE_LABEL) -> PreTrainedMode
 
 def _shallow_model(config: PreTrainedConfig, task: Task, name: str | Path) -> PreTrainedModel:
     """Build a model of one layer and few token ids, otherwise of these shapes, with untrained weights."""
-    small: Any = copy.deepcopy(config)
-    small.num_hidden_layers = 1
+    small: Any = with_layers(config, [0])
     small.vocab_size = (small.pad_token_id or 0) + 2
     with loading(name), torch.random.fork_rng(devices=[]):
         return classifier_class(small, task)(small)

@@ -97,4 +97,5 @@ def head_parameters(model: PreTrainedModel) -> list[tuple[str, nn.Parameter]]:
 
 def _form(model: PreTrainedModel) -> tuple[Any, ...]:
     config: Any = model.config
-    return config.model_type, config.hidden_size, config.vocab_size
+    rows = getattr(config, "embedding_size", config.hidden_size)
+    return config.model_type, config.hidden_size, rows, config.vocab_size

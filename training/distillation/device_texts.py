@@ -18,7 +18,7 @@ from ..ragged import flat
 
 _SHARE = 0.25  # of a GPU's free memory: the rest is for the model, its gradients and activations
 _NUM_COMPARED = 16  # texts
-_KNOWN = {"input_ids", "offsets", "labels", "example_ids", "token_types"}
+_KNOWN = {"input_ids", "offsets", "labels", "example_ids", "token_types", "questions"}
 
 
 class DeviceTexts:

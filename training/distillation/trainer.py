@@ -99,6 +99,8 @@ class DistillationTrainer(LeanTrainer):
         self._step_texts: Tensor | int = 0
         self._compiled: CompiledModel | None = None
         super().__init__(model=model, args=args, **kwargs)
+        if task.of_windows:  # transformers would look for one label of each end
+            self.label_names = ["labels"]
         # transformers before 5.20 divides the loss by the number of micro-batches if this is False.
         self.model_accepts_loss_kwargs = True
         if kwargs.get("data_collator") is None:

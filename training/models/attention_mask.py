@@ -30,7 +30,9 @@ def with_known_padding(
     """
     given = dict(features)
     family = find_family(model) if padded is not None and hasattr(model, "config") else None
-    if family is None or "attention_mask" not in given or model.config._attn_implementation != "sdpa":
+    if family is None or not family.takes_made_mask or "attention_mask" not in given:
+        return given
+    if model.config._attn_implementation != "sdpa":
         return given
     mask: Tensor = given.pop("attention_mask")
     if padded:

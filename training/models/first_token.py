@@ -32,7 +32,7 @@ def reads_first_token(model: PreTrainedModel) -> bool:
     may read more, and the head of a task of tokens does.
     """
     family = find_family(model)
-    if family is None or not family.supports("first_token"):
+    if family is None or not family.supports("first_token", model.config):
         return False
     kinds = {each: classifier_classes(model.config, each) for each in TASKS}
     return any(type(model) in own for task, own in kinds.items() if not task.of_tokens) and not any(
@@ -65,7 +65,7 @@ def first_token_in_last_layer(model: PreTrainedModel) -> AbstractContextManager[
     return ending
 
 
-def first_token_forward(family: Family, attend: Attend) -> Callable[..., Tensor]:
+def first_token_forward(family: Family, attend: Attend) -> Callable[..., Tensor | tuple[Tensor]]:
     """Return the ``forward`` of a layer for the first token only: ``[B, S, H]`` in, ``[B, 1, H]`` out.
 
     Args:
@@ -73,18 +73,26 @@ def first_token_forward(family: Family, attend: Attend) -> Callable[..., Tensor]
         attend: ``attend_fused`` or ``attend_in_products``.
 
     Returns:
-        ``forward(layer, hidden_states, attention_mask)``.
+        ``forward(layer, hidden_states, attention_mask, position_bias)``.
     """
     attention, after_attention = family.attention, family.after_attention
     assert attention is not None and after_attention is not None, "the family supports first_token"
 
     def forward(
-        layer: Any, hidden_states: Tensor, attention_mask: Tensor | None = None, *_: object, **__: object
-    ) -> Tensor:
+        layer: Any,
+        hidden_states: Tensor,
+        attention_mask: Tensor | None = None,
+        position_bias: Tensor | None = None,
+        *_: object,
+        **__: object,
+    ) -> Tensor | tuple[Tensor]:
         first, core = hidden_states[:, :1], layer.get_submodule(attention.module)
         query, key, value = (core.get_submodule(name) for name in attention.projections)
-        context = attend(core, (query, key, value), first, hidden_states, attention_mask)
-        return after_attention(layer, context, first)
+        mask = attention_mask
+        if family.has_position_bias and position_bias is not None:
+            mask = position_bias if mask is None else mask + position_bias
+        states = after_attention(layer, attend(core, (query, key, value), first, hidden_states, mask), first)
+        return (states,) if family.has_position_bias else states
 
     return forward
 
@@ -94,7 +102,7 @@ def attend_fused(
 ) -> Tensor:
     """Attend from ``first[B, 1, H]`` to ``every[B, S, H]``, giving ``[B, 1, A * d]``, by PyTorch's fused kernel.
 
-    ``mask`` is ``[B, 1, S or 1, S]``, boolean or additive; its first row is the first token's.
+    ``mask`` is ``[B, 1 or A, S or 1, S]``, boolean or additive; its first row is the first token's.
     """
 
     def heads(projected: Tensor) -> Tensor:
@@ -109,7 +117,7 @@ def attend_fused(
         heads(value(every)),
         attn_mask=None if mask is None else mask[:, :, :1],
         dropout_p=core.dropout.p if core.training else 0.0,
-        scale=core.scaling,
+        scale=_scaling(core),
     )
     return context.transpose(1, 2).flatten(2)
 
@@ -132,6 +140,10 @@ def attend_in_products(
     query, key, value = projections
     # With one query, splitting into heads and joining them needs no transpose.
     one = query(first).view(first.shape[0], -1, 1, core.attention_head_size)
-    scores = torch.matmul(one, heads(key(every)).transpose(2, 3)) * core.scaling
+    scores = torch.matmul(one, heads(key(every)).transpose(2, 3)) * _scaling(core)
     weights = torch.softmax(scores + mask, dim=-1)
     return torch.matmul(weights, heads(value(every))).reshape(first.shape[0], 1, -1)
+
+
+def _scaling(core: Any) -> float:
+    return getattr(core, "scaling", core.attention_head_size**-0.5)

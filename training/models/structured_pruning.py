@@ -13,7 +13,7 @@ from transformers.pytorch_utils import prune_linear_layer
 
 from ...errors import ModelError
 from ..tasks import SINGLE_LABEL, Task
-from .families import Attention, FeedForward, family_names, family_of
+from .families import family_names, family_of
 
 KEPT_HEADS = "kept_attention_heads"
 """Field of config.json: heads in each layer, if fewer than ``num_attention_heads``.
@@ -30,7 +30,7 @@ def num_heads(config: PreTrainedConfig) -> int:
 
 def head_size(config: PreTrainedConfig) -> int:
     """Return the number of columns of a head."""
-    return config.hidden_size // config.num_attention_heads
+    return getattr(config, "attention_head_size", config.hidden_size // config.num_attention_heads)
 
 
 def num_rows(config: PreTrainedConfig) -> int:
@@ -38,15 +38,23 @@ def num_rows(config: PreTrainedConfig) -> int:
     return getattr(config, family_of(config).intermediate_size)
 
 
-def readers(model: PreTrainedModel) -> list[tuple[nn.Module, nn.Module]]:
+def readers(model: PreTrainedModel) -> list[tuple[Any, Any]]:
     """Return each layer's modules that read its heads ``[B, S, A * d]`` and its feed-forward rows ``[B, S, I]``.
+
+    Layers that share weights have one pair. A module is None where what it reads cannot be pruned.
 
     Raises:
         ModelError: The family is not known.
     """
-    layers, attention, feed_forward = _parts(model)
+    family = family_of(model, "student.width", "layers")
+    attention = family.attention if family.supports("heads", model.config) else None
+    feed_forward = family.feed_forward if family.supports("rows", model.config) else None
     return [
-        (layer.get_submodule(attention.output), layer.get_submodule(feed_forward.second)) for layer in layers
+        (
+            None if attention is None else layer.get_submodule(attention.output),
+            None if feed_forward is None else layer.get_submodule(feed_forward.second),
+        )
+        for layer in family.layers_of(model)
     ]
 
 
@@ -57,17 +65,21 @@ def keep_heads(model: PreTrainedModel, kept: Sequence[Sequence[int]]) -> None:
 
     Args:
         model: Of a known family.
-        kept: Heads to keep in each layer, counted from 0; the same number in every layer.
+        kept: Heads to keep in each entry of the list of layers, counted from 0; the same number in each.
 
     Raises:
-        ModelError: The family is not known.
+        ModelError: The family is not known, or its heads cannot be pruned.
     """
-    (layers, attention, _), size = _parts(model), head_size(model.config)
-    for layer, heads in zip(layers, kept, strict=True):
+    family, size = family_of(model, "student.width.num_attention_heads", "heads"), head_size(model.config)
+    attention = family.attention
+    assert attention is not None, "the family supports heads"
+    for layer, heads in zip(family.layers_of(model), kept, strict=True):
         columns = (torch.tensor(heads)[:, None] * size + torch.arange(size)).flatten()
         core: Any = layer.get_submodule(attention.module)
-        for name in attention.projections:
-            _cut(core, name, columns, 0)
+        output: Any = layer.get_submodule(attention.output)
+        positions = [name for name in attention.position_projections if hasattr(core, name)]
+        for name in (*attention.projections, *positions):
+            _cut_blocks(core, name, columns, output.in_features)
         _cut(layer, attention.output, columns, 1)
         for name in ("num_attention_heads", "n_heads"):
             if hasattr(core, name):
@@ -84,16 +96,19 @@ def keep_rows(model: PreTrainedModel, kept: Sequence[Sequence[int]]) -> None:
 
     Args:
         model: Of a known family.
-        kept: Rows to keep in each layer, counted from 0; the same number in every layer.
+        kept: Rows to keep in each entry of the list of layers, counted from 0; the same number in each.
 
     Raises:
-        ModelError: The family is not known.
+        ModelError: The family is not known, or its rows cannot be pruned.
     """
-    layers, _, feed_forward = _parts(model)
-    for layer, rows in zip(layers, kept, strict=True):
-        _cut(layer, feed_forward.first, torch.tensor(rows), 0)
+    family = family_of(model, "student.width.intermediate_size", "rows")
+    feed_forward = family.feed_forward
+    assert feed_forward is not None, "the family supports rows"
+    for layer, rows in zip(family.layers_of(model), kept, strict=True):
+        second: Any = layer.get_submodule(feed_forward.second)
+        _cut_blocks(layer, feed_forward.first, torch.tensor(rows), second.in_features)
         _cut(layer, feed_forward.second, torch.tensor(rows), 1)
-    setattr(model.config, family_of(model).intermediate_size, len(kept[0]))
+    setattr(model.config, family.intermediate_size, len(kept[0]))
 
 
 def classifier_class(config: PreTrainedConfig, task: Task = SINGLE_LABEL) -> Any:
@@ -122,16 +137,18 @@ def _narrowed(stock: type[PreTrainedModel]) -> type[PreTrainedModel]:
     def init(self: Any, config: PreTrainedConfig, *args: Any, **kwargs: Any) -> None:
         stock.__init__(self, config, *args, **kwargs)
         # Which heads does not matter: weights are loaded later.
-        keep_heads(self, [range(getattr(config, KEPT_HEADS))] * config.num_hidden_layers)
+        num_entries = len(family_of(config).layers_of(self))
+        keep_heads(self, [range(getattr(config, KEPT_HEADS))] * num_entries)
 
     # The name is saved in config.json, where it identifies the forward pass.
     return type(stock.__name__, (stock,), {"__init__": init, "__module__": __name__})
 
 
-def _parts(model: PreTrainedModel) -> tuple[nn.ModuleList, Attention, FeedForward]:
-    family = family_of(model, "student.width", "width")
-    assert family.attention is not None and family.feed_forward is not None, "the family supports width"
-    return family.layers_of(model), family.attention, family.feed_forward
+def _cut_blocks(parent: nn.Module, name: str, kept: torch.Tensor, num_rows: int) -> None:
+    """Keep only these rows of each block of ``num_rows`` rows of a Linear below ``parent``."""
+    linear: Any = parent.get_submodule(name)
+    blocks = range(0, linear.out_features, num_rows)
+    _cut(parent, name, torch.cat([kept + first for first in blocks]), 0)
 
 
 def _cut(parent: nn.Module, name: str, kept: torch.Tensor, dim: int) -> None:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 from pathlib import Path
 
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from ...errors import ModelError
 from ..checkpoints.load import load_config, new_classifier
-from ..models.families import family_of
+from ..models.families import family_of, with_layers
 from ..tasks import SINGLE_LABEL, Task
 
 
@@ -27,16 +26,27 @@ def spread_layers(teacher_dir: Path, num_layers: int) -> list[int]:
     return [round(layer * (have - 1) / max(1, num_layers - 1)) for layer in range(num_layers)]
 
 
-def check_layers(layers: list[int], num_layers: int, owner: str) -> None:
-    """Check that ``student.layers`` are among ``num_layers``, distinct and in ascending order.
+def check_layers(layers: list[int], source: PreTrainedConfig, owner: str) -> None:
+    """Check that ``student.layers`` are layers of a model, distinct and in ascending order.
+
+    Args:
+        layers: The layers, from 0.
+        source: Configuration of the model.
+        owner: Its name, for the error message.
 
     Raises:
-        ModelError: They are not; names the layers' ``owner``.
+        ModelError: They are not, its layers cannot be selected, or its first one must be among them.
     """
+    family, num_layers = family_of(source, "student.layers", "layers"), source.num_hidden_layers
     if not layers or layers != sorted(set(layers)) or not 0 <= layers[0] <= layers[-1] < num_layers:
         raise ModelError(
             f"student.layers: {layers} given; {owner} has layers 0 to {num_layers - 1}; "
             "list one or more of them, each once, in ascending order"
+        )
+    if family.own_first_layer and layers[0] != 0:
+        raise ModelError(
+            f"student.layers: {layers} given, but the first layer of a {family.name} differs from the others and must "
+            f"stay the first; begin with 0"
         )
 
 
@@ -45,6 +55,8 @@ def student_from_layers(
 ) -> PreTrainedModel:
     """Build a new model from the teacher's embeddings, the given layers, its pooler and its head.
 
+    Layers that share weights in the teacher share them in the student, unless others do not: then each gets its own.
+
     Args:
         teacher: A sequence classifier of a known family.
         layers: Layers to keep, from 0, ascending.
@@ -52,21 +64,19 @@ def student_from_layers(
         task: The task of both.
 
     Raises:
-        ModelError: The family is unknown, or a layer does not exist, is given twice or out of order.
+        ModelError: As :func:`check_layers`.
     """
-    place = f"{teacher.base_model_prefix}.{family_of(teacher, 'student.layers', 'layers').layers}"
-    num_layers = teacher.config.num_hidden_layers
-    check_layers(layers, num_layers, owner)
-    config = copy.deepcopy(teacher.config)
-    config.num_hidden_layers = len(layers)
-    student = new_classifier(config, task)
-    kept = {f"{place}.{layer}.": f"{place}.{number}." for number, layer in enumerate(layers)}
-    weights = {}
-    for name, value in teacher.state_dict().items():
-        if not name.startswith(f"{place}."):
-            weights[name] = value
-        for old, new in kept.items():
-            if name.startswith(old):
-                weights[new + name.removeprefix(old)] = value
-    student.load_state_dict(weights)
+    check_layers(layers, teacher.config, owner)
+    family, config = family_of(teacher), with_layers(teacher.config, layers)
+    place = f"{teacher.base_model_prefix}.{family.layers}"
+    student, weights = new_classifier(config, task), teacher.state_dict()
+    source_of = {
+        f"{place}.{family.place_of_layer(config, number)}.": f"{place}.{family.place_of_layer(teacher.config, layer)}."
+        for number, layer in enumerate(layers)
+    }
+    taken = {}
+    for name in student.state_dict():
+        own = next((own for own in source_of if name.startswith(own)), "")
+        taken[name] = weights[source_of.get(own, "") + name.removeprefix(own)]
+    student.load_state_dict(taken)
     return student.eval()

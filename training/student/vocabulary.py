@@ -1,14 +1,15 @@
-"""Trim a WordPiece vocabulary, in tokenizer and embedding, to the pieces that texts use.
+"""Trim a vocabulary, in tokenizer and embedding, to the pieces that texts use.
 
-The remaining pieces spell every text that could be spelled before: every single character of any piece is kept, at the
-beginning of a word and inside it, so that a removed piece is split into shorter ones.
+The remaining pieces spell every text that could be spelled before: every single character of any piece is kept, so that
+a removed piece is split into shorter ones. What a vocabulary needs besides depends on the tokenizer's model, see
+:mod:`.pieces`.
 """
 
 from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from ...errors import ModelError
 from ...texts import TextOrPair
 from ..data.tokenized import TokenizedSplit, from_rows
 from ..models.tied_embedding_rows import share_rows
+from .pieces import piece_model
 from .size_config import VocabularyConfig
 
 _TOKEN_IDS = ("pad_token_id", "bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id", "mask_token_id")
@@ -36,7 +38,11 @@ def check_vocabulary(tokenizer: Any, config: VocabularyConfig) -> None:
 
 
 def pieces_of(
-    tokenizer: Any, config: VocabularyConfig, texts: Sequence[TextOrPair], others: Sequence[TextOrPair]
+    tokenizer: Any,
+    config: VocabularyConfig,
+    texts: Sequence[TextOrPair],
+    others: Sequence[TextOrPair],
+    fixed: Iterable[int] = (),
 ) -> list[int]:
     """Return the ids of the pieces that a student keeps of its tokenizer, ascending.
 
@@ -45,6 +51,7 @@ def pieces_of(
         config: The section ``student.vocabulary``.
         texts: Training texts, whose pieces have priority.
         others: Further texts.
+        fixed: Ids that are kept in any case.
 
     Raises:
         ModelError: As :func:`pieces_to_keep`.
@@ -56,6 +63,7 @@ def pieces_of(
         min_count=config.min_count,
         size=config.size,
         others_spelled=config.others == "spelled",
+        fixed=fixed,
     )
 
 
@@ -92,23 +100,26 @@ def pieces_to_keep(
     min_count: int = 1,
     size: int | None = None,
     others_spelled: bool = True,
+    fixed: Iterable[int] = (),
 ) -> list[int]:
     """Return the ids of the pieces that a trimmed vocabulary keeps, ascending.
 
     Args:
-        tokenizer: A fast tokenizer, with a WordPiece model if the other pieces are to be spelled.
+        tokenizer: A fast tokenizer, with a model of a registered type if the other pieces are to be spelled.
         texts: Texts whose pieces have priority.
         others: Further texts, whose pieces come after those of ``texts``.
         min_count: Keep pieces that occur at least this often in both together.
         size: Keep at most this many pieces: those of ``texts`` first, frequent ones before rare ones.
         others_spelled: Whether single characters are kept, so that they spell the removed pieces.
+        fixed: Ids that are kept in any case.
 
     Raises:
         ModelError: The tokenizer has another model, or ``size`` is less than the pieces that every text needs.
     """
-    needed = set(tokenizer.all_special_ids) | set(tokenizer.added_tokens_decoder)
-    if others_spelled:
-        needed |= _spelling(_wordpiece(tokenizer))
+    needed = set(tokenizer.all_special_ids) | set(tokenizer.added_tokens_decoder) | set(fixed)
+    model = piece_model(tokenizer) if others_spelled else None
+    if model is not None:
+        needed |= model.needed()
     if size is not None and size <= len(needed):
         characters = " and single characters that spell every text" if others_spelled else ""
         raise ModelError(
@@ -119,8 +130,12 @@ def pieces_to_keep(
     counts.update(first)
     used = [piece for piece, count in counts.items() if count >= min_count and piece not in needed]
     used.sort(key=lambda piece: (piece not in first, -counts[piece], piece))
-    room = None if size is None else size - len(needed)
-    return sorted(needed | set(used[:room]))
+    kept = set(needed)
+    for piece in used:
+        more = ({piece} if model is None else model.parts(piece)) - kept
+        if size is None or len(kept) + len(more) <= size:
+            kept |= more
+    return sorted(kept)
 
 
 def covered_share(tokenizer: Any, kept: Sequence[int], texts: Sequence[TextOrPair]) -> float | None:
@@ -168,6 +183,7 @@ def trim_vocabulary(model: PreTrainedModel, tokenizer: Any, kept: Sequence[int])
         tokenizer_object=Tokenizer.from_str(json.dumps(_with_new_ids(tokenizer, new_id))),
         model_input_names=tokenizer.model_input_names,
         model_max_length=tokenizer.model_max_length,
+        truncation_side=tokenizer.truncation_side,
         **tokenizer.special_tokens_map,
     )
 
@@ -183,10 +199,23 @@ def respelled(split: TokenizedSplit, old: Any, new: Any, max_length: int) -> Tok
         new: The tokenizer returned by ``trim_vocabulary``.
         max_length: Pieces after which a row is cut; its last one, which ends every text, is kept.
     """
-    model = _wordpiece(new)
-    spelled = {
-        piece: _spell(old.convert_ids_to_tokens(int(piece)), model) for piece in np.unique(split.input_ids)
+    model, before = piece_model(new), piece_model(old)
+    if model.type != before.type:
+        raise ModelError(
+            f"data.augmentation.masked: its texts are pieces of the teacher's tokenizer, a {before.type}, which the "
+            f"student's, a {model.type}, cannot spell; remove it, or use a student with a {before.type} tokenizer"
+        )
+    added, own = new.get_added_vocab(), new.special_tokens_map
+    roles = {
+        token: own[role]
+        for role, token in old.special_tokens_map.items()
+        if isinstance(token, str) and role in own
     }
+    spelled: dict[int, list[int]] = {}
+    for piece in np.unique(split.input_ids).tolist():
+        name = old.convert_ids_to_tokens(piece)
+        name = roles.get(name, name)
+        spelled[piece] = [added[name]] if name in added else model.spell(new, name)
     rows = [
         np.array([part for piece in split.row(number) for part in spelled[piece]], dtype=np.int32)
         for number in range(len(split))
@@ -210,75 +239,27 @@ def _cut(row: np.ndarray, max_length: int) -> np.ndarray:
     return row if len(row) <= max_length else np.append(row[: max_length - 1], row[-1])
 
 
-def _spell(piece: str, model: dict[str, Any]) -> list[int]:
-    """Split a piece into the ids of its longest parts from the left, as WordPiece does."""
-    vocabulary, prefix = model["vocab"], model["continuing_subword_prefix"]
-    if piece in vocabulary:
-        return [vocabulary[piece]]
-    rest, begun, ids = piece.removeprefix(prefix), piece.startswith(prefix), []
-    while rest:
-        for end in range(len(rest), 0, -1):
-            part = (prefix if begun else "") + rest[:end]
-            if part in vocabulary:
-                ids.append(vocabulary[part])
-                rest, begun = rest[end:], True
-                break
-        else:
-            return [vocabulary[model["unk_token"]]]
-    return ids
-
-
-def _spelling(model: dict[str, Any]) -> set[int]:
-    """Return the ids of single characters, and of pieces that contain a character without its own piece."""
-    vocabulary, prefix = model["vocab"], model["continuing_subword_prefix"]
-    special = {token["content"] for token in model["added_tokens"]}
-
-    def is_needed(piece: str) -> bool:
-        characters = piece.removeprefix(prefix)
-        parts = [prefix + character for character in characters]
-        if characters == piece:
-            parts[0] = characters[0]
-        return len(characters) == 1 or not all(part in vocabulary for part in parts)
-
-    return {
-        number
-        for piece, number in vocabulary.items()
-        if piece and piece not in special and not _unused(piece) and is_needed(piece)
-    }
-
-
-def _unused(piece: str) -> bool:
-    """Return whether a piece is one of the unused entries of BERT's vocabularies."""
-    return piece.startswith("[unused") and piece.endswith("]")
-
-
 def _pieces(tokenizer: Any, texts: Sequence[TextOrPair]) -> list[int]:
     rows = tokenizer(list(texts), add_special_tokens=False)["input_ids"] if texts else []
     return [piece for row in rows for piece in row]
 
 
-def _wordpiece(tokenizer: Any) -> dict[str, Any]:
-    """Return the tokenizer's model as in its file, together with its ``added_tokens``."""
-    whole = json.loads(tokenizer.backend_tokenizer.to_str())
-    kind = whole["model"].get("type")
-    if kind != "WordPiece":
-        raise ModelError(
-            f"student.vocabulary: the tokenizer's model is {kind}; only WordPiece vocabularies, such as those of "
-            f"BERT and DistilBERT, can be trimmed; remove the section"
-        )
-    return {**whole["model"], "added_tokens": whole["added_tokens"]}
-
-
 def _with_new_ids(tokenizer: Any, new_id: dict[int, int]) -> dict[str, Any]:
     whole = json.loads(tokenizer.backend_tokenizer.to_str())
-    vocabulary = whole["model"]["vocab"]
-    whole["model"]["vocab"] = {piece: new_id[old] for piece, old in vocabulary.items() if old in new_id}
+    whole["model"] = piece_model(tokenizer).with_new_ids(new_id)
     for token in whole["added_tokens"]:
         token["id"] = new_id[token["id"]]
-    after = whole.get("post_processor") or {}
-    for token in after.get("special_tokens", {}).values():  # TemplateProcessing
-        token["ids"] = [new_id[old] for old in token["ids"]]
-    for name in ("sep", "cls"):  # BertProcessing
-        if isinstance(after.get(name), list):
-            after[name] = [after[name][0], new_id[after[name][1]]]
+    _renumber(whole.get("post_processor") or {}, new_id)
     return whole
+
+
+def _renumber(processor: dict[str, Any], new_id: dict[int, int]) -> None:
+    """Give the special tokens of a post-processor of ``tokenizer.json`` their new ids, in place."""
+    for each in processor.get("processors", []):  # Sequence
+        _renumber(each, new_id)
+    special = processor.get("special_tokens")
+    for token in special.values() if isinstance(special, dict) else ():  # TemplateProcessing
+        token["ids"] = [new_id[old] for old in token["ids"]]
+    for name in ("sep", "cls"):  # BertProcessing, RobertaProcessing
+        if isinstance(processor.get(name), list):
+            processor[name] = [processor[name][0], new_id[processor[name][1]]]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from ...errors import ModelError
 from ...texts import TextOrPair
 from ..data.tokenized import TokenizedSplit
-from ..models.families import family_of
+from ..models.families import Capability, family_of
 from ..models.inference import logits_of_batches
 from ..models.passes import length_batches, training_limit
 from ..models.structured_pruning import head_size, keep_heads, keep_rows, num_heads, num_rows, readers
@@ -23,6 +24,8 @@ from .size_config import WidthConfig
 NUM_TEXTS = 1000
 _BATCH_SIZE = 32
 _MAX_LENGTH = 128  # default number of tokens that texts are cut to
+
+_Place = tuple[str, int]  # of a mask: on "heads" or "rows", and the entry of the list of layers
 
 
 def check_width(width: WidthConfig, config: PreTrainedConfig, where: str = "student.width") -> None:
@@ -34,15 +37,20 @@ def check_width(width: WidthConfig, config: PreTrainedConfig, where: str = "stud
         where: The section's name, for the error message.
 
     Raises:
-        ModelError: A key exceeds what the model has (names key, given value and maximum), or its family is unknown.
+        ModelError: A key exceeds what the model has (names key, given value and maximum), its family is unknown, or
+            what the key prunes cannot be pruned in models of its family.
     """
-    family_of(config, where, "width")
+    family_of(config, where)
     rows, heads = num_rows(config), num_heads(config)
-    for name, wanted, there, what in (
-        ("intermediate_size", width.intermediate_size, rows, "feed-forward rows"),
-        ("num_attention_heads", width.num_attention_heads, heads, "attention heads"),
-    ):
-        if wanted is not None and not 1 <= wanted <= there:
+    keys: tuple[tuple[str, Capability, int | None, int, str], ...] = (
+        ("intermediate_size", "rows", width.intermediate_size, rows, "feed-forward rows"),
+        ("num_attention_heads", "heads", width.num_attention_heads, heads, "attention heads"),
+    )
+    for name, part, wanted, there, what in keys:
+        if wanted is None:
+            continue
+        family_of(config, f"{where}.{name}", part)
+        if not 1 <= wanted <= there:
             raise ModelError(
                 f"{where}.{name}: {wanted:,} given; each layer of the student has {there:,} {what}; "
                 f"accepted: 1 to {there:,}, or null to keep all"
@@ -84,22 +92,23 @@ def narrow(
     else:
         split = task.tokenize_texts(chosen, tokenizer, length, model.config.num_labels or 0)
     head_scores, row_scores = importance(model, split, task)
-    if width.num_attention_heads not in (None, num_heads(model.config)):
+    if head_scores is not None and width.num_attention_heads not in (None, num_heads(model.config)):
         keep_heads(model, _best(head_scores, width.num_attention_heads))
-    if width.intermediate_size not in (None, num_rows(model.config)):
+    if row_scores is not None and width.intermediate_size not in (None, num_rows(model.config)):
         keep_rows(model, _best(row_scores, width.intermediate_size))
 
 
 def importance(
     model: PreTrainedModel, split: TokenizedSplit, task: Task = SINGLE_LABEL
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor | None, Tensor | None]:
     """Estimate, to first order, how removing a head or a feed-forward row would change the loss.
 
     With an all-ones mask ``m`` on the heads' outputs, the importance of head h is ``E_x |dL(x) / dm_h|``, which is
     ``E_x |sum_s Att_h(x)_s . dL(x) / dAtt_h(x)_s|`` over a text's positions s (Michel, Levy and Neubig 2019,
     arXiv:1905.10650, section 4.1). That of row i is the same for its activation a, ``E_x |sum_s a_is dL / da_is|``
     (Molchanov et al. 2017, arXiv:1611.06440, section 2.2). L is the task's loss against the labels; for a text
-    without a label the model's prediction is used. Values are comparable only within a layer.
+    without a label the model's prediction is used. Values are comparable only within a layer. Layers that share weights
+    have one mask.
 
     Args:
         model: A classifier; it is run without dropout, and its mode is restored.
@@ -107,44 +116,58 @@ def importance(
         task: The classifier's task.
 
     Returns:
-        float32[layers, heads] and float32[layers, rows].
+        float32[layers, heads] and float32[layers, rows], or None where the family does not support their pruning;
+        layers that share weights are one.
 
     Raises:
         ModelError: The family is not known.
     """
-    read: list[Tensor] = []
+    read: list[tuple[_Place, Tensor]] = []
+    places: dict[_Place, Any] = {
+        (part, layer): reader
+        for layer, pair in enumerate(readers(model))
+        for part, reader in zip(("heads", "rows"), pair, strict=True)
+        if reader is not None
+    }
     hooks = [
-        reader.register_forward_pre_hook(lambda _, inputs: read.append(inputs[0]))
-        for pair in readers(model)
-        for reader in pair
+        reader.register_forward_pre_hook(partial(_record, read, place)) for place, reader in places.items()
     ]
     batches = length_batches(split.lengths, _BATCH_SIZE, training_limit(model).tokens)
     pad = int(model.config.pad_token_id or 0)
-    sums: list[Tensor] = []
+    sums: dict[_Place, Tensor] = {}
     try:
         with torch.enable_grad():
             for _, labels, logits in logits_of_batches(model, split, batches, pad_token_id=pad):
                 # Texts in a batch are independent, so the gradient of the summed loss is that of each text.
                 loss = task.hard_loss(logits, task.with_own_labels(labels, logits), num_items=1)
-                found = _per_text(loss, read, head_size(model.config))
+                for place, found in _per_text(loss, read, head_size(model.config)).items():
+                    sums[place] = sums.get(place, 0) + found.abs().sum(0)
                 read.clear()
-                sums = [a + b for a, b in zip(sums, found, strict=True)] if sums else found
     finally:
         for hook in hooks:
             hook.remove()
-    means = [each.cpu() / len(split) for each in sums]
-    return torch.stack(means[::2]), torch.stack(means[1::2])
+
+    def means(part: str) -> Tensor | None:
+        own = [sums[place].cpu() / len(split) for place in places if place[0] == part]
+        return torch.stack(own) if own else None
+
+    return means("heads"), means("rows")
 
 
-def _per_text(loss: Tensor, read: list[Tensor], size: int) -> list[Tensor]:
-    """Return the sums over B texts for each reader's input: heads ``[B, S, A * d]`` and rows ``[B, S, I]`` in turn."""
-    found = []
-    for number, (each, gradient) in enumerate(zip(read, torch.autograd.grad(loss, read), strict=True)):
+def _record(read: list[tuple[_Place, Tensor]], place: _Place, _: Any, inputs: tuple[Tensor, ...]) -> None:
+    read.append((place, inputs[0]))
+
+
+def _per_text(loss: Tensor, read: list[tuple[_Place, Tensor]], size: int) -> dict[_Place, Tensor]:
+    """Return the change by each mask, [B, A] or [B, I], of heads [B, S, A * d] and rows [B, S, I] that were read."""
+    changes: dict[_Place, Tensor] = {}
+    gradients = torch.autograd.grad(loss, [each for _, each in read])
+    for (place, each), gradient in zip(read, gradients, strict=True):
         change = (each.detach() * gradient).sum(1)
-        if number % 2 == 0:
+        if place[0] == "heads":
             change = change.unflatten(1, (-1, size)).sum(2)
-        found.append(change.abs().sum(0))
-    return found
+        changes[place] = changes.get(place, 0) + change
+    return changes
 
 
 def _best(scores: Tensor, count: int | None) -> list[list[int]]:

@@ -32,7 +32,7 @@ from ..models.runtime import evaluation_device, intra_op_threads, quiet
 from ..section import Balance
 from ..tasks import SINGLE_LABEL, Task
 from .best_epoch import BestEpoch
-from .config import TeacherConfig
+from .config import OneTeacher
 from .file_teacher import prepare_file_teacher
 from .initial import InitialTeacher, initial_teacher
 from .trainer import teacher_trainer
@@ -44,7 +44,7 @@ _FORMAT = 4
 
 
 def teacher_key(
-    config: TeacherConfig,
+    config: OneTeacher,
     data: TextData,
     training: TrainingConfig,
     task: Task = SINGLE_LABEL,
@@ -61,7 +61,7 @@ def teacher_key(
 
 
 def prepare_teacher(
-    config: TeacherConfig,
+    config: OneTeacher,
     data: TextData,
     out_dir: Path,
     *,
@@ -77,7 +77,7 @@ def prepare_teacher(
     """Write the teacher's checkpoint to ``out_dir``, unless it already exists there.
 
     Args:
-        config: The ``teacher`` section; one of its ``members`` where it has several.
+        config: The section of one teacher: one of the ``members`` of ``teacher``.
         data: The teacher is trained on its training split; the best epoch is selected on its validation split.
         out_dir: Written atomically: safetensors, configuration with the labels in the data's order, tokenizer, and
             ``teacher.json``, the record. An existing identical teacher is not modified.
@@ -167,14 +167,14 @@ def _save(
 
 
 def _key(
-    config: TeacherConfig,
+    config: OneTeacher,
     data: TextData,
     max_length: int,
     task: Task,
     metric: str | None,
     balance: Balance,
 ) -> str:
-    settings = config.model_dump(mode="json", exclude={"ensemble", "licence"})
+    settings = config.identity()
     if config.logits is not None:
         splits = data.splits.values()
         # The file is joined with these, besides the texts of the splits.
@@ -223,9 +223,9 @@ def _measure(
         num_threads=num_threads,
         use_gpu=use_gpu,
     )
-    return initial.task.measured(
-        initial.task.predictions(logits),
-        split.labels,
+    return initial.task.measured_on(
+        split,
+        logits,
         data.out_of_scope_id,
         also=[metric],
         label_names=data.label_names,

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from ....training.checkpoints.once import Checkpoints
     from ....training.models.passes import PassShape
-    from ....training.teacher.config import TeacherConfig
+    from ....training.teacher.config import OneTeacher
 
 logger = logging.getLogger(__name__)
 
@@ -95,7 +95,7 @@ def _passes(config: JobConfig, checkpoints: Checkpoints) -> Iterator[tuple[str, 
             yield "graph", "the student's graph runs on", run
 
 
-def _shapes_of(teacher: TeacherConfig, checkpoints: Checkpoints) -> PreTrainedConfig:
+def _shapes_of(teacher: OneTeacher, checkpoints: Checkpoints) -> PreTrainedConfig:
     """Return the configuration of the model that a teacher is, or is made from."""
     from ....training.checkpoints.load import load_config
     from ....training.teacher.config import ScratchConfig

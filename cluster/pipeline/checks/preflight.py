@@ -78,7 +78,8 @@ class CheckedJob:
         from ....training.teacher.config import ScratchConfig
         from ....training.teacher.from_scratch import train_tokenizer
 
-        recipe = self.config.teacher.scratch or self.config.teacher.logits or ScratchConfig()
+        first = self.config.teacher.first
+        recipe = first.scratch or first.logits or ScratchConfig()
         return train_tokenizer(texts_of(self.data.splits["train"]), recipe.vocab_size)
 
     @cached_property
@@ -176,7 +177,7 @@ def _check_folds(job: CheckedJob) -> None:
     if diagnostics.cross_fit is not None:
         from ....training.teacher.cross_fit import folds_of
 
-        folds_of(diagnostics, job.data, job.config.teacher.seed)
+        folds_of(diagnostics, job.data, job.config.teacher.first.seed)
 
 
 def _check_texts(job: CheckedJob) -> None:
@@ -189,7 +190,7 @@ def _check_texts(job: CheckedJob) -> None:
 
 def _check_passes(job: CheckedJob) -> None:
     check_given_tokens(job.settled_config)
-    if isinstance(job.settled_config.training.max_length, int) and job.has_inputs:
+    if isinstance(job.settled_config.training.max_length, int):
         check_memory(job.settled_local_config, job.checkpoints)
 
 
@@ -247,6 +248,7 @@ CHECKS = (
         "long texts",
         ("task", "data", "teacher", "student", "search", "training", "resources"),
         _check_passes,
+        frozenset({"data", "checkpoints"}),
     ),
 )
 """Checks of a job in order, cheap ones first."""

@@ -15,7 +15,7 @@ from ....export.variants.build import build_variant
 from ....search.space.students import student_name
 from ....texts import num_characters, texts_of
 from ...remote.tasks import validation_texts
-from .parts import TEACHER
+from .request import TEACHER
 from .stopwatch import Stopwatch
 
 if TYPE_CHECKING:

@@ -162,10 +162,11 @@ def forecast_job(job: CheckedJob, report: ReportProgress = ignore, seconds: floa
     return Forecast(stages, time.monotonic() - began, _free_bytes(job), free_memory() / MIB, waiting)
 
 
-def _existing(job: CheckedJob) -> tuple[dict[str, str], dict[str, Path | None]]:
-    """Return the stages whose results exist, and the folders of teacher, student and logits, where known."""
+def _existing(job: CheckedJob) -> tuple[dict[str, str], dict[str, Any]]:
+    """Return the stages whose results exist, and the folders of teachers, student and logits, where known."""
     config, store = job.settled_config, job.storage.store
-    folders: dict[str, Path | None] = {"teacher": None, "student": None, "logits": None}
+    nothing = {"teachers": (None,) * config.teacher.num_members, "student": None, "logits": None}
+    folders: dict[str, Any] = {**nothing}
     reused: dict[str, str] = {}
     try:
         source = None
@@ -177,14 +178,17 @@ def _existing(job: CheckedJob) -> tuple[dict[str, str], dict[str, Path | None]]:
             models = ModelReuse(config, source, job.data).available()
             reused = dict.fromkeys(("teacher", "logits", "student", "search", *models), source.id)
             folders["student"] = store.fetch(source.best)
-            folders["teacher"] = store.fetch(source.stage_record("teacher")["result"]["key"])
+            folders["teachers"] = (store.fetch(source.stage_record("teacher")["result"]["key"]),)
             return reused, folders
-        keys = [] if store.directory is None else _teacher_keys(job)
-        if store.directory is not None and all(store.has_folder(key) for key in keys):
+        if store.directory is None:
+            return reused, folders
+        held = [store.fetch(key) if store.has_folder(key) else None for key in _teacher_keys(job)]
+        if None not in held:
             reused["teacher"] = "cache"
-            folders["teacher"], folders["logits"] = store.fetch(keys[0]), store.directory / LOGITS
+        if None not in held or config.teacher.are_different:
+            folders["teachers"], folders["logits"] = tuple(held), store.directory / LOGITS
     except (DistiltuneError, OSError, KeyError):  # of a damaged run; it would be run again
-        reused, folders = {}, dict.fromkeys(folders)
+        reused, folders = {}, {**nothing}
     return reused, folders
 
 

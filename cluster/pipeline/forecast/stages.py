@@ -14,7 +14,7 @@ from ....search.space.space import searched
 from ....search.space.students import is_measured, student_names
 from ....training.teacher.cross_fit import cross_fit_work
 from ...specification.config import JobConfig
-from .request import Places
+from .request import Places, teacher_part
 from .search_time import Span, makespan, search_span
 from .trial_seconds import TrialSeconds
 
@@ -132,43 +132,46 @@ class StageForecasts:
         )
 
     def _teacher(self) -> StageForecast:
-        found, places = self._measured["teacher"], self._known.places
-        num, training = self._config.teacher.ensemble, found["training"]
-        labelling = found["labelling_s"]
-        once = found["build_s"] + found["tokenize_s"] + found["save_s"] + labelling["validation"]
-        checkpoint, how = 0, "loaded and measured"
-        if training is not None:
-            epoch = training["epoch_s"] + labelling["validation"] + 2 * training["save_s"]
-            once += training["epochs"] * epoch
-            checkpoint = training["checkpoint_bytes"] + training["model_bytes"]
-            how = f"{training['epochs']:g} epochs of {training['epoch_s']:.0f} s" + _in_passes(training)
-        several = f"{num} teachers, " if num > 1 else ""
-        seconds = self._worker_s + makespan([once] * num, places.num_teachers)
-        num_at_once = min(num, places.num_teachers)
+        teachers = [each for each in self._teachers() if not each.get("is_held")]
+        num_at_once = max(1, min(len(teachers), self._known.places.num_teachers))
+        seconds = self._worker_s + makespan(list(map(_teacher_s, teachers)), self._known.places.num_teachers)
+        disk = sum(each["bytes"] for each in teachers)
+        checkpoints = sorted(map(_checkpoint_bytes, teachers))
+        num, hows = self._config.teacher.num_members, dict.fromkeys(map(_how_made, teachers))
         return StageForecast(
             "teacher",
             _about(seconds),
-            num * found["bytes"],
-            num * found["bytes"] + num_at_once * checkpoint,
-            _RAY_MIB + num_at_once * found["peak_mib"],
-            several + how,
+            disk,
+            disk + sum(checkpoints[-num_at_once:]),
+            self._teachers_mib(num_at_once),
+            ", ".join([*([f"{num} teachers"] if num > 1 else []), *hows]),
         )
 
+    def _teachers(self) -> list[Mapping[str, Any]]:
+        """Return the measurement of each teacher that is run; of those that differ in their seed, of the first."""
+        teacher, first = self._config.teacher, self._measured["teacher"]
+        if not teacher.are_different:
+            return [first] * teacher.num_members
+        others = (self._measured.get(teacher_part(number)) for number in range(1, teacher.num_members))
+        return [first, *(each for each in others if each is not None)]
+
+    def _teachers_mib(self, num_at_once: int) -> float:
+        """Return the memory of the largest teachers at a time."""
+        return _RAY_MIB + sum(sorted(each["peak_mib"] for each in self._teachers())[-num_at_once:])
+
     def _logits(self) -> StageForecast:
-        found, num = self._measured["teacher"], self._config.teacher.ensemble
-        labelled = {name: each for name, each in found["labelling_s"].items() if name not in found["cached"]}
-        total = sum(found["num_texts"][name] for name in labelled)
-        load_s = found["build_s"] if labelled else 0.0
-        seconds = found["tokenize_s"] + found["duplicates_s"]
+        found, teachers = self._measured["teacher"], self._teachers()
+        total = max(sum(each["num_texts"][name] for name in _unlabelled(each)) for each in teachers)
+        tokenizing = teachers if self._config.teacher.are_different else [found]
+        seconds = sum(each["tokenize_s"] for each in tokenizing) + found["duplicates_s"]
         # Each teacher of an ensemble labels in a task of its own, which tokenizes the texts as well.
-        once = sum(labelled.values()) + load_s + (found["tokenize_s"] if num > 1 else 0.0)
-        seconds += makespan([once] * num, self._known.places.num_teachers)
+        has_tasks = self._config.teacher.num_members > 1
+        once = [_labelling_s(each) + (each["tokenize_s"] if has_tasks else 0.0) for each in teachers]
+        seconds += makespan(once, self._known.places.num_teachers)
         seconds += self._cross_fit_s()
-        disk = num * sum(found["logits_bytes"][name] for name in labelled)
+        disk = sum(each["logits_bytes"][name] for each in teachers for name in _unlabelled(each))
         how = (
-            f"{total:,} texts labelled, near-duplicates"
-            if labelled
-            else "no text is labelled, near-duplicates"
+            f"{total:,} texts labelled, near-duplicates" if total else "no text is labelled, near-duplicates"
         )
         num_folds = self._config.data.diagnostics.cross_fit
         if num_folds is not None:
@@ -177,8 +180,8 @@ class StageForecasts:
                 if found["training"] is None
                 else f", {num_folds} folds trained"
             )
-        num_at_once = min(max(num, num_folds or 1), self._known.places.num_teachers)
-        memory = _RAY_MIB + num_at_once * found["peak_mib"]
+        num_at_once = min(max(len(teachers), num_folds or 1), self._known.places.num_teachers)
+        memory = max(self._teachers_mib(num_at_once), _RAY_MIB + num_at_once * found["peak_mib"])
         return StageForecast("logits", _about(seconds), disk, disk, memory, how)
 
     def _cross_fit_s(self) -> float:
@@ -333,6 +336,40 @@ def _in_passes(*trainings: Mapping[str, Any]) -> str:
         return ""
     largest = max(bounds, key=lambda each: each["bytes"])
     return f", passes of up to {largest['tokens']:,} tokens, {largest['bytes'] / MIB:,.0f} MiB"
+
+
+def _teacher_s(found: Mapping[str, Any]) -> float:
+    """Return the seconds in which a teacher is prepared."""
+    training, labelling = found["training"], found["labelling_s"]
+    once = found["build_s"] + found["tokenize_s"] + found["save_s"] + labelling["validation"]
+    if training is None:
+        return once
+    epoch = training["epoch_s"] + labelling["validation"] + 2 * training["save_s"]
+    return once + training["epochs"] * epoch
+
+
+def _checkpoint_bytes(found: Mapping[str, Any]) -> int:
+    """Return the size of what an unfinished training keeps."""
+    training = found["training"]
+    return 0 if training is None else training["checkpoint_bytes"] + training["model_bytes"]
+
+
+def _how_made(found: Mapping[str, Any]) -> str:
+    training = found["training"]
+    if training is None:
+        return "loaded and measured"
+    return f"{training['epochs']:g} epochs of {training['epoch_s']:.0f} s" + _in_passes(training)
+
+
+def _unlabelled(found: Mapping[str, Any]) -> list[str]:
+    """Return the kinds of texts whose logits a teacher has to compute."""
+    return [name for name in found["labelling_s"] if name not in found["cached"]]
+
+
+def _labelling_s(found: Mapping[str, Any]) -> float:
+    """Return the seconds in which a teacher is loaded and labels texts."""
+    kinds = _unlabelled(found)
+    return sum(found["labelling_s"][name] for name in kinds) + (found["build_s"] if kinds else 0.0)
 
 
 def _about(seconds: float) -> Span:

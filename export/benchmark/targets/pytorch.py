@@ -7,6 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ....texts import num_characters
+from .answers import open_answerer
 from .base import Opened, OpenOptions, Target, register
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ def set_threads(num_threads: int) -> None:
 def open_pipeline(
     model: Any, tokenizer: Any, logits: Any, options: OpenOptions, *, device: str = "cpu"
 ) -> Opened:
-    """Wrap a model in the transformers pipeline, in inference mode."""
+    """Wrap a model in the transformers pipeline, in inference mode; one of questions is decoded as in the runtime."""
     import torch
     from transformers import pipeline
 
@@ -62,6 +63,8 @@ def open_pipeline(
     tokenizer.model_input_names = ["input_ids", *types, "attention_mask"]
     tokenizer.model_max_length = options.max_length  # to which the pipeline of tokens truncates
     task = tasks.get(options.task)
+    if task.of_windows:
+        return open_answerer(model, tokenizer, logits, options, device=device)
     of_tokens = task.of_tokens
     given_once: dict[str, Any] = {"aggregation_strategy": "simple"} if of_tokens else {}
     each_time = {} if of_tokens else {"truncation": True, "max_length": options.max_length}

@@ -9,6 +9,7 @@ import numpy as np
 import tokenizers
 
 from ....errors import ArtifactError
+from ....training.tasks.spans.windows import Window
 from ...artifact.manifest import MODEL_FILE, TOKENIZER_FILE
 
 _LEAST_MASK = 64
@@ -79,8 +80,8 @@ class Feeds:
             feed["token_type_ids"] = np.array((type_ids,), dtype) if type_ids else np.zeros(rows.shape, dtype)
         return feed
 
-    def of_batch(self, encodings: Sequence[tokenizers.Encoding]) -> dict[str, np.ndarray]:
-        """Return the inputs ``[B, L]`` of several texts, padded to the longest of them.
+    def of_batch(self, encodings: Sequence[tokenizers.Encoding | Window]) -> dict[str, np.ndarray]:
+        """Return the inputs ``[B, L]`` of several texts or windows, padded to the longest of them.
 
         Raises:
             ArtifactError: An id is beyond the range of the graph's input.

@@ -54,14 +54,20 @@ def inapplicable(names: Iterable[str], model_type: str) -> dict[str, str]:
         names: Names of registered variants.
         model_type: Model type of the student, as in its ``config.json``.
     """
+    why = _why_not_fused(model_type)
+    if why is None:
+        return {}
+    return {name: why for name in names if get(name).source is Source.FUSED_GRAPH}
+
+
+def _why_not_fused(model_type: str) -> str | None:
     from ....training.models import static  # noqa: F401 - its type is registered; loads torch
     from ....training.models.attention_free import has_no_attention
+    from ....training.models.families import find_family
     from ...onnx.graphs import find_graph
 
-    if find_graph(model_type) is None and not has_no_attention(model_type):
-        return {}
-    return {
-        name: f"{model_type} has no attention to fuse"
-        for name in names
-        if get(name).source is Source.FUSED_GRAPH
-    }
+    if find_graph(model_type) is not None or has_no_attention(model_type):
+        return f"{model_type} has no attention to fuse"
+    family = find_family(model_type)
+    why = None if family is None else family.why_not("fused_attention")
+    return None if why is None else f"the attention of {model_type} cannot be fused: {why}"

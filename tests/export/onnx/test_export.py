@@ -236,9 +236,9 @@ def test_attention_that_cannot_be_fused_is_refused_for_families_that_are_not_kno
     bert = AutoModelForSequenceClassification.from_pretrained(students["bert"])
     none, some = dict.fromkeys(ATTENTION_OPS, 0), dict.fromkeys(ATTENTION_OPS, 2)
     variants._check_fused("onnx-fused", bert, none)  # fuse_onnx itself has said what was missing
-    bert.config.model_type = "electra"
+    bert.config.model_type = "ernie"
     variants._check_fused("onnx-fused", bert, some)
-    said = r"onnx-fused-int8: the attention of the family 'electra' cannot be fused; .*export\.variants"
+    said = r"onnx-fused-int8: the attention of the family 'ernie' cannot be fused; .*export\.variants"
     with pytest.raises(ExportError, match=said):
         variants._check_fused("onnx-fused-int8", bert, none)
 

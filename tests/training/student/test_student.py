@@ -126,14 +126,16 @@ def test_the_seed_decides_what_is_new(teachers, tmp_path) -> None:
 
 
 def test_a_family_without_known_layers_is_refused(teachers, tmp_path) -> None:
-    from transformers import ElectraConfig, ElectraForSequenceClassification
+    from transformers import ErnieConfig, ErnieForSequenceClassification
 
-    config = ElectraConfig(vocab_size=50, hidden_size=16, num_hidden_layers=1, num_attention_heads=2)
-    ElectraForSequenceClassification(config).save_pretrained(tmp_path / "electra")
+    config = ErnieConfig(vocab_size=50, hidden_size=16, num_hidden_layers=1, num_attention_heads=2)
+    ErnieForSequenceClassification(config).save_pretrained(tmp_path / "ernie")
     for name in ("tokenizer.json", "tokenizer_config.json"):
-        (tmp_path / "electra" / name).write_bytes((teachers["bert"] / name).read_bytes())
-    student = student_config(checkpoint=str(tmp_path / "electra"))
-    with pytest.raises(ModelError, match=r"student: 'electra' given.*: bert, distilbert, roberta;"):
+        (tmp_path / "ernie" / name).write_bytes((teachers["bert"] / name).read_bytes())
+    student = student_config(checkpoint=str(tmp_path / "ernie"))
+    with pytest.raises(
+        ModelError, match=r"student: 'ernie' given.*: albert, bert, .*, roberta, xlm-roberta;"
+    ):
         build_student(student, teachers["bert"], LABELS, tmp_path / "student")
 
 

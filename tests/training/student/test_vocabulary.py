@@ -143,11 +143,17 @@ def test_what_cannot_be_trimmed_is_refused(teacher, tmp_path):
     tokenizer = load_tokenizer(teacher)
     with pytest.raises(ModelError, match=r"student\.vocabulary\.size: 7 given; .* give more than that"):
         pieces_to_keep(tokenizer, TRAIN, size=7)
-    bpe = tokenizers.ByteLevelBPETokenizer()
-    bpe.train_from_iterator(TRAIN, vocab_size=300, special_tokens=["<pad>", "<unk>"])
-    other = type(tokenizer)(tokenizer_object=tokenizers.Tokenizer.from_str(bpe.to_str()), pad_token="<pad>")
-    with pytest.raises(ModelError, match="the tokenizer's model is BPE; only WordPiece"):
-        pieces_to_keep(other, TRAIN)
+    words = tokenizers.Tokenizer(tokenizers.models.WordLevel({"<pad>": 0, "<unk>": 1, "red": 2}, "<unk>"))
+    marked = tokenizers.CharBPETokenizer()
+    marked.train_from_iterator(TRAIN, vocab_size=60, special_tokens=["<pad>", "<unk>"])
+    for other, said in (
+        (words, "the tokenizer's model is WordLevel; vocabularies of BPE, Unigram, WordPiece can"),
+        (tokenizers.Tokenizer.from_str(marked.to_str()), "model is BPE and has a end_of_word_suffix"),
+    ):
+        given = type(tokenizer)(tokenizer_object=other, pad_token="<pad>")
+        with pytest.raises(ModelError, match=rf"student\.vocabulary: .*{said}.*others to nearest"):
+            pieces_to_keep(given, TRAIN)
+        assert pieces_to_keep(given, [], others_spelled=False) == [0]
 
 
 @pytest.mark.parametrize("section", ["teacher", "student"])

@@ -4,13 +4,14 @@ import json
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import datasets
 import numpy as np
 import pytest
 import torch
 from models import tiny_classifier, tiny_data
-from transformers import AutoModelForSequenceClassification, ElectraConfig
+from transformers import AutoModelForSequenceClassification, ErnieConfig
 
 from distiltune.cluster.pipeline.checks.models import check_models
 from distiltune.cluster.remote.tasks import Task, make_student
@@ -114,6 +115,7 @@ def test_what_contributes_nothing_is_taken_out_and_the_logits_stay(family, wide)
     before, parameters = logits_of(without(model), tokenizer), model.num_parameters()
     split = tokenize_split(TEXTS, TARGETS, tokenizer, 32)
     heads, rows = importance(model, split)
+    assert heads is not None and rows is not None
     assert [sorted(each.topk(3).indices.tolist()) for each in heads] == HEADS
     assert [sorted(each.topk(40).indices.tolist()) for each in rows] == ROWS
     narrow(model, tokenizer, WIDTH, TEXTS, TARGETS)
@@ -134,7 +136,7 @@ def test_importance_is_the_mean_size_of_the_derivative_by_a_mask(family, wide):
     model = model.double()
     texts = [*TEXTS[:3], "open"]
     split = tokenize_split(texts, [2, 0, 1, IGNORED_LABEL], tokenizer, 32)
-    found = importance(model.train(), split)
+    found: Any = importance(model.train(), split)
     assert model.training, "it is left in its mode"
     masked: dict[torch.nn.Module, torch.Tensor] = {}
     for out, second in readers(model.eval()):
@@ -353,8 +355,10 @@ def test_nothing_to_measure_on_none_left_and_unknown_families_are_refused(wide, 
     for name in ("intermediate_size", "num_attention_heads"):
         with pytest.raises(ValueError, match="greater than or equal to 1"):
             width(**{name: 0})
-    with pytest.raises(ModelError, match=r"student\.width: 'electra' given.*: bert, distilbert, roberta;"):
-        check_width(WidthConfig(num_attention_heads=1), ElectraConfig())
+    with pytest.raises(
+        ModelError, match=r"student\.width: 'ernie' given.*: albert, bert, .*, roberta, xlm-roberta;"
+    ):
+        check_width(WidthConfig(num_attention_heads=1), ErnieConfig())
 
 
 def test_widths_are_searched_beside_layers():

@@ -12,8 +12,7 @@ ROBERTA = register(
         BERT,
         model_types=("roberta",),
         classifier="classifier.out_proj",
-        pooler=None,
-        positions_after_padding=True,
+        pooler=(),
         masked_lm_head=("lm_head",),
     )
 )

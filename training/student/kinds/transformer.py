@@ -68,7 +68,6 @@ class TransformerStudent(TrimmedStudent):
         self, teacher: PreTrainedConfig, searched: Mapping[str, Sequence[Any]]
     ) -> PreTrainedConfig:
         """Reject layers, attention heads and feed-forward rows that do not exist."""
-        from ...models.families import family_of
         from ..layers import check_layers
         from ..width import check_width
 
@@ -80,8 +79,7 @@ class TransformerStudent(TrimmedStudent):
                 check_width(width, source, where)
         for layers in searched.get("layers", [] if "num_layers" in searched else [self.layers]):
             if layers is not None:
-                family_of(source, "student.layers", "layers")
-                check_layers(layers, source.num_hidden_layers, self.layers_of)
+                check_layers(layers, source, self.layers_of)
         return source
 
     def check_checkpoints(
@@ -135,6 +133,7 @@ class TransformerStudent(TrimmedStudent):
                 heads or rows are to be kept than it has.
         """
         from ...checkpoints.load import check_max_length
+        from ...models.families import first_position
         from ..logit_change import StepParity
         from ..vocabulary import pieces_of, with_pieces
         from ..width import narrow
@@ -162,7 +161,9 @@ class TransformerStudent(TrimmedStudent):
         num_embeddings = model.config.vocab_size
         if self.vocabulary is not None:
             parity.before(model, tokenizer)
-            kept = pieces_of(tokenizer, self.vocabulary, inputs.texts, inputs.more_texts)
+            # Positions are counted from the padding id, which so keeps its place.
+            fixed = range(first_position(model))
+            kept = pieces_of(tokenizer, self.vocabulary, inputs.texts, inputs.more_texts, fixed)
             trimmed = with_pieces(model, tokenizer, self.vocabulary, kept, inputs.validation_texts)
             tokenizer, num_embeddings, more["vocabulary"] = trimmed
             parity.after("vocabulary", model, tokenizer)

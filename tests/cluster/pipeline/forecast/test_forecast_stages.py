@@ -216,6 +216,28 @@ def test_teachers_and_trials_side_by_side_need_their_memory_together() -> None:
     assert found["teacher"].seconds.middle == pytest.approx(5 + 2 * once)
 
 
+def test_different_teachers_cost_what_each_was_measured_to_cost() -> None:
+    """A fine-tuned first one, a finished second, a file that costs nothing, and one that exists already."""
+    members = "[{scratch: {}}, {checkpoint: a}, {logits: b.csv}, {checkpoint: c}]"
+    config = job(f"teacher.ensemble={members}", "resources.teacher={cpu: 2}")
+    first = {**MEASURED["teacher"], "cached": []}
+    finished = {
+        **first, "training": None, "is_held": False, "build_s": 4.0, "bytes": 100 * MIB, "peak_mib": 1500.0,
+        "labelling_s": {"train": 30.0, "validation": 6.0}, "duplicates_s": 0.0,
+    }  # fmt: skip
+    held = {**finished, "is_held": True, "cached": ["train", "validation"]}
+    measured = {**MEASURED, "teacher 2": finished, "teacher 4": held}
+    found, alone = stages(config, measured=measured), stages(job("resources.teacher={cpu: 2}"))
+    own = 4 + 2 + 1 + 6
+    assert found["teacher"].seconds.middle == pytest.approx(alone["teacher"].seconds.middle + own)
+    assert found["teacher"].disk_bytes == (41 + 100) * MIB
+    assert found["teacher"].how == "4 teachers, 3 epochs of 20 s, loaded and measured"
+    assert found["teacher"].memory_mib - alone["teacher"].memory_mib == 600, "the largest, one at a time"
+    labelling = (10 + 2 + 1 + 2) + (30 + 6 + 4 + 2) + 2
+    assert found["logits"].seconds.middle == pytest.approx(3 * 2 + 1.5 + labelling)
+    assert found["logits"].disk_bytes == 2 * 4800
+
+
 def test_teachers_side_by_side_label_side_by_side() -> None:
     """Each in a task of its own, which tokenizes the texts as well."""
     many = job("teacher.ensemble=3", "resources.teacher={cpu: 1}")

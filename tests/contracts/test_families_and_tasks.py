@@ -1,0 +1,120 @@
+"""Every task on every family: distilled, exported, quantized, and answered as transformers' pipeline does."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from family_probes import MAX_LENGTH
+from tiny_families import TEXTS, config_of, names_of_labels, tiny_model, tokenizer_of
+from transformers import pipeline
+
+from distiltune.export.config import ExportConfig
+from distiltune.export.runtime.classifier import TextClassifier
+from distiltune.export.variants.build import build_variant
+from distiltune.training.checkpoints.load import load_classifier, save_checkpoint
+from distiltune.training.data.collator import DistillationCollator
+from distiltune.training.data.tokenized import TokenizedDataset
+from distiltune.training.distillation.arguments import DistillationTrainingArguments
+from distiltune.training.distillation.trainer import DistillationTrainer
+from distiltune.training.models.families import families
+from distiltune.training.models.inference import compute_logits
+from distiltune.training.ragged import flat
+from distiltune.training.tasks import TASKS, Task
+
+STEPS = 8
+# `make test` has each task on one family here, and each family on one task in test_family_findings.py.
+CASES = [
+    pytest.param(
+        family.name,
+        task,
+        id=f"{family.name}-{task.name}",
+        marks=[] if family.name == "bert" else [pytest.mark.slow],
+    )
+    for family in families()
+    for task in TASKS
+]
+
+
+def texts_of(task: Task) -> list[Any]:
+    return TEXTS if len(task.text_columns) == 1 else list(zip(TEXTS, TEXTS[5:], strict=False))
+
+
+def distilled(family: str, task: Task, folder: Path) -> tuple[float, float]:
+    """Write a student that learns another model's logits; returns how far it was from them before and after."""
+    tokenizer, texts = tokenizer_of(family), texts_of(task)
+    names = names_of_labels(task)
+    teacher = tiny_model(config_of(family, task, num_hidden_layers=1), task)
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        student = tiny_model(config_of(family, task, num_hidden_layers=2), task)
+    split = task.tokenize_texts(texts, tokenizer, MAX_LENGTH, task.num_outputs(names))
+    kind: Any = {"pad_token_id": tokenizer.pad_token_id, "num_threads": 1, "use_gpu": False}
+    logits = compute_logits(teacher, split, **kind)
+
+    def distance() -> float:
+        return float(np.square(flat(compute_logits(student, split, **kind)) - flat(logits)).mean())
+
+    before = distance()
+    args = DistillationTrainingArguments(
+        output_dir=str(folder / "work"), alpha=0.0, temperature=2.0, max_steps=STEPS, learning_rate=3e-3,
+        per_device_train_batch_size=16, report_to="none", use_cpu=True, save_strategy="no", logging_strategy="no",
+        disable_tqdm=True,
+    )  # fmt: skip
+    DistillationTrainer(
+        student, args, train_dataset=TokenizedDataset(split, logits), task=task,
+        data_collator=DistillationCollator(tokenizer.pad_token_id),
+    ).train()  # fmt: skip
+    after = distance()
+    save_checkpoint(student.eval(), tokenizer, folder / "student")
+    return before, after
+
+
+def answered_by_transformers(task: Task, student: Path, texts: list[str]) -> list[Any]:
+    """The answers of the pipeline of transformers, in the runtime's form."""
+    model, tokenizer = load_classifier(student, task)
+    if task.pipeline == "token-classification":
+        tokenizer.model_max_length = MAX_LENGTH
+        find: Any = pipeline(
+            task.pipeline, model=model, tokenizer=tokenizer, device="cpu", aggregation_strategy="first"
+        )
+        return [[(each["start"], each["end"], each["entity_group"]) for each in find(text)] for text in texts]
+    classify: Any = pipeline(task.pipeline, model=model, tokenizer=tokenizer, device="cpu", top_k=None)
+    rows = classify(texts, truncation=True, max_length=MAX_LENGTH)
+    return [{each["label"]: each["score"] for each in row} for row in rows]
+
+
+def check_answers(task: Task, found: list[Any], expected: list[Any]) -> None:
+    """Compare the runtime's answers with those of the pipeline."""
+    for answer, other in zip(found, expected, strict=True):
+        if task.pipeline == "token-classification":
+            assert [(each["start"], each["end"], each["label"]) for each in answer] == other
+        elif task.has_label_sets:
+            scores = {each["label"]: each["score"] for each in answer["labels"]}
+            assert scores == pytest.approx({n: s for n, s in other.items() if s > 0.5}, abs=1e-4)
+        elif task.has_named_labels:
+            assert answer["label"] == max(other, key=other.__getitem__)
+            assert answer["score"] == pytest.approx(max(other.values()), abs=1e-4)
+        else:
+            assert answer["values"] == pytest.approx(other, abs=1e-4)
+
+
+@pytest.mark.parametrize(("family", "task"), CASES)
+def test_a_family_learns_a_task_and_answers_without_torch(family: str, task: Task, tmp_path: Path) -> None:
+    before, after = distilled(family, task, tmp_path)
+    assert after < before
+    options: Any = {
+        "config": ExportConfig(), "max_length": MAX_LENGTH, "task": task.name,
+        "takes_pairs": len(task.text_columns) > 1,
+    }  # fmt: skip
+    record = build_variant("onnx", tmp_path / "student", tmp_path / "onnx", **options)
+    assert record.max_abs_diff < 1e-4
+    base = tmp_path / "onnx" / "model.onnx"
+    record = build_variant("onnx-int8", tmp_path / "student", tmp_path / "int8", base_onnx=base, **options)
+    assert 0 < record.max_abs_diff < 1.0
+    if task.pipeline in ("text-classification", "token-classification"):
+        found = TextClassifier.load(tmp_path / "onnx")(TEXTS)
+        check_answers(task, found, answered_by_transformers(task, tmp_path / "student", TEXTS))
