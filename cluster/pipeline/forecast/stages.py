@@ -230,6 +230,7 @@ class StageForecasts:
         side = "1 trial at a time" if places.num_trials == 1 else f"{places.num_trials} at a time"
         how = f"{num} trials, {side}, about {trials.mean_epoch_s:.1f} s an epoch"
         how += ", early stopping" if config.scheduler.is_active else ""
+        how += _in_passes(*found["points"][0])
         span, most = span.widened(_MEASURING_ERROR).plus(begins), config.budget.wall_time_s
         if most is not None and span.high > most:
             how += f"; ended by search.budget.wall_time_s {most:g}" if span.middle > most else ""
@@ -300,7 +301,7 @@ class StageForecasts:
         num_sample = min(config.num_sample_texts, self._known.num_texts["test"])
         starts = {"onnx": _ONNX_START, BASELINE: 2 * _ONNX_START}  # a baseline has two processes
         seconds = starts.get(target, _PYTORCH_START) * import_s + latency["load_s"] + calls * call
-        seconds += latency.get("fit_s", 0.0)
+        seconds += latency.get("fit_s", 0.0) + latency.get("lengths_s", 0.0)
         seconds += sum(max(0.5, num_sample * (call if size == 1 else batched)) for size in config.batch_sizes)
         if target == "reference":
             return seconds + import_s
@@ -329,6 +330,15 @@ class StageForecasts:
         )
 
 
+def _in_passes(*trainings: Mapping[str, Any]) -> str:
+    """Return the bound on passes in words, where batches of some of the trainings are split into several."""
+    bounds = [each["passes"] for each in trainings if each.get("passes")]
+    if not bounds:
+        return ""
+    largest = max(bounds, key=lambda each: each["bytes"])
+    return f", passes of up to {largest['tokens']:,} tokens, {largest['bytes'] / MIB:,.0f} MiB"
+
+
 def _teacher_s(found: Mapping[str, Any]) -> float:
     """Return the seconds in which a teacher is prepared."""
     training, labelling = found["training"], found["labelling_s"]
@@ -350,7 +360,7 @@ def _how_made(found: Mapping[str, Any]) -> str:
     if training is None:
         return "loaded and measured"
     pairs = f"{training['encoder_s']:.0f} s of pairs, " if training["encoder_s"] else ""
-    return f"{pairs}{training['epochs']:g} epochs of {training['epoch_s']:.0f} s"
+    return f"{pairs}{training['epochs']:g} epochs of {training['epoch_s']:.0f} s" + _in_passes(training)
 
 
 def _unlabelled(found: Mapping[str, Any]) -> list[str]:
@@ -370,7 +380,7 @@ def _about(seconds: float) -> Span:
 
 def _faster(latency: Mapping[str, float], share: float) -> dict[str, float]:
     return {
-        name: value * share if name in ("call_s", "batched_s", "logits_s") else value
+        name: value * share if name in ("call_s", "batched_s", "logits_s", "lengths_s") else value
         for name, value in latency.items()
     }
 
