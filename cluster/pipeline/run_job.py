@@ -301,10 +301,10 @@ def describe_data(job: CheckedJob) -> StageResult:
 
 
 def few_labels_of(job: CheckedJob) -> FewLabels | None:
-    """Return how many of a job's labels have few training texts; None where none has."""
+    """Return how many of a job's labels have few training texts; None where none has, or texts share no labels."""
     from ...training.data.analysis.few_labels import few_labels
 
-    return few_labels(job.data, tasks.get(job.config.task))
+    return few_labels(job.data) if tasks.get(job.config.task).shares_labels else None
 
 
 def few_labels_in_words(job: CheckedJob, few: FewLabels) -> str:

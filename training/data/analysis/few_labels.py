@@ -7,7 +7,6 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ...tasks import Task
     from ..config import DataConfig
     from ..text_data import TextData
 
@@ -64,10 +63,8 @@ class FewLabels:
         return {**asdict(self), "are_most": self.are_most}
 
 
-def few_labels(data: TextData, task: Task) -> FewLabels | None:
-    """Count the labels with few training texts; None where there are none, or texts of the task share no labels."""
-    if not task.shares_labels:
-        return None
+def few_labels(data: TextData) -> FewLabels | None:
+    """Count the labels with few training texts; None where there are none, or labels have no names."""
     counts = data.label_kind.counts(data.splits["train"]["label"][:], data.label_names) or {}
     in_scope = [count for name, count in counts.items() if name != data.out_of_scope_label]
     num_few = sum(count < FEW_TEXTS for count in in_scope)

@@ -9,9 +9,7 @@ import pytest
 
 from distiltune.training.data.analysis.few_labels import FEW_TEXTS, few_labels
 from distiltune.training.data.config import data_config
-from distiltune.training.data.label_kinds import NAME_SETS, NAMES, NUMBERS, TAGS, LabelKind
-from distiltune.training.data.label_kinds.tags import tag_names
-from distiltune.training.tasks import MULTI_LABEL, REGRESSION, SINGLE_LABEL, TOKEN_CLASSIFICATION
+from distiltune.training.data.label_kinds import NAME_SETS, NAMES, NUMBERS, LabelKind
 
 CONTRAST = "teacher.fine_tune.contrastive: {}"
 
@@ -25,7 +23,7 @@ def data(kind: LabelKind, names: list[str], stored: list[Any], outside: str | No
 def single(counts: list[int], outside: str | None = None) -> Any:
     names = [f"l{n}" for n in range(len(counts))]
     stored = [n for n, count in enumerate(counts) for _ in range(count)]
-    return few_labels(data(NAMES, names, stored, outside), SINGLE_LABEL)
+    return few_labels(data(NAMES, names, stored, outside))
 
 
 @pytest.mark.parametrize(
@@ -56,19 +54,12 @@ def test_labels_below_sixteen_texts_are_counted(counts, outside, expected) -> No
 
 def test_each_label_of_a_text_counts() -> None:
     stored = [[1, 1, 0]] * 10 + [[1, 0, 0]] * 10
-    found = few_labels(data(NAME_SETS, ["a", "b", "never"], stored), MULTI_LABEL)
+    found = few_labels(data(NAME_SETS, ["a", "b", "never"], stored))
     assert found is not None and (found.num_few, found.num_labels, found.median) == (1, 2, 15)
 
 
-@pytest.mark.parametrize(
-    ("kind", "names", "stored", "task"),
-    [
-        (NUMBERS, ["price"], [[1.5], [-2.0]], REGRESSION),
-        (TAGS, tag_names(["city"]), [[[0, 3, 0]]], TOKEN_CLASSIFICATION),
-    ],
-)
-def test_other_tasks_have_no_texts_of_a_label(kind, names, stored, task) -> None:
-    assert few_labels(data(kind, names, stored), task) is None
+def test_numbers_have_no_texts_of_a_label() -> None:
+    assert few_labels(data(NUMBERS, ["price"], [[1.5], [-2.0]])) is None
 
 
 @pytest.mark.parametrize(
