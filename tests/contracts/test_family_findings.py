@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from families_page import HOW, PAGE, Findings, as_markdown, read_record, write
+from families_page import HOW, PAGE, as_markdown, put, read_record
 from family_probes import LABELS, MAX_LENGTH, PROBES, Subject, with_other_form
 from models import tiny_classifier, tiny_data
 from tiny_families import OTHER_FORMS, TINY, TOPICS, config_of, tiny_model, tokenizer_of
@@ -77,37 +77,24 @@ def subject_of(tmp_path_factory: pytest.TempPathFactory) -> Make:
     return make
 
 
-@pytest.fixture(scope="module")
-def findings(request: pytest.FixtureRequest) -> Iterator[Findings | None]:
-    """Where what is found is put, to be written at the end (--write-families); None: it is compared."""
-    if not request.config.getoption("--write-families"):
-        yield None
-        return
-    found: Findings = {}
-    yield found
-    record = read_record()
-    merged = {family: {**record.get(family, {}), **found.get(family, {})} for family in FAMILIES}
-    write({family: {name: merged[family][name] for name in PROBES} for family in FAMILIES})
-
-
 def test_there_is_a_tiny_model_of_every_family() -> None:
     assert sorted(TINY) == FAMILIES
 
 
 @pytest.mark.parametrize(("family", "capability"), CASES)
 def test_a_capability_works_or_is_refused_with_the_reason(
-    family: str, capability: str, subject_of: Make, findings: Findings | None
+    family: str, capability: str, subject_of: Make, request: pytest.FixtureRequest
 ) -> None:
     found = PROBES[capability].run(subject_of(family)).to_json()
-    if findings is not None:
-        findings.setdefault(family, {})[capability] = found
+    if request.config.getoption("--write-families"):
+        put(family, capability, found)
     else:
         assert found == read_record()[family][capability], f"docs/families.json is out of date; {HOW}"
 
 
 def test_the_page_is_that_of_the_record(request: pytest.FixtureRequest) -> None:
     if request.config.getoption("--write-families"):
-        pytest.skip("it is written at the end")
+        pytest.skip("it is being written")
     record = read_record()
     assert list(record) == FAMILIES and all(set(found) == set(PROBES) for found in record.values())
     assert as_markdown(record) == PAGE.read_text(encoding="utf-8"), HOW

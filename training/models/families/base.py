@@ -211,7 +211,8 @@ def family_of(
     Raises:
         ModelError: It is not registered, or does not support what is needed.
     """
-    family, config = find_family(model), getattr(model, "config", model)
+    family = find_family(model)
+    config: Any = getattr(model, "config", model)
     if family is not None and (needs is None or family.supports(needs, config)):
         return family
     missing = _MISSING[None if family is None else needs]
