@@ -282,7 +282,7 @@ def describe_data(job: CheckedJob) -> StageResult:
     outside = "" if data.out_of_scope_label is None else " + out-of-scope"
     if data.unlabelled:
         counts["unlabelled"] = len(data.unlabelled)
-    done = "divided into windows" if tasks.get(job.config.task).of_windows else "truncated"
+    of_windows = tasks.get(job.config.task).of_windows
     texts = ", ".join(f"{count:,} {split}" for split, count in counts.items())
     record = {
         "fingerprint": data.fingerprint,
@@ -291,4 +291,7 @@ def describe_data(job: CheckedJob) -> StageResult:
         "out_of_scope_label": data.out_of_scope_label,
         "lengths": None if lengths is None else lengths.to_json(),
     }
-    return record, f"{intents} {data.label_kind.unit}{outside}; {texts}{truncation_in_words(lengths, done)}"
+    return (
+        record,
+        f"{intents} {data.label_kind.unit}{outside}; {texts}{truncation_in_words(lengths, of_windows=of_windows)}",
+    )
