@@ -283,7 +283,7 @@ def describe_data(job: CheckedJob) -> StageResult:
     outside = "" if data.out_of_scope_label is None else " + out-of-scope"
     if data.unlabelled:
         counts["unlabelled"] = len(data.unlabelled)
-    done = "divided into windows" if tasks.get(job.config.task).of_windows else "truncated"
+    of_windows = tasks.get(job.config.task).of_windows
     texts = ", ".join(f"{count:,} {split}" for split, count in counts.items())
     record = {
         "fingerprint": data.fingerprint,
@@ -294,10 +294,8 @@ def describe_data(job: CheckedJob) -> StageResult:
         "few_labels": None if few is None else {**few.to_json(), "text": few_labels_in_words(job, few)},
     }
     told = f"; {few_labels_in_words(job, few)}" if few is not None and few.are_most else ""
-    return (
-        record,
-        f"{intents} {data.label_kind.unit}{outside}; {texts}{truncation_in_words(lengths, done)}{told}",
-    )
+    cut = truncation_in_words(lengths, of_windows=of_windows)
+    return record, f"{intents} {data.label_kind.unit}{outside}; {texts}{cut}{told}"
 
 
 def few_labels_of(job: CheckedJob) -> FewLabels | None:
