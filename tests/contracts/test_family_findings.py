@@ -78,12 +78,16 @@ def subject_of(tmp_path_factory: pytest.TempPathFactory) -> Make:
 
 
 @pytest.fixture(scope="module")
-def findings(request: pytest.FixtureRequest) -> Iterator[tuple[Findings, bool]]:
-    """What is recorded, and whether what these tests find is written instead of compared (--write-families)."""
-    writes, found = bool(request.config.getoption("--write-families")), read_record()
-    yield found, writes
-    if writes:
-        write({family: {name: found[family][name] for name in PROBES} for family in FAMILIES})
+def findings(request: pytest.FixtureRequest) -> Iterator[Findings | None]:
+    """Where what is found is put, to be written at the end (--write-families); None: it is compared."""
+    if not request.config.getoption("--write-families"):
+        yield None
+        return
+    found: Findings = {}
+    yield found
+    record = read_record()
+    merged = {family: {**record.get(family, {}), **found.get(family, {})} for family in FAMILIES}
+    write({family: {name: merged[family][name] for name in PROBES} for family in FAMILIES})
 
 
 def test_there_is_a_tiny_model_of_every_family() -> None:
@@ -92,14 +96,13 @@ def test_there_is_a_tiny_model_of_every_family() -> None:
 
 @pytest.mark.parametrize(("family", "capability"), CASES)
 def test_a_capability_works_or_is_refused_with_the_reason(
-    family: str, capability: str, subject_of: Make, findings: tuple[Findings, bool]
+    family: str, capability: str, subject_of: Make, findings: Findings | None
 ) -> None:
-    recorded, writes = findings
     found = PROBES[capability].run(subject_of(family)).to_json()
-    if writes:
-        recorded.setdefault(family, {})[capability] = found
+    if findings is not None:
+        findings.setdefault(family, {})[capability] = found
     else:
-        assert found == recorded.get(family, {}).get(capability), f"docs/families.json is out of date; {HOW}"
+        assert found == read_record()[family][capability], f"docs/families.json is out of date; {HOW}"
 
 
 def test_the_page_is_that_of_the_record(request: pytest.FixtureRequest) -> None:

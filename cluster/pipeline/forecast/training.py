@@ -90,7 +90,8 @@ def measure_training(
         num_steps: Steps at most.
 
     Returns:
-        ``tokens`` and ``seconds`` of each step, ``save_s``, ``model_bytes`` and ``checkpoint_bytes``.
+        ``tokens`` and ``seconds`` of each step, ``save_s``, ``model_bytes`` and ``checkpoint_bytes``, and
+        ``passes``, the most ``tokens`` of a pass and their ``bytes`` where the longest batch is split, else None.
     """
     args = trainer.args
     batch_size = args.train_batch_size * args.gradient_accumulation_steps
@@ -119,7 +120,18 @@ def measure_training(
         "save_s": timer.save_s + copied_s,
         "model_bytes": sizes.get("model.safetensors", 0),
         "checkpoint_bytes": sum(sizes.values()),
+        "passes": _passes_of(trainer, whole, lengths),
     }
+
+
+def _passes_of(trainer: Any, batches: Batches, lengths: np.ndarray) -> dict[str, int] | None:
+    """Return the most ``tokens`` of a pass and their ``bytes``, where some micro-batch has more; else None."""
+    size, limit = trainer.args.train_batch_size, trainer.pass_limit(is_trained=True)
+    longest = max((int(lengths[rows].max(initial=1)) for rows in batches), default=1)
+    if size <= limit.rows(longest) or limit.shape is None:
+        return None
+    tokens = limit.tokens(longest)
+    return {"tokens": tokens, "bytes": tokens * limit.shape.token_bytes(longest)}
 
 
 def measure_teacher(
@@ -210,9 +222,9 @@ def measure_inference(
             model, selected(split, rows.tolist()), pad_token_id=pad_token_id, num_threads=num_threads
         )
 
-    cost = measured_batches(run, inference_batches(lengths), lengths, seconds)
+    cost = measured_batches(run, inference_batches(model, lengths), lengths, seconds)
     return {
-        name: cost.of(tokens_of(inference_batches(each), each)) if len(each) else 0.0
+        name: cost.of(tokens_of(inference_batches(model, each), each)) if len(each) else 0.0
         for name, each in distinct.items()
     }
 
@@ -265,7 +277,7 @@ def _evaluation_s(trainer: DistillationTrainer, split: TokenizedSplit, seconds: 
     """Return the seconds of an evaluation on a split, measured on some of its batches."""
     model: Any = trainer.model
     pad = int(model.config.pad_token_id or 0)
-    batches = inference_batches(split.lengths, trainer.args.per_device_eval_batch_size)
+    batches = inference_batches(model, split.lengths, trainer.args.per_device_eval_batch_size)
 
     def run(rows: np.ndarray) -> None:
         with torch.no_grad():

@@ -232,7 +232,7 @@ def with_layers(config: PreTrainedConfig, layers: Sequence[int]) -> PreTrainedCo
     shapes: Any = copy.deepcopy(config)
     family, num_before, types = (
         find_family(config),
-        shapes.num_hidden_layers,
+        getattr(shapes, "num_hidden_layers", None),  # None: a student without attention
         getattr(shapes, "layer_types", None),
     )
     if family is not None and family.shared_layers:

@@ -221,6 +221,13 @@ def test_a_small_job_is_forecast_and_leaves_nothing(overrides, job, tmp_path) ->
 
 
 @pytest.mark.slow
+def test_the_bound_of_a_pass_is_in_the_forecast(job) -> None:
+    sections = ["training.max_batch_tokens=64", "training.batch_size=32", "benchmark.baselines=[]"]
+    found = {each.stage: each.how for each in forecast_job(job(*sections), seconds=0.1).stages}
+    assert all(", passes of up to 64 tokens, " in found[stage] for stage in ("teacher", "search"))
+
+
+@pytest.mark.slow
 def test_ctrl_c_ends_the_command_and_what_it_started(tmp_path) -> None:
     temporary = tmp_path / "tmp"
     temporary.mkdir()

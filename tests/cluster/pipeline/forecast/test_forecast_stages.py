@@ -178,6 +178,31 @@ def test_the_stages_add_up_what_was_measured() -> None:
     assert found["search"].seconds.middle > 4 * 31 * 0.1
 
 
+def test_batches_of_long_texts_name_the_tokens_of_a_pass() -> None:
+    assert all("passes" not in each.how for each in stages(job()).values())
+    teacher = MEASURED["teacher"]
+    training = {**teacher["training"], "passes": {"tokens": 16_384, "bytes": 2048 * MIB}}
+    of_trials = [None, {"tokens": 9000, "bytes": 10 * MIB}, {"tokens": 8192, "bytes": 20 * MIB}]
+    points = [[{**POINT, "passes": each} for each in of_trials]]
+    measured = {
+        **MEASURED,
+        "teacher": {**teacher, "training": training},
+        "search": {**MEASURED["search"], "points": points},
+    }
+    found = stages(job(), measured=measured)
+    assert found["teacher"].how == "3 epochs of 20 s, passes of up to 16,384 tokens, 2,048 MiB"
+    assert found["search"].how.endswith(", passes of up to 8,192 tokens, 20 MiB")
+
+
+def test_texts_of_several_lengths_cost_what_was_measured() -> None:
+    timed = {name: {**LATENCY, "lengths_s": 3.0} for name in ("latency of teacher", "latency of student")}
+    without, found = (
+        stages(job("benchmark.baselines=[]"), measured={**MEASURED, **more})["benchmark"].seconds.middle
+        for more in ({}, timed)
+    )
+    assert found - without == pytest.approx(2 * 3.0, abs=0.8 * 3.0)  # and a share of that for int8 in PyTorch
+
+
 def test_teachers_and_trials_side_by_side_need_their_memory_together() -> None:
     config = job(
         "teacher.ensemble=3",
