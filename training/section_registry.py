@@ -8,7 +8,7 @@ from types import NoneType
 from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, GetCoreSchemaHandler, GetJsonSchemaHandler, TypeAdapter, ValidationError
-from pydantic_core import CoreSchema, InitErrorDetails, PydanticKnownError, core_schema
+from pydantic_core import CoreSchema, InitErrorDetails, PydanticKnownError, SchemaValidator, core_schema
 
 from .registry import Registry, nearest_name
 
@@ -213,6 +213,53 @@ class SectionsByName:
         return handler(core_schema.typed_dict_schema(fields, extra_behavior="forbid"))
 
 
+class NumberOrSections:
+    """Pydantic metadata of a field that holds a whole number, or a list of sections in its place.
+
+    Args:
+        least: Smallest number.
+        most: Largest number.
+        section: Class of each section of a list.
+        most_sections: Largest number of sections of a list; the smallest is 2.
+    """
+
+    def __init__(self, least: int, most: int, section: type[BaseModel], most_sections: int) -> None:
+        self.section = section
+        self._most_sections = most_sections
+        self._number = core_schema.int_schema(ge=least, le=most, strict=True)
+
+    def _validated(self, value: Any) -> int | list[BaseModel]:
+        """Return the number or the sections; errors within a section keep their own paths."""
+        if not isinstance(value, list):
+            return SchemaValidator(self._number).validate_python(value)
+        if not all(isinstance(each, dict | self.section) for each in value):
+            raise ValueError("expected a number, or a list of mappings")
+        made, faults = [], []
+        for number, each in enumerate(value):
+            try:
+                made.append(self.section.model_validate(each))
+            except ValidationError as error:
+                faults += _details(error, number)
+        if faults:
+            raise ValidationError.from_exception_data(self.section.__name__, faults)
+        if not 2 <= len(made) <= self._most_sections:
+            raise ValueError(
+                f"a list of {len(made)} given; accepted: a number, or a list of 2 to {self._most_sections} sections"
+            )
+        return made
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_plain_validator_function(self._validated)
+
+    def __get_pydantic_json_schema__(
+        self, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        sections = core_schema.list_schema(
+            self.section.__pydantic_core_schema__, min_length=2, max_length=self._most_sections
+        )
+        return handler(core_schema.union_schema([self._number, sections]))
+
+
 def _faults(section: type[BaseModel], key: str, value: Any) -> list[InitErrorDetails]:
     """Return the validation errors of one key's value in a section."""
     kind: Any = section.model_fields[key].rebuild_annotation()
@@ -223,7 +270,7 @@ def _faults(section: type[BaseModel], key: str, value: Any) -> list[InitErrorDet
     return []
 
 
-def _details(error: ValidationError, *prefix: str) -> list[InitErrorDetails]:
+def _details(error: ValidationError, *prefix: str | int) -> list[InitErrorDetails]:
     return [
         InitErrorDetails(
             type=item["type"], loc=(*prefix, *item["loc"]), input=item["input"], ctx=item.get("ctx", {})

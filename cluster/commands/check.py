@@ -90,10 +90,12 @@ def _forecast(job: Any) -> tuple[Any, str]:
 
 def _overview(job: Any) -> dict[str, str]:
     """Return what a checked job would do, a line for each section."""
-    from ..pipeline.run_job import describe_data
+    from ..pipeline.run_job import describe_data, few_labels_in_words, few_labels_of
 
-    config, data = job.config, job.data
+    config, data, few = job.config, job.data, few_labels_of(job)
     lines = {"data": describe_data(job)[1], "labels": _labels(data)}
+    if few is not None and not few.are_most:
+        lines["labels"] += f"; {few_labels_in_words(job, few)}"
     if job.lengths is not None:
         lengths = job.lengths
         lines["lengths"] = (
@@ -103,7 +105,7 @@ def _overview(job: Any) -> dict[str, str]:
     space = ", ".join(f"{name} {_range(each)}" for name, each in config.search.space.items())
     return {
         **lines,
-        "teacher": _teacher(config.teacher),
+        "teacher": _teachers(config.teacher),
         "student": _student(config.student),
         "search": f"{config.search.num_trials} trials over {space}",
         "export": ", ".join(config.export.variants),
@@ -115,6 +117,8 @@ def _labels(data: Any) -> str:
     """Return the label with the fewest training texts, or the range of the numbers to learn."""
     names, labels = data.label_names, data.splits["train"]["label"][:]
     counts = data.label_kind.counts(labels, names)
+    if (told := data.label_kind.summary(labels, names)) is not None:
+        return told
     if counts is None:
         columns = zip(*labels, strict=True)
         return "; ".join(
@@ -125,6 +129,20 @@ def _labels(data: Any) -> str:
     return f"at least {fewest:,} training texts each ({label!r} has the fewest)"
 
 
+def _teachers(teacher: Any) -> str:
+    if not teacher.are_different:
+        return _teacher(teacher.first) + (f", {teacher.ensemble} of them" if teacher.ensemble > 1 else "")
+    total = sum(teacher.given_weights)
+    shares = [weight / total for weight in teacher.given_weights]
+    is_fitted = teacher.weights == "fit"
+    named = [
+        _teacher(each) + ("" if is_fitted else f" (weight {share:.2f})")
+        for each, share in zip(teacher.members, shares, strict=True)
+    ]
+    how = "; their weights are fitted on the validation split" if is_fitted else ""
+    return f"{len(named)}: {'; '.join(named)}{how}"
+
+
 def _teacher(teacher: Any) -> str:
     if teacher.checkpoint is not None:
         return f"{teacher.checkpoint}, as it is"
@@ -133,8 +151,9 @@ def _teacher(teacher: Any) -> str:
     tuned = teacher.fine_tune
     how = f"{tuned.checkpoint}, fine-tuned" if tuned else "a small BERT trained from scratch"
     epochs = (tuned or teacher.scratch).num_train_epochs
-    several = f", {teacher.ensemble} of them" if teacher.ensemble > 1 else ""
-    return f"{how} for {epochs} epochs{several}"
+    pairs = tuned.contrastive if tuned else None
+    before = f"{pairs.num_train_epochs} epochs on pairs and " if pairs else ""
+    return f"{how} for {before}{epochs} epochs"
 
 
 def _student(student: Any) -> str:

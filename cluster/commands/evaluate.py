@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
     from ...export.runtime.classifier import TextClassifier
     from ...training.data.rows import Split
+    from ...training.tasks import Task
 
 app = typer.Typer()
 
@@ -30,14 +32,19 @@ def evaluate(
         str, typer.Argument(metavar="DATA", help="Labelled texts, in any form that data.train takes.")
     ],
     text_column: Annotated[
-        str, typer.Option("--text-column", metavar="NAME", help="Column with the text.")
-    ] = "text",
+        str | None,
+        typer.Option(
+            "--text-column",
+            metavar="NAME",
+            help="Column with the text. Default: text; question where the artifact answers questions.",
+        ),
+    ] = None,
     text_pair_column: Annotated[
         str | None,
         typer.Option(
             "--text-pair-column",
             metavar="NAME",
-            help="Column with the second text, where the artifact takes pairs; default: text_pair.",
+            help="Column with the second text, where the artifact takes pairs. Default: text_pair, or context.",
         ),
     ] = None,
     label_column: Annotated[
@@ -46,7 +53,7 @@ def evaluate(
             "--label-column",
             metavar="NAME",
             help="Column with the label, the labels or the number; may be repeated, as data.label_columns. "
-            "Default: label.",
+            "Default: label, or answers.",
         ),
     ] = None,
     label_separator: Annotated[
@@ -75,6 +82,7 @@ def evaluate(
     from ...training import tasks
     from ...training.data.label_kinds import LabelFormat
     from ...training.data.rows import checked
+    from ...training.data.sources.base import DEFAULT_TEXT_COLUMN
     from ...training.data.sources.columns import Columns
     from ...training.data.sources.table import read_table
     from ..store.artifact_folder import find_artifact
@@ -87,16 +95,17 @@ def evaluate(
     with quiet_panics():
         classifier = TextClassifier.load(folder)
     task = tasks.get(classifier.task)
-    named = list(dict.fromkeys(label_column or ["label"]))
+    usual = task.columns
+    named = list(dict.fromkeys(label_column or [usual.get("label_column", "label")]))
     several = tuple(named) if len(named) > 1 else ()
     form = LabelFormat(named[0], several, label_separator)
     columns = Columns(
-        text_column,
+        text_column or usual.get("text_column", DEFAULT_TEXT_COLUMN),
         None if several else named[0],
         section=None,
         slices=slices,
         labels=several,
-        pair=pair_column_of(classifier, text_pair_column),
+        pair=pair_column_of(classifier, text_pair_column or usual.get("text_pair_column")),
     )
     if task.has_classes and (several or label_separator is not None):
         option = "--label-column" if several else "--label-separator"
@@ -112,8 +121,7 @@ def evaluate(
     for note in notes:
         typer.echo(f"warning: {note}", err=True)
     with quiet_panics():
-        measure = _of_classes if task.has_classes else _of_spans if task.of_tokens else _of_outputs
-        measured = measure(classifier, split, data)
+        measured = _measure_of(task)(classifier, split, data)
     report = {"artifact": directory, "data": data, **measured}
     if output is not None:
         _write(output, report)
@@ -121,6 +129,27 @@ def evaluate(
         echo_json(report)
     else:
         _print(report)
+
+
+def _measure_of(task: Task) -> Callable[[TextClassifier, Split, str], dict[str, Any]]:
+    """Return the function that evaluates a classifier of a task."""
+    if task.has_classes:
+        return _of_classes
+    if task.of_windows:
+        return _of_answers
+    return _of_spans if task.of_tokens else _of_outputs
+
+
+def _of_answers(classifier: TextClassifier, split: Split, data: str) -> dict[str, Any]:
+    """Evaluate a model that answers questions."""
+    from ...export.benchmark.accuracy.evaluation import evaluate_answers
+    from ...export.selection.slices import measure_slices
+    from ...training import tasks
+
+    answers = classifier(split.texts, batch_size=1)
+    measured = evaluate_answers(answers, split.texts, split.labels, tasks.get(classifier.task))
+    right = measured.pop("right")
+    return {**measured, "slices": measure_slices(split.slices, right)}
 
 
 def _of_classes(classifier: TextClassifier, split: Split, data: str) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...errors import RunFailedError
+from ...export.artifact.licences import LICENCE_SEPARATOR, is_non_commercial
 from ...export.artifact.seal import seal_artifact
 from ...export.benchmark.measure_models import Measurement
 from ...export.benchmark.targets import CPU
@@ -28,7 +29,7 @@ from ...texts import texts_of
 from ...training.checkpoints.offline import OFFLINE_PREFIX, OFFLINE_SOURCES
 from ...training.student.config import as_kind
 from ...training.tasks import get as get_task
-from ...training.teacher.config import TeacherConfig
+from ...training.teacher.config import OneTeacher, TeacherConfig
 from ..specification.config import JobConfig
 from ..specification.goal import goal_of
 from ..store.records import trials_of
@@ -142,7 +143,7 @@ def seal_chosen(config: JobConfig, run: Run, data: TextData) -> StageResult:
 def _made_from(config: JobConfig, run: Run, data: TextData, *, on_gpu: bool) -> dict[str, Any]:
     """Return what an artifact was made from, and the machine that measured it, possibly one with a GPU."""
     teacher = run.stage_record("teacher")["result"]
-    base_model, licence = _origin(config.teacher)
+    base_model, _ = _origin(config.teacher.first)
     goal = f"{VALIDATION}{config.metric}"
     best = run.stage_record("search")["result"]["best"]
     kind = best["parameters"].get(STUDENT_KIND)
@@ -155,13 +156,14 @@ def _made_from(config: JobConfig, run: Run, data: TextData, *, on_gpu: bool) -> 
             "fingerprint": data.fingerprint,
         },
         "base_model": base_model,
-        "licences": {"teacher": licence, "data": config.data.licence},
-        "teacher": config.teacher.model_dump(mode="json", exclude_none=True),
+        "licences": {"teacher": _licence(config.teacher), "data": config.data.licence},
+        "teacher": _teacher_keys(config.teacher),
         **{
             f"teacher_{name}": teacher[name]
             for name in dict.fromkeys((goal, "validation_accuracy"))
             if name in teacher
         },
+        **_mixture((run.stage_record("logits").get("result") or {}).get("ensemble")),
         "student": as_kind(config.student, kind or config.student.kind).model_dump(
             mode="json", exclude_none=True
         ),
@@ -178,11 +180,44 @@ def _max_length(config: JobConfig, run: Run) -> str:
     return f"{config.training.max_length} tokens, {chosen}"
 
 
-def _origin(teacher: TeacherConfig) -> tuple[str | None, str | None]:
+def _teacher_keys(teacher: TeacherConfig) -> dict[str, Any]:
+    """Return the section ``teacher``; a list of teachers by their place in it."""
+    section = teacher.model_dump(mode="json", exclude_none=True)
+    members = section["ensemble"]
+    if isinstance(members, list):
+        section = {
+            "weights": section["weights"],
+            "ensemble": {str(n): each for n, each in enumerate(members)},
+        }
+    return section
+
+
+def _mixture(found: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return the weights of several teachers, and what each and their mixture are worth, for the model card."""
+    if found is None:
+        return {}
+    members = {
+        str(number): {name: value for name, value in each.items() if name != "missing"}
+        for number, each in enumerate(found["members"])
+    }
+    return {"teachers": members, "mixture_of_teachers": found["mixture"]}
+
+
+def _licence(teacher: TeacherConfig) -> str | None:
+    """Return the licence of the teachers: that of all, or all of theirs; None if one of them is not known.
+
+    One that excludes commercial use is the licence of them all.
+    """
+    licences = [_origin(each)[1] for each in teacher.members]
+    restricted = next((each for each in licences if is_non_commercial(each)), None)
+    if restricted is not None or None in licences:
+        return restricted
+    return LICENCE_SEPARATOR.join(dict.fromkeys(each for each in licences if each is not None))
+
+
+def _origin(teacher: OneTeacher) -> tuple[str | None, str | None]:
     """Return the hub's name of the model that the teacher was made from, and its licence, as far as they are known."""
-    name = (
-        teacher.fine_tune.checkpoint if teacher.fine_tune else teacher.checkpoint
-    )  # none of a file of logits
+    name = teacher.encoder  # none of a file of logits
     if name is None:
         return None, teacher.licence
     packaged, licence = OFFLINE_SOURCES.get(name.removeprefix(OFFLINE_PREFIX), (None, None))
@@ -213,7 +248,11 @@ def make_report(config: JobConfig, run: Run) -> StageResult:
             extra={
                 "metric": config.metric,
                 "teacher_file": _teacher_file(records["teacher"].get("result") or {}),
-                "lengths": (records["data"].get("result") or {}).get("lengths"),
+                "teachers": (records["logits"].get("result") or {}).get("ensemble"),
+                **{
+                    name: (records["data"].get("result") or {}).get(name)
+                    for name in ("lengths", "few_labels")
+                },
                 "diagnostics": (records["logits"].get("result") or {}).get("diagnostics"),
                 "against_teacher": choice["against_teacher"],
                 "against_baselines": choice["against_baselines"],

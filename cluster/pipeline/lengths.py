@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ...errors import ModelError
-from ...training.distillation.config import AUTO, LEAST_TOKENS
+from ...training.distillation.config import AUTO, LEAST_TOKENS, MOST_AUTOMATIC
 from ..specification.config import JobConfig
 
 if TYPE_CHECKING:
@@ -19,6 +19,7 @@ logger = logging.getLogger(__name__)
 
 _MANY_TRUNCATED = 0.01  # share of the training texts
 _MOST_OF_NEW = 512  # tokens of a teacher from scratch, as of most pretrained encoders
+_MOST_OF_WINDOW = 384  # tokens of a question with a part of its context, as Devlin et al. read SQuAD (2019)
 
 
 def measure_texts(
@@ -44,9 +45,10 @@ def measure_texts(
     Raises:
         ModelError: A model does not accept a text of the chosen length.
     """
+    from ...training import tasks
     from ...training.data.analysis.lengths import count_tokens, token_lengths
 
-    given, name = config.training.max_length, _teacher_checkpoint(config)
+    given, name = config.training.max_length, config.teacher.first.encoder
     if name is None and given != AUTO:
         return None
     tokenizer = new_tokenizer() if name is None else checkpoints.tokenizer(name)
@@ -56,7 +58,7 @@ def measure_texts(
     else:
         chosen = _chosen_length(config, counts, texts, checkpoints) if held is None else held
         found = token_lengths(counts, chosen, automatic=True)
-    if found.share_truncated > _MANY_TRUNCATED:
+    if found.share_truncated > _MANY_TRUNCATED and not tasks.get(config.task).of_windows:
         _warn_of_truncated(found)
     return found
 
@@ -82,34 +84,31 @@ def _chosen_length(
     from ...training.checkpoints.load import most_tokens
     from ...training.data.analysis.lengths import count_tokens, needed_length
 
-    needed, teacher = needed_length(counts), _teacher_checkpoint(config)
+    teachers = [each.encoder for each in config.teacher.members]
+    needed, teacher = needed_length(counts), teachers[0]
     students = [section for section, _ in student_sections(config.student, config.search.space)]
-    for source in dict.fromkeys(each.source for each in students):
+    for source in dict.fromkeys([*teachers, *(each.source for each in students)]):
         if source is not None and source != teacher:
             needed = max(needed, needed_length(count_tokens(checkpoints.tokenizer(source), texts)))
     others = [name for each in students for name in each.checkpoints().values()]
-    names = dict.fromkeys(filter(None, [teacher, *others]))
+    names = dict.fromkeys(filter(None, [*teachers, *others]))
     task = tasks.get(config.task)
     models = {name: shallow_model(checkpoints.directory(name), task) for name in names}
     limits = {name: most_tokens(model) for name, model in models.items()}
-    if teacher is None:
+    if teacher is None or any(each.scratch is not None for each in config.teacher.members):
         limits["teacher.scratch"] = _MOST_OF_NEW
+    if task.of_windows:
+        limits["windows"] = _MOST_OF_WINDOW
     for name, most in limits.items():
         if most is not None and most < LEAST_TOKENS:
             raise ModelError(
                 f"{name}: its model takes at most {most} tokens (max_position_embeddings of config.json); at least "
                 f"{LEAST_TOKENS} are needed; use another checkpoint, or correct the key"
             )
-    chosen = min([needed, *(most for most in limits.values() if most is not None)])
+    chosen = min([needed, MOST_AUTOMATIC, *(most for most in limits.values() if most is not None)])
     for name, model in models.items():
         check_forward(model, name, chosen)
     return chosen
-
-
-def _teacher_checkpoint(config: JobConfig) -> str | None:
-    """Return the checkpoint that the teacher is or is fine-tuned from; None if it is trained from scratch."""
-    tuned = config.teacher.fine_tune
-    return tuned.checkpoint if tuned is not None else config.teacher.checkpoint
 
 
 def _warn_of_truncated(found: TokenLengths) -> None:
@@ -118,6 +117,9 @@ def _warn_of_truncated(found: TokenLengths) -> None:
     if found.automatic:
         how = "auto is %d here, the most that the models accept"
         remedy = "use models with more positions if what is cut off matters"
+        if found.max_length >= MOST_AUTOMATIC:
+            how = "auto is at most %d"
+            remedy = "give a number if what is cut off matters and the models accept more"
     logger.warning(
         f"training.max_length: {how}, and %.1f %% of the training texts are longer and lose their end (95 %% have at "
         f"most %d tokens, 99 %% at most %d); {remedy}",
@@ -128,11 +130,14 @@ def _warn_of_truncated(found: TokenLengths) -> None:
     )
 
 
-def truncation_in_words(lengths: TokenLengths | None) -> str:
-    """Return the share of truncated texts in words, and the number of tokens if it was chosen automatically."""
+def truncation_in_words(lengths: TokenLengths | None, done: str = "truncated") -> str:
+    """Return the share of long texts in words, and the number of tokens if it was chosen automatically.
+
+    ``done``: what happens to them.
+    """
     if lengths is None:
         return ""
-    share = f"{lengths.share_truncated:.1%} truncated"
+    share = f"{lengths.share_truncated:.1%} {done}"
     if lengths.automatic:
         return f"; {share} to {lengths.max_length} tokens (auto)"
     return f"; {share}" if lengths.share_truncated else ""

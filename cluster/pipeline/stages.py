@@ -20,6 +20,7 @@ from ...search.trial.inputs import StudentTexts
 from ...search.trial.packing import AUTO
 from ...training.tasks import get as get_task
 from ...training.tasks import title_of
+from ...training.teacher.in_words import describe_mixture, describe_teachers
 from ..remote import tasks
 from ..remote import teacher_labels as labelling
 from ..remote.cross_fit import label_fold
@@ -44,13 +45,6 @@ if TYPE_CHECKING:
     from ...training.data.tokenized import LabelledSplit
 
 StageResult = tuple[dict[str, Any], str]
-
-_KINDS = {
-    "checkpoint": "as given",
-    "fine_tune": "fine-tuned",
-    "scratch": "trained from scratch",
-    "logits": "logits of a file",
-}
 
 
 class Stages:
@@ -94,22 +88,17 @@ class Stages:
             record = self._dispatcher.do(
                 "teacher", labelling.make_teacher, wanted, self._data, 0, keys[0], report=report
             )
-            value = record[self._metric]
-            reached = "not known" if value is None else f"{value:.4f}"
-            text = f"{_KINDS[record['kind']]}, {self._metric_title} {reached}"
-            lacking = {kind: num for kind, num in record.get("missing", {}).items() if num}
-            if lacking:
-                text += f"; without a row: {', '.join(f'{num:,} of {kind}' for kind, num in lacking.items())}"
+            text = describe_teachers([record], self._config.metric)
             return {**record, "key": keys[0], "keys": keys}, text
         parts = {str(number + 1): (self._data, number, key) for number, key in enumerate(keys)}
         records = self._dispatcher.do_parts(
             "teacher", labelling.make_teacher, wanted, parts, name="teacher", report=report
         )
-        reached = [record[self._metric] for record in records]
-        text = f"{len(keys)} teachers, each {_KINDS[records[0]['kind']]}, {self._metric_title} "
-        text += f"{min(reached):.4f} to {max(reached):.4f}"
-        names = dict.fromkeys((self._metric, "validation_accuracy", "seconds", "reused"))
+        names = dict.fromkeys(
+            ("kind", self._metric, "validation_accuracy", "missing", "num_texts", "seconds", "reused")
+        )
         members = [{name: record[name] for name in names if name in record} for record in records]
+        text = describe_teachers(records, self._config.metric)
         return {**records[0], "key": keys[0], "keys": keys, "members": members}, text
 
     def logits(self, report: ReportProgress) -> StageResult:
@@ -119,7 +108,8 @@ class Stages:
         teachers = made.get("keys", [made["key"]])
         computed: set[str] = set()
         if len(teachers) > 1:
-            parts = {str(n + 1): (self._data, teachers, n) for n in range(len(teachers))}
+            members = enumerate(self._config.teacher.members)
+            parts = {str(n + 1): (self._data, teachers, n) for n, each in members if each.logits is None}
             computed = set().union(
                 *self._dispatcher.do_parts(
                     "logits", labelling.label_with_teacher, wanted, parts, name="teacher", report=report
@@ -134,7 +124,7 @@ class Stages:
             self._data,
             self._splits,
             get_task(self._config.task),
-            learned_here=teacher.is_trained,
+            learned_here=any(each.is_trained for each in teacher.members),
             cross_fit=self._cross_fit(wanted, report),
         )
         problems = describe_problems(record["diagnostics"])
@@ -146,8 +136,7 @@ class Stages:
         text = "the logits of the file" if teacher.logits is not None else text
         text = f"{text}; in addition to train: {', '.join(more)}" if more else text
         if "ensemble" in record:
-            text += f"; mean of {len(teachers)} teachers: {self._metric_title} "
-            text += f"{record['ensemble'][self._metric]:.4f}"
+            text += f"; {describe_mixture(record['ensemble'])}"
         return record, "; ".join(filter(None, [text, problems]))
 
     def _cross_fit(self, wanted: TaskResources, report: ReportProgress) -> Callable[[], CrossFit] | None:
@@ -161,7 +150,7 @@ class Stages:
 
         def compute() -> CrossFit:
             teacher = fold_teacher(diagnostics, local.teacher)
-            folds = folds_of(diagnostics, self._data, local.teacher.seed)
+            folds = folds_of(diagnostics, self._data, local.teacher.first.seed)
             keys = [
                 fold_key(teacher, self._data, local.training, rows, task, self._config.metric)
                 for rows in folds
@@ -360,7 +349,9 @@ class Stages:
         if self._config.resources.teacher is not None:
             return self._config.resources.teacher
         gpu = min(1, num_gpus())
-        return TaskResources(cpu=node_share(TaskResources(gpu=gpu), self._config.teacher.ensemble), gpu=gpu)
+        return TaskResources(
+            cpu=node_share(TaskResources(gpu=gpu), self._config.teacher.num_members), gpu=gpu
+        )
 
     def _whole(self, resources: TaskResources | None) -> TaskResources:
         """Return the requested resources, or by default a whole node, with a GPU if the cluster has any."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Collection
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -16,22 +18,27 @@ from ...training import tasks
 from ...training.checkpoints.load import load_tokenizer
 from ...training.checkpoints.unfinished import UnfinishedTraining
 from ...training.data.text_data import TextData
-from ...training.data.tokenized import LabelledSplit, TokenizedSplit
+from ...training.data.tokenized import LabelledSplit, TokenizedSplit, selected
 from ...training.data.transfer_set import extra_splits, extra_texts
-from ...training.ragged import Rows, flat, like
+from ...training.ragged import Rows
 from ...training.student.vocabulary import respelled
+from ...training.teacher.config import naming_teacher
 from ...training.teacher.file_teacher import stored_logits
 from ...training.teacher.logits_cache import LogitsResult, logits_key, teacher_logits
+from ...training.teacher.mixture import VALIDATION, fit_mixture, worth
 from ...training.teacher.prepare import prepare_teacher, read_record
+from ..specification.config import JobConfig
 from ..store.runs import LOGITS
 from .tasks import Task
+
+TEST = "test"
 
 
 def make_teacher(task: Task, data: TextData, number: int, key: str) -> dict[str, Any]:
     """Prepare one of the teachers (``number`` counts from 0) and store it at ``key``, unless it exists."""
     config = task.local_config
     unfinished = UnfinishedTraining(task.store, f"{task.unfinished}-{key.rpartition('/')[2]}")
-    with task.computed_once(key, "prepares the same teacher"):
+    with task.computed_once(key, "prepares the same teacher"), naming_teacher(_path(config, number)):
         record = prepare_teacher(
             config.teacher.members[number],
             data,
@@ -50,19 +57,27 @@ def make_teacher(task: Task, data: TextData, number: int, key: str) -> dict[str,
     return {**record, **read_record(task.store.fetch(key))}
 
 
+def _path(config: JobConfig, number: int) -> str:
+    """Return the path of the section of one of the teachers."""
+    sections = config.teacher.sections()
+    return ".".join(sections[number if config.teacher.are_different else 0][0])
+
+
 def label_with_teacher(task: Task, data: TextData, teacher_keys: list[str], number: int) -> list[str]:
-    """Cache the logits of one of several teachers (``number`` counts from 0) on all texts that a student needs.
+    """Cache the logits of one of several teachers (``number`` counts from 0) on all texts that they label.
 
     Returns:
         The kinds of texts whose logits had to be computed.
 
     Raises:
-        ModelError: The teachers have different word pieces.
+        ModelError: Logits of tokens are to be mixed, and the teacher has other tokens than the first.
     """
+    if task.config.teacher.members[number].logits is not None:
+        return []  # those of a file are there
     report = partial(_labelling, task, num_before=0, num_teachers=1)
     return [
         name
-        for name, split in _texts_to_label(task, data, teacher_keys).items()
+        for name, split in _TextsToLabel(task, data, teacher_keys).of(number).items()
         if _logits_of(task, teacher_keys[number], split, report(f"labelling the texts of {name}")).computed
     ]
 
@@ -70,100 +85,151 @@ def label_with_teacher(task: Task, data: TextData, teacher_keys: list[str], numb
 def label_with_teachers(
     task: Task, data: TextData, teacher_keys: list[str], computed: Collection[str] = ()
 ) -> tuple[dict[str, LabelledSplit], dict[str, Any]]:
-    """Return the splits' token ids and the teachers' mean logits on all training texts, cached if possible.
+    """Return the first teacher's token ids and the mixture of the teachers' logits on all training texts.
 
     Training texts are ``train`` and the transfer sets, by kind, which are labelled only by the teachers. The logits on
-    the validation split are for diagnostics. With alpha fixed to 1 no logits are used, and none computed.
+    the validation split are for diagnostics, and for temperatures and weights of a mixture. With alpha fixed to 1 no
+    logits are used, and none computed.
 
     Args:
         task: Context of the task.
         data: The texts.
-        teacher_keys: Keys of the prepared teachers; the first one's word pieces are those of all.
+        teacher_keys: Keys of the prepared teachers.
         computed: Kinds of texts whose logits other tasks of this stage have just computed and cached.
 
     Returns:
-        The splits by kind, and a record; with several teachers it has ``ensemble``, the metrics of their mean logits
-        on the validation split.
+        The splits by kind, and a record; with several teachers it has ``ensemble``, what ``worth`` returns.
 
     Raises:
-        ModelError: The teachers have different word pieces.
+        ConfigError: Weights are to be fitted, and no validation text has the logits of all teachers.
+        ModelError: Logits of tokens are to be mixed, and a teacher has other tokens than the first.
     """
     record: dict[str, Any] = {"texts_computed": 0, "keys": {}, "texts": {}}
     if fixed_values(task.config.search).get("alpha") == 1:
         tokens = _tokens(task, data, load_tokenizer(task.store.fetch(teacher_keys[0])))
         return {name: LabelledSplit(each) for name, each in tokens.items()}, record
-    splits: dict[str, LabelledSplit] = {}
-    from_file = task.config.teacher.logits is not None
-    for name, each in _texts_to_label(task, data, teacher_keys).items():
-        if from_file:
-            logits, keys, is_new = stored_logits(task.store.fetch(teacher_keys[0]), name), [], False
-        else:
-            logits, keys, is_new = _mean_logits(task, teacher_keys, each, name)
-        splits[name] = LabelledSplit(each, logits)
-        if name != "validation":
-            record["texts_computed"] += len(each) if is_new or name in computed else 0
-            record["keys"][name] = keys
-            record["texts"][name] = len(each)
+    texts, config = _TextsToLabel(task, data, teacher_keys), task.config.teacher
+    found = [_labelled(task, texts, number) for number in range(len(teacher_keys))]
+    own = texts.of(0)
+    logits = {name: [each[name].logits for each in found] for name in own}
+    mixture = fit_mixture(config, logits[VALIDATION], own[VALIDATION].labels, tasks.get(task.config.task))
+    splits = {
+        name: LabelledSplit(each, mixture.of(logits[name])) for name, each in own.items() if name != TEST
+    }
+    for name in (each for each in splits if each != VALIDATION):
+        labelled = [each[name] for each in found]
+        is_new = name in computed or any(each.computed for each in labelled)
+        record["texts_computed"] += len(own[name]) if is_new else 0
+        record["keys"][name] = [each.key for each in labelled if each.key is not None]
+        record["texts"][name] = len(own[name])
     if len(teacher_keys) > 1:
-        record["ensemble"] = _validation_metrics(task, data, splits["validation"])
+        metric, measured = task.config.metric, {name: logits[name] for name in (VALIDATION, TEST)}
+        mode = tasks.get(task.config.task).metric_mode(metric)
+        record["ensemble"] = worth(
+            config, mixture, measured, partial(_metrics, task, data, own), metric, mode
+        )
     return splits, record
 
 
-def _validation_metrics(task: Task, data: TextData, validation: LabelledSplit) -> dict[str, Any]:
-    """Return the metrics of logits on the validation split, by their names in a record."""
-    learned, logits = tasks.get(task.config.task), validation.teacher_logits
-    assert logits is not None, "they have just been computed"
-    metrics = learned.measured(
-        learned.predictions(logits),
-        validation.tokens.labels,
+def _metrics(
+    task: Task,
+    data: TextData,
+    texts: dict[str, TokenizedSplit],
+    split: str,
+    logits: Rows,
+    rows: np.ndarray | None,
+) -> dict[str, float | None]:
+    """Measure logits on the texts of a split, or on those whose numbers are ``rows``."""
+    learned, own = tasks.get(task.config.task), texts[split]
+    return learned.measured_on(
+        own if rows is None else selected(own, rows.tolist()),
+        logits,
         data.out_of_scope_id,
         also=[task.config.metric],
         label_names=data.label_names,
     )
-    return {f"validation_{name}": value for name, value in metrics.items()}
 
 
 def _tokens(task: Task, data: TextData, tokenizer: Any) -> dict[str, TokenizedSplit]:
     """Tokenize the splits that a search needs."""
     learned, length = tasks.get(task.config.task), task.config.training.num_tokens
-    return {name: learned.tokenize(data.splits[name], tokenizer, length) for name in ("train", "validation")}
+    return {name: learned.tokenize(data.splits[name], tokenizer, length) for name in ("train", VALIDATION)}
 
 
-def _texts_to_label(task: Task, data: TextData, teacher_keys: list[str]) -> dict[str, TokenizedSplit]:
-    """Return the token ids of all texts that the teachers label, by kind; ``validation`` is the last.
+class _TextsToLabel:
+    """The texts that the teachers label, in the tokens of each; those of one tokenizer are tokenized once.
 
-    Raises:
-        ModelError: The teachers have different word pieces.
+    Args:
+        task: Context of the task.
+        data: The texts.
+        teacher_keys: Keys of the prepared teachers.
     """
-    config, learned = task.local_config, tasks.get(task.config.task)
-    tokenizer = load_tokenizer(task.store.fetch(teacher_keys[0]))
-    for key in teacher_keys[1:]:
-        if load_tokenizer(task.store.fetch(key)).get_vocab() != tokenizer.get_vocab():
+
+    def __init__(self, task: Task, data: TextData, teacher_keys: list[str]) -> None:
+        self.teacher_keys = teacher_keys
+        self._task, self._data = task, data
+        self._config, self._learned = task.local_config, tasks.get(task.config.task)
+        self._tokenized: dict[str, dict[str, TokenizedSplit]] = {}
+
+    def of(self, number: int) -> dict[str, TokenizedSplit]:
+        """Return the texts of a teacher by kind: ``train``, transfer sets, ``validation``; of several also ``test``.
+
+        Raises:
+            ModelError: Logits of tokens are to be mixed, and the teacher has other tokens than the first.
+        """
+        folder = self._task.store.fetch(self.teacher_keys[number])
+        tokenizer = load_tokenizer(folder)
+        held = hashlib.sha256(tokenizer.backend_tokenizer.to_str().encode()).hexdigest()
+        if held not in self._tokenized:
+            self._tokenized[held] = self._read(tokenizer)
+        found = self._tokenized[held]
+        if number and self._learned.of_tokens:
+            self._check_tokens(number, found)
+        return found
+
+    def _read(self, tokenizer: Any) -> dict[str, TokenizedSplit]:
+        data, length, learned = self._data, self._config.training.num_tokens, self._learned
+        tokens = _tokens(self._task, data, tokenizer)
+        found = {
+            "train": tokens["train"],
+            **extra_splits(self._config.data, data, tokenizer, length, learned),
+            VALIDATION: tokens[VALIDATION],
+        }
+        if len(self.teacher_keys) > 1:  # what the teachers and their mixture are worth is measured there
+            found[TEST] = learned.tokenize(data.splits[TEST], tokenizer, length)
+        return found
+
+    def _check_tokens(self, number: int, found: dict[str, TokenizedSplit]) -> None:
+        first = self.of(0)
+        if any(not np.array_equal(first[name].example_ids, each.example_ids) for name, each in found.items()):
             raise ModelError(
-                "teacher.ensemble: the teachers have different word pieces; use fine_tune, or set it to 1"
+                f"{_path(self._config, number)}: its tokens differ from those of the first teacher, and the task "
+                f"{self._learned.name} has logits for each token, which are joined token by token; use teachers of one "
+                "tokenizer"
             )
-    tokens = _tokens(task, data, tokenizer)
-    extra = extra_splits(config.data, data, tokenizer, config.training.num_tokens, learned)
-    return {"train": tokens["train"], **extra, "validation": tokens["validation"]}
 
 
-def _mean_logits(
-    task: Task, teacher_keys: list[str], split: TokenizedSplit, name: str
-) -> tuple[Rows, list[str], bool]:
-    """Return mean logits, each teacher's cache key, and whether any logits had to be computed."""
-    total, keys, computed, form = np.zeros(0), [], False, None
-    for number, teacher_key in enumerate(teacher_keys, 1):
-        whose = f"teacher {number} of {len(teacher_keys)}" if len(teacher_keys) > 1 else "the teacher"
-        report = _labelling(
-            task, f"labelling the texts of {name} with {whose}", number - 1, len(teacher_keys)
-        )
-        found = _logits_of(task, teacher_key, split, report)
-        form = found.logits
-        total = flat(form).astype(np.float64) if number == 1 else total + flat(form)
-        keys.append(found.key)
-        computed = computed or found.computed
-    assert form is not None, "there is a teacher"
-    return like(form, (total / len(teacher_keys)).astype(np.float32)), keys, computed
+@dataclass(frozen=True)
+class _Labelled:
+    """Logits of a teacher on texts of one kind; ``key`` of the cache is None for those of a file."""
+
+    logits: Rows
+    key: str | None = None
+    computed: bool = False
+
+
+def _labelled(task: Task, texts: _TextsToLabel, number: int) -> dict[str, _Labelled]:
+    """Return the logits of a teacher (``number`` counts from 0) on all texts, by kind."""
+    keys, found = texts.teacher_keys, {}
+    if task.config.teacher.members[number].logits is not None:
+        folder = task.store.fetch(keys[number])
+        return {name: _Labelled(stored_logits(folder, name)) for name in texts.of(0)}
+    whose = f"teacher {number + 1} of {len(keys)}" if len(keys) > 1 else "the teacher"
+    for name, split in texts.of(number).items():
+        report = _labelling(task, f"labelling the texts of {name} with {whose}", number, len(keys))
+        labelled = _logits_of(task, keys[number], split, report)
+        found[name] = _Labelled(labelled.logits, labelled.key, labelled.computed)
+    return found
 
 
 def _logits_of(task: Task, teacher_key: str, split: TokenizedSplit, report: ReportProgress) -> LogitsResult:

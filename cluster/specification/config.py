@@ -29,7 +29,7 @@ from ...training.tasks import TASKS
 from ...training.tasks.config import TaskName, metric_description, recognised_task, task_description
 from ...training.teacher.config import TeacherConfig
 from .faults import described
-from .for_task import fault_of_task
+from .for_task import fault_of_task, with_columns
 from .reading import unquoted
 from .resolve import read_with_overrides
 from .resources import ResourcesConfig, StorageConfig
@@ -123,6 +123,16 @@ class JobConfig(Section):
 
     @model_validator(mode="before")
     @classmethod
+    def _columns_of_task(cls, values: Any) -> Any:
+        """Read the columns that data of the task usually has, where the job names no others."""
+        name = values.get("task") if isinstance(values, dict) else None
+        data = values.get("data", {}) if isinstance(values, dict) else {}
+        if name not in TASKS.names or not TASKS[name].columns or not isinstance(data, dict):
+            return values
+        return {**values, "data": with_columns(TASKS[name], data)}
+
+    @model_validator(mode="before")
+    @classmethod
     def _without_temperature(cls, values: Any) -> Any:
         """Do not search the temperature if the task's losses do not depend on it."""
         name, search = (
@@ -208,7 +218,7 @@ class JobConfig(Section):
             )
         fault = fault_of_texts(self.data, self.teacher, self.benchmark.query) or _unused_teacher(self)
         if TASKS[self.task].of_tokens:
-            fault = fault or fault_of_tokens(self.task, self.data, self.teacher, _students(self))
+            fault = fault or fault_of_tokens(TASKS[self.task], self.data, self.teacher, _students(self))
         if fault is not None:
             raise ValueError(fault)
         return self
@@ -234,9 +244,9 @@ def _unused_teacher(config: JobConfig) -> str | None:
             f"{', '.join(named)}: with alpha 1 nothing is learned from the teacher, but these texts have no "
             f"labels; lower alpha, or remove them"
         )
-    if config.teacher.ensemble > 1:
+    if config.teacher.num_members > 1:
         return (
-            f"teacher.ensemble: {config.teacher.ensemble} given, but with alpha 1 nothing is learned from a "
+            f"teacher.ensemble: {config.teacher.num_members} given, but with alpha 1 nothing is learned from a "
             f"teacher; lower alpha, or set it to 1"
         )
     return None

@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from ...errors import shown
-from ...training.section_registry import OneSection, SectionRegistry, SectionsByName
+from ...training.section_registry import NumberOrSections, OneSection, SectionRegistry, SectionsByName
 from .reading import unquoted
 from .sections import section_of
 
@@ -66,7 +66,7 @@ def _without_tag(keys: list[str]) -> list[str]:
 
 
 def _section_at(keys: list[str], root: type[BaseModel]) -> Any:
-    """Return what defines the keys at a path: a section's class, a registry, sections by name, or None."""
+    """Return what defines the keys at a path: a section's class, a registry, sections by name or in a list, or None."""
     at: Any = root
     for key in keys:
         if isinstance(at, SectionRegistry):  # nested key: use the first section class that has it
@@ -74,10 +74,14 @@ def _section_at(keys: list[str], root: type[BaseModel]) -> Any:
         if isinstance(at, SectionsByName):
             at = at.sections().get(key)
             continue
+        if isinstance(at, NumberOrSections):  # the key is a place in the list
+            at = at.section
+            continue
         field = at.model_fields.get(key) if at is not None else None
         if field is None:
             return None
-        kinds = (each for each in field.metadata if isinstance(each, OneSection | SectionsByName))
+        several = OneSection | SectionsByName | NumberOrSections
+        kinds = (each for each in field.metadata if isinstance(each, several))
         of_kinds = next(kinds, None)
         at = of_kinds.registry if isinstance(of_kinds, OneSection) else of_kinds or section_of(field)
     return at

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from ...export.config import ExportConfig
 from ...training.data.config import AnyDataConfig
 from ...training.distillation.config import TrainingConfig
 from ...training.tasks import TASKS, Task
 from ...training.teacher.config import TeacherConfig
+
+_WITH_COLUMNS = {"files": "train", "hub": "dataset"}
+"""Sources with columns -> the key that selects each."""
 
 
 def fault_of_task(
@@ -24,7 +28,20 @@ def fault_of_task(
         _fault_of_scope(task, data, export)
         or _fault_of_keys(task, metric, training, export)
         or _fault_of_cross_fit(task, data, teacher)
+        or _fault_of_pairs(task, teacher)
     )
+
+
+def with_columns(task: Task, data: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the section ``data`` with the columns that a task's data usually has, for keys that are not given.
+
+    Another section than one of files or of a dataset, which have columns, is returned as it is.
+    """
+    if data.get("source") not in _WITH_COLUMNS and not any(data.get(key) for key in _WITH_COLUMNS.values()):
+        return dict(data)
+    left_out = {"label_column"} if data.get("label_columns") is not None else set()
+    left_out |= {"text_column"} if data.get("text_template") is not None else set()
+    return {**{key: name for key, name in task.columns.items() if key not in left_out}, **data}
 
 
 def _able(has_it: Callable[[Task], bool]) -> str:
@@ -48,7 +65,7 @@ def _fault_of_scope(task: Task, data: AnyDataConfig, export: ExportConfig) -> st
 def _fault_of_keys(task: Task, metric: str, training: TrainingConfig, export: ExportConfig) -> str | None:
     smoothing = training.arguments.get("label_smoothing_factor")
     wrong: dict[str, tuple[bool, Callable[[Task], bool]]] = {
-        f"training.arguments.label_smoothing_factor: {smoothing} given, but numbers are not smoothed": (
+        f"training.arguments.label_smoothing_factor: {smoothing} given, but labels are not smoothed": (
             bool(smoothing) and not task.has_label_smoothing,
             lambda each: each.has_label_smoothing,
         ),
@@ -75,8 +92,9 @@ def _fault_of_cross_fit(task: Task, data: AnyDataConfig, teacher: TeacherConfig)
     num_folds = data.diagnostics.cross_fit
     if num_folds is None:
         return None
-    if not teacher.is_trained:
-        kind = "checkpoint is a finished model" if teacher.logits is None else "logits is a file"
+    if not teacher.first.is_trained:
+        kind = "checkpoint is a finished model" if teacher.first.logits is None else "logits is a file"
+        kind = f"ensemble.0.{kind}" if teacher.are_different else kind
         return (
             f"data.diagnostics.cross_fit: {num_folds} given, but teacher.{kind}, which "
             "is not trained on these labels here; remove one of them, or set teacher.fine_tune.checkpoint"
@@ -87,3 +105,17 @@ def _fault_of_cross_fit(task: Task, data: AnyDataConfig, teacher: TeacherConfig)
             f"remove it, or set task to one of: {_able(lambda each: each.has_classes)}"
         )
     return None
+
+
+def _fault_of_pairs(task: Task, teacher: TeacherConfig) -> str | None:
+    paths = [
+        path
+        for path, each in teacher.sections()
+        if each.fine_tune is not None and each.fine_tune.contrastive is not None
+    ]
+    if task.shares_labels or not paths:
+        return None
+    return (
+        f"{'.'.join(paths[0])}.fine_tune.contrastive: given, but in the task {task.name} there are no labels that two "
+        f"texts may share; remove it, or set task to one of: {_able(lambda each: each.shares_labels)}"
+    )

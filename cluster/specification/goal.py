@@ -60,7 +60,8 @@ def check_goals(config: JobConfig, data: TextData) -> None:
             "0.02",
             data.out_of_scope_label,
         )
-    for key, licence in (("data.licence", config.data.licence), ("teacher.licence", config.teacher.licence)):
+    of_teachers = [(".".join((*path, "licence")), each.licence) for path, each in config.teacher.sections()]
+    for key, licence in (("data.licence", config.data.licence), *of_teachers):
         if is_non_commercial(licence):
             logger.warning("%s: %s excludes commercial use, and so does the artifact", key, licence)
     check_gate(config.export.choose, num_tested(config, data), has_threshold=goal is not None)

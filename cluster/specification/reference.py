@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args, get_origin
 from pydantic import BaseModel, TypeAdapter
 from pydantic.fields import FieldInfo
 
-from ...training.section_registry import OneSection
+from ...training.section_registry import NumberOrSections, OneSection
 from .config import JobConfig
 from .sections import SEED, section_of
 
@@ -41,6 +41,10 @@ def _section(path: str, field: FieldInfo) -> Iterator[str]:
     kinds = next((each for each in field.metadata if isinstance(each, OneSection)), None)
     found: list[tuple[str, type[BaseModel]]] = []
     attribute = None
+    listed = next((each for each in field.metadata if isinstance(each, NumberOrSections)), None)
+    if listed is not None:
+        own = listed.section.__annotations__  # the others are those of the section around it
+        yield from _table(f"`{path}`, each of a list", f"{path}.N.", [(listed.section, list(own))])
     if kinds is not None:
         attribute = kinds.registry.attribute
         found = [(f"`{path}`, {attribute} `{name}`", kinds.registry[name]) for name in kinds.registry.names]
@@ -53,7 +57,7 @@ def _section(path: str, field: FieldInfo) -> Iterator[str]:
         own = [name for name in _own_keys(section) if name in fresh]
         yield from _table(title, f"{path}.", [(section, own)])
         for name in fresh:
-            if name not in own:
+            if name not in own or _is_list_of_sections(section.model_fields[name]):
                 yield from _section(f"{path}.{name}", section.model_fields[name])
         seen |= set(keys.values())
 
@@ -65,6 +69,10 @@ def _own_keys(section: type[BaseModel]) -> list[str]:
         for name, field in section.model_fields.items()
         if section_of(field) is None and not any(isinstance(each, OneSection) for each in field.metadata)
     ]
+
+
+def _is_list_of_sections(field: FieldInfo) -> bool:
+    return any(isinstance(each, NumberOrSections) for each in field.metadata)
 
 
 def _table(title: str, prefix: str, sections: list[tuple[type[BaseModel], list[str]]]) -> Iterator[str]:

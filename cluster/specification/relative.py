@@ -11,9 +11,11 @@ from ...training.checkpoints.offline import OFFLINE_PREFIX
 from ...training.data.sources.base import DATA_SOURCES
 from ...training.student.config import STUDENT
 
-# Keys that name a file, and keys that name either a directory or a model on the hub.
-_FILES = (("data", "unlabelled", "path"), ("teacher", "logits"), ("teacher", "logits", "path"))
-_CHECKPOINTS = (("teacher", "checkpoint"), ("teacher", "fine_tune", "checkpoint"), ("benchmark", "model2vec"))
+# Keys that name a file, and keys that name either a directory or a model on the hub; then those of a teacher.
+_FILES = (("data", "unlabelled", "path"),)
+_CHECKPOINTS = (("benchmark", "model2vec"),)
+_FILES_OF_TEACHER = (("logits",), ("logits", "path"))
+_CHECKPOINTS_OF_TEACHER = (("checkpoint",), ("fine_tune", "checkpoint"))
 
 
 def resolve_paths(values: dict[str, Any], directory: Path) -> None:
@@ -24,17 +26,36 @@ def resolve_paths(values: dict[str, Any], directory: Path) -> None:
     """
     if directory == Path():
         return
+
+    def file(name: str) -> str:
+        return str(directory / name)
+
+    def checkpoint(name: str) -> str:
+        return file(name) if _is_directory(directory / name) else name
+
     for keys in (*_data_files(), *_FILES):
-        _replace(values, keys, lambda name: str(directory / name))
+        _replace(values, keys, file)
     for keys in (*_CHECKPOINTS, *_student_checkpoints(values)):
-        _replace(
-            values, keys, lambda name: str(directory / name) if _is_directory(directory / name) else name
-        )
+        _replace(values, keys, checkpoint)
+    for teacher in _teachers(values):
+        for keys in _FILES_OF_TEACHER:
+            _replace(teacher, keys, file)
+        for keys in _CHECKPOINTS_OF_TEACHER:
+            _replace(teacher, keys, checkpoint)
 
 
 def _data_files() -> Iterator[tuple[str, ...]]:
     for source in DATA_SOURCES:
         yield from (("data", key) for key in (*source.local_files, *source.optional_files))
+
+
+def _teachers(values: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Yield the section ``teacher``, and those of the members of an ensemble."""
+    teacher = values.get("teacher")
+    members = teacher.get("ensemble") if isinstance(teacher, dict) else None
+    yield from (
+        each for each in (teacher, *(members if isinstance(members, list) else [])) if isinstance(each, dict)
+    )
 
 
 def _student_checkpoints(values: dict[str, Any]) -> Iterator[tuple[str, ...]]:

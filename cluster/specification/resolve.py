@@ -56,7 +56,8 @@ def _make_room(values: dict[str, Any], overrides: list[str]) -> None:
     if source is not None and source != (values.get("data") or {}).get("source"):
         values["data"] = {}
     asked = _given(overrides, "teacher").keys() & set(TEACHER_KINDS)
-    if asked and not asked & (values.get("teacher") or {}).keys():
+    is_list = _given(overrides, "teacher").get("ensemble", "").startswith("[")
+    if is_list or (asked and not asked & (values.get("teacher") or {}).keys()):
         values["teacher"] = {}
     kind = STUDENT_KINDS.named_by(_given(overrides, "student"))
     if kind not in (None, STUDENT.name_in(values.get("student") or {})):

@@ -15,6 +15,7 @@ from ...training.distillation.config import KindTraining
 from ...training.section import Section
 from ...training.section_registry import OneSection
 from ...training.student.config import STUDENT, STUDENT_KINDS, StudentConfig, job_defaults
+from ...training.tasks import Task
 from ...training.teacher.config import TeacherConfig
 
 SEED = "seed"
@@ -121,21 +122,32 @@ def fault_of_texts(data: DataConfig, teacher: TeacherConfig, query: str | None) 
             "validation pair of median length is timed"
         )
     named = [f"data.augmentation.{name}" for name, each in data.augmentation if each is not None]
-    if teacher.logits is not None and named:
+    files = _files(teacher)
+    if files and named:
         return (
-            f"{', '.join(named)}: the generated texts have no logits, since teacher.logits is a file; remove them, or "
+            f"{', '.join(named)}: the generated texts have no logits, since {files[0]} is a file; remove them, or "
             "use another teacher"
+        )
+    if teacher.are_different and data.augmentation.masked is not None:
+        return (
+            "data.augmentation.masked: the masked pieces are those of one tokenizer, but the teachers of "
+            "teacher.ensemble may have others; remove it, or use data.augmentation.dropped"
         )
     return None
 
 
+def _files(teacher: TeacherConfig) -> list[str]:
+    """Return the keys of the teachers that are files of logits."""
+    return [".".join((*path, "logits")) for path, each in teacher.sections() if each.logits is not None]
+
+
 def fault_of_tokens(
-    task: str, data: DataConfig, teacher: TeacherConfig, students: Sequence[StudentConfig]
+    task: Task, data: DataConfig, teacher: TeacherConfig, students: Sequence[StudentConfig]
 ) -> str | None:
     """Return the fault of a job that has one answer for each token where a section has one for a text, or None.
 
     Args:
-        task: Name of the task.
+        task: The task, which is ``of_tokens``.
         data: The section ``data``.
         teacher: The section ``teacher``.
         students: The section of each kind of student that the job tries.
@@ -143,22 +155,42 @@ def fault_of_tokens(
     pooled = next((each.kind for each in students if not each.has_layers), None)
     if pooled is not None:
         return (
-            f"student.kind: {pooled!r} given, which pools the tokens of a text to one answer, but the task {task} "
+            f"student.kind: {pooled!r} given, which pools the tokens of a text to one answer, but the task {task.name} "
             "needs one for each token; accepted: layers, checkpoint"
         )
-    if data.takes_pairs:
-        return f"data.text_pair_column: given, but the task {task} reads single texts; remove it"
+    if data.takes_pairs and not task.of_windows:
+        return f"data.text_pair_column: given, but the task {task.name} reads single texts; remove it"
+    made = [f"data.augmentation.{name}" for name, each in data.augmentation if each is not None]
+    if task.of_windows and made:
+        return (
+            f"{', '.join(made)}: made of single texts, but the task {task.name} needs a question that belongs to its "
+            "context; remove it, or give further questions with their contexts in data.unlabelled"
+        )
     if data.augmentation.masked is not None:
         return (
-            f"data.augmentation.masked: masked pieces are no text, in which the words of the task {task} could be "
+            f"data.augmentation.masked: masked pieces are no text, in which the words of the task {task.name} could be "
             "found; remove it"
         )
-    if teacher.logits is not None:
+    for key in _files(teacher):
         return (
-            f"teacher.logits: {teacher.logits!r:.60} given, a file with logits for each text, but the task {task} "
-            "needs them for each token; use a checkpoint"
+            f"{key}: a file with logits for each text given, but the task {task.name} needs them for each token; use "
+            "a checkpoint"
         )
-    return None
+    return _fault_of_pieces(task, teacher)
+
+
+def _fault_of_pieces(task: Task, teacher: TeacherConfig) -> str | None:
+    """Return the fault of teachers that cannot have the same tokens, where a student learns logits of each token."""
+    pieces = [None if each.scratch is None else each.scratch.vocab_size for each in teacher.members]
+    other = next((number for number, each in enumerate(pieces) if each != pieces[0]), None)
+    if other is None:
+        return None
+    kind = "fine_tune" if teacher.members[other].scratch is None else "scratch"
+    kind = "checkpoint" if teacher.members[other].checkpoint is not None else kind
+    return (
+        f"teacher.ensemble.{other}.{kind}: its tokenizer differs from that of the first teacher, and the task "
+        f"{task.name} has logits for each token, which are joined token by token; use teachers of one tokenizer"
+    )
 
 
 def keys_of_kinds(values: Mapping[str, Any]) -> list[str]:
@@ -224,8 +256,17 @@ def chosen_keys(
             elif type(value) is not type(default):
                 found[name] = value.model_dump(mode="json")
         elif path in always or value != (seed if name == SEED else default):
-            found[name] = _plain(value)
+            found[name] = _chosen_of_list(value, seed) if _is_of_sections(value) else _plain(value)
     return found
+
+
+def _is_of_sections(value: Any) -> bool:
+    return isinstance(value, list) and any(isinstance(each, BaseModel) for each in value)
+
+
+def _chosen_of_list(sections: Any, seed: int) -> list[Any]:
+    """Return ``chosen_keys`` of each section of a list."""
+    return [chosen_keys(each, seed, ()) for each in sections]
 
 
 def _selects(field: FieldInfo) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 from pathlib import Path
+from typing import Any
 
 from ...errors import DataError, DistiltuneError, ModelError, user_path
 from ...storage.filesystems import is_url, refuse_userinfo
@@ -15,8 +16,7 @@ from ..specification.config import JobConfig
 
 INPUTS = "cache/inputs"
 REFERENCE = "storage:"
-LOGITS_KEY = ("teacher", "logits", "path")
-"""Path of the key that names a file of logits."""
+_LOGITS_KEY = ("logits", "path")  # of a teacher that is a file
 
 _CHECKPOINT_SUFFIXES = (".json", ".safetensors", ".txt", ".model")  # no optimizer state, no pickles
 _DATASET_SUFFIXES = (".json", ".arrow")
@@ -97,11 +97,12 @@ def _names(config: JobConfig) -> dict[tuple[str, ...], str]:
     }
     if config.data.unlabelled is not None:
         found["data", "unlabelled", "path"] = config.data.unlabelled.path
-    found["teacher", "checkpoint"] = config.teacher.checkpoint
-    if config.teacher.logits is not None:
-        found[LOGITS_KEY] = config.teacher.logits.path
-    if config.teacher.fine_tune is not None:
-        found["teacher", "fine_tune", "checkpoint"] = config.teacher.fine_tune.checkpoint
+    for path, teacher in config.teacher.sections():
+        found[*path, "checkpoint"] = teacher.checkpoint
+        if teacher.logits is not None:
+            found[*path, *_LOGITS_KEY] = teacher.logits.path
+        if teacher.fine_tune is not None:
+            found[*path, "fine_tune", "checkpoint"] = teacher.fine_tune.checkpoint
     found |= {("student", *path): name for path, name in config.student.checkpoints().items()}
     found["benchmark", "model2vec"] = config.benchmark.model2vec
     named = {key: name for key, name in found.items() if name is not None}
@@ -112,19 +113,24 @@ def _names(config: JobConfig) -> dict[tuple[str, ...], str]:
 
 def _replaced(config: JobConfig, values: dict[tuple[str, ...], str]) -> JobConfig:
     for key, value in values.items():
-        parts = [config]
-        for name in key[:-1]:
-            parts.append(getattr(parts[-1], name))
-        new = parts.pop().model_copy(update={key[-1]: value})
-        for name, part in zip(reversed(key[:-1]), reversed(parts), strict=True):
-            new = part.model_copy(update={name: new})
-        config = new
+        config = _with(config, key, value)
     return config
+
+
+def _with(part: Any, key: tuple[str, ...], value: str) -> Any:
+    """Return a section, or a list of sections, with another value at the path of a key in it."""
+    if not key:
+        return value
+    name, *rest = key
+    if isinstance(part, list):
+        place = int(name)
+        return [*part[:place], _with(part[place], tuple(rest), value), *part[place + 1 :]]
+    return part.model_copy(update={name: _with(getattr(part, name), tuple(rest), value)})
 
 
 def _is_of_texts(key: tuple[str, ...]) -> bool:
     """Return whether a key names a file with texts, rather than a checkpoint."""
-    return key[0] == "data" or key == LOGITS_KEY
+    return key[0] == "data" or key[-2:] == _LOGITS_KEY
 
 
 def _is_local(name: str) -> bool:
@@ -150,8 +156,8 @@ def _checkpoint(config: JobConfig, key: tuple[str, ...], name: str) -> Path:
     from ...training.checkpoints.load import resolve_checkpoint
     from ...training.checkpoints.loading import naming
 
-    tuned = config.teacher.fine_tune
-    sha256 = tuned.sha256 if tuned is not None and key[:2] == ("teacher", "fine_tune") else None
+    tuned = (each.fine_tune for path, each in config.teacher.sections() if key[:-1] == (*path, "fine_tune"))
+    sha256 = next((each.sha256 for each in tuned if each is not None), None)
     with naming(".".join(key)):
         return Path(resolve_checkpoint(name, sha256)).absolute()
 

@@ -37,6 +37,7 @@ def summary(run: Run) -> dict[str, Any]:
         "against_baselines": choice.get("against_baselines") or [],
         "ratios": choice.get("ratios") or {},
         "warning": choice.get("warning"),
+        "teachers": (run.stage_record("logits").get("result") or {}).get("ensemble"),
         "artifact": _location(run, run.artifact),
         "report": _location(run, run.report),
         "trials": search.get("trials", []),
@@ -62,6 +63,7 @@ def print_summary(run: Run) -> None:
     console.print(f"[bold]{run.id}[/bold]  {found['state']}", soft_wrap=True)
     if found["error"]:
         console.print(f"[red]{escape(found['error'])}[/red]", soft_wrap=True)
+    from ...export.report.length_tables import length_lines
     from ...export.report.tables import (
         disturbed,
         reused,
@@ -70,13 +72,18 @@ def print_summary(run: Run) -> None:
         verdicts,
         whole_sizes,
     )
+    from ...export.report.teacher_tables import teacher_lines
 
     _print_comparisons(console, found)
     console.print(terminal_table(found["variants"], found["chosen"]))
     rows = found["variants"]
-    notes = [*whole_sizes(rows), *time_of_text(rows, found["chosen"])]
+    chosen = found["chosen"]
+    notes = [*whole_sizes(rows), *time_of_text(rows, chosen), *length_lines(rows, chosen)]
     for line in [*notes, *disturbed(rows), *reused(rows), *verdicts(rows)]:
         console.print(line, soft_wrap=True, markup=False)
+    if found["teachers"]:
+        for line in teacher_lines(found["teachers"]):
+            console.print(line, soft_wrap=True, highlight=False, markup=False)
     if found["best"]:
         console.print(_best_line(found["best"]), soft_wrap=True)
         _print_search(console, run, found)

@@ -34,7 +34,7 @@ def _run(values: dict[str, Any], open_artifact: OpenArtifact) -> int:
     top_k = values["top_k"]
     with quiet_panics():
         classifier = TextClassifier.load(directory)
-    texts = _texts(values["texts"], source, values, takes_pairs=classifier.takes_pairs)
+    texts = _texts(values["texts"], source, values, classifier)
     with quiet_panics():
         ranked: list[Any] | None = None if top_k is None else classifier(texts, top_k=top_k)
         best: list[Any] = (
@@ -62,16 +62,18 @@ def _run(values: dict[str, Any], open_artifact: OpenArtifact) -> int:
 
 
 def _texts(
-    given: Sequence[str], source: str | None, values: dict[str, Any], *, takes_pairs: bool
+    given: Sequence[str], source: str | None, values: dict[str, Any], classifier: TextClassifier
 ) -> list[TextOrPair]:
     """Return the texts of the file, of the command line or of stdin; pairs where the artifact takes those."""
+    takes_pairs = classifier.takes_pairs
     if not takes_pairs and values["pair_column"] is not None:
         raise InputError(
             f"--pair-column: {values['pair_column']!r:.60} given, but this artifact takes single texts; remove it"
         )
     if source is not None:
-        pair_column = (values["pair_column"] or PAIR_COLUMN) if takes_pairs else None
-        return read_texts(Path(source), values["column"], pair_column)
+        first, second = classifier.decoder.columns
+        pair_column = (values["pair_column"] or second) if takes_pairs else None
+        return read_texts(Path(source), values["column"] or first, pair_column)
     if not given and (sys.stdin is None or sys.stdin.isatty()):
         raise InputError("TEXT: none given; give one or more texts, --input FILE, or pipe lines to stdin")
     lines = list(given) or lines_of_stream(sys.stdin.buffer, "TEXT: stdin")
@@ -134,10 +136,15 @@ PREDICT = Command(
         Parameter(
             "source", "Texts of a .csv, .jsonl or .txt file, one answer for each row.", "FILE", "--input"
         ),
-        Parameter("column", "Column or key of the texts in --input.", "NAME", "--column", default="text"),
+        Parameter(
+            "column",
+            "Column or key of the texts in --input; default: text, or question of questions.",
+            "NAME",
+            "--column",
+        ),
         Parameter(
             "pair_column",
-            "The same for the second texts, where the artifact takes pairs; default: text_pair.",
+            "The same for the second texts, where the artifact takes pairs; default: text_pair, or context.",
             "NAME",
             "--pair-column",
         ),

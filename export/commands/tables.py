@@ -182,7 +182,7 @@ def _as_csv(answers: Sequence[dict[str, Any]], top_k: int) -> str:
 
 
 def _columns(answer: dict[str, Any]) -> dict[str, Any]:
-    """Return the cells of an answer by column: label and score, all of them, the numbers, or spans as JSON."""
+    """Return the cells of an answer by column: label and score, all of them, numbers, spans as JSON, or one span."""
     if "labels" in answer:
         return {
             "labels": ";".join(each["label"] for each in answer["labels"]),
@@ -192,7 +192,8 @@ def _columns(answer: dict[str, Any]) -> dict[str, Any]:
         return {"spans": json.dumps(answer["spans"], ensure_ascii=False)}
     if "values" in answer:
         return dict(answer["values"])
-    return {name: answer[name] for name in ("label", "score", "value") if name in answer}
+    names = ("label", "answer", "score", "start", "end", "value")
+    return {name: answer[name] for name in names if name in answer}
 
 
 def _as_json(answers: Sequence[dict[str, Any]], top_k: int) -> str:

@@ -86,7 +86,7 @@ def _part_by_words(path: str) -> Part | None:
             if re.search(words, layer[2]):
                 return Part(part, group, int(layer[1]))
         return None
-    head = re.search(r"\b(pooler|pre_classifier|classifier|score)\b", path)
+    head = re.search(r"\b(pooler|pre_classifier|classifier|score|qa_outputs)\b", path)
     if head is None:
         return None
     return Part(*(_POOLER if head[1] in ("pooler", "pre_classifier") else _CLASSIFIER))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,12 @@ import numpy as np
 from ...errors import ExportError
 from ...texts import TextOrPair, all_parts
 from ...training import tasks
+from ...training.tasks.spans.decoding import SpanLogits
 from ...training.tasks.words import find_words, tags_of_words
 from ..runtime.classifier import SETTINGS_FILE, TextClassifier
 from ..runtime.classifier_config import read_config
 from ..temperature import fit_sigmoid_temperature, fit_temperature
+from .answers import fit_answers
 from .config import LabelThresholdsConfig
 from .label_thresholds import choose_label_thresholds
 from .thresholds import ScopeGoal, choose_threshold
@@ -59,7 +61,8 @@ def fit_scores(
 
     Returns:
         What was written: ``temperature``, fitted on the texts in scope, where the task has probabilities;
-        ``out_of_scope_label`` and ``threshold`` where there is a goal; ``threshold`` with several labels.
+        ``out_of_scope_label`` and ``threshold`` where there is a goal; ``threshold`` with several labels, and where
+        questions may have no answer.
 
     Raises:
         ExportError: There are no texts, or a threshold is requested for a task without out-of-scope texts.
@@ -69,6 +72,8 @@ def fit_scores(
             "data.validation: the split is empty, but scores and out-of-scope thresholds are fitted on it; add texts"
         )
     classifier = classifier or TextClassifier.load(variant)
+    if classifier.of_windows:
+        return _fit_answers(variant, classifier, validation)
     if classifier.of_tokens:
         return _fit_words(variant, classifier, validation)
     logits = classifier.logits(validation.texts, batch_size=1)
@@ -91,7 +96,7 @@ def refit_scores(variant: Path, validation: ValidationTexts, *, num_threads: int
     """
     path = variant / SETTINGS_FILE
     config = read_config(path.read_bytes(), path)
-    if tasks.get(config.task).of_tokens:  # the temperature depends on no goal
+    if tasks.get(config.task).of_tokens:  # temperature and threshold of answers depend on no goal
         _update(path, {"num_threads": num_threads})
         return
     try:
@@ -162,6 +167,17 @@ def _fit_words(variant: Path, classifier: TextClassifier, validation: Validation
         logits.append(row[words.pieces])
         labels.append(tags_of_words(words, entities))
     fitted = {"temperature": fit_temperature(np.concatenate(logits), np.concatenate(labels))}
+    _update(variant / SETTINGS_FILE, fitted)
+    return fitted
+
+
+def _fit_answers(variant: Path, classifier: TextClassifier, validation: ValidationTexts) -> dict[str, Any]:
+    """Fit the temperature of a model of questions, and the threshold of no answer where some have none."""
+    task, pairs = tasks.get(classifier.task), validation.texts
+    windows = classifier.windows([(text[0], text[1]) for text in pairs])
+    outputs = SpanLogits.of_windows(windows, classifier.logits(pairs, batch_size=1))
+    labels = task.measured_labels(pairs, validation.labels)
+    fitted = asdict(fit_answers(outputs, [text[1] for text in pairs], labels))
     _update(variant / SETTINGS_FILE, fitted)
     return fitted
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ...storage.folders import write_file
-from ...training.tasks import title_of
+from ...training.tasks import TASKS, title_of
 from ..benchmark import targets
 from ..benchmark.contention import MOST_WAITING
 from ..benchmark.measure_models import Measurement
@@ -17,6 +17,7 @@ from ..selection.gate import ACCURACY, STUDENT, TEACHER
 from .breakdown_tables import labels_table, pairs_table, slice_losses_table, slices_table
 from .data_tables import confused_table, duplicates_table, issues_table
 from .gpu_tables import gpu_table, on_gpu, without_graphs
+from .length_tables import by_length, length_table
 from .tables import (
     choice_table,
     disturbed,
@@ -30,6 +31,7 @@ from .tables import (
     trained,
     trials_table,
 )
+from .teacher_tables import gain_in_words, lacking_in_words, teachers_table
 
 REPORT_FILE = "report.json"
 MARKDOWN_FILE = "report.md"
@@ -54,6 +56,11 @@ _FILTERS = {
     "confused_table": confused_table,
     "duplicates_table": duplicates_table,
     "gpu_table": gpu_table,
+    "by_length": by_length,
+    "length_table": length_table,
+    "teachers_table": teachers_table,
+    "gain_in_words": gain_in_words,
+    "lacking_in_words": lacking_in_words,
     "on_gpu": on_gpu,
     "without_graphs": without_graphs,
     "scope_table": scope_table,
@@ -176,8 +183,10 @@ def markdown_report(report: dict[str, Any]) -> str:
     values = {
         **{name: report[name] for name in ("run_id", "variants", "chosen", "machine")},
         **{name: report.get(name) or {} for name in ("trials", "stages", "against_teacher", "warning")},
-        "lengths": report.get("lengths") or {},
+        "lengths": _lengths(report),
+        "few_labels": report.get("few_labels") or {},
         "teacher_file": report.get("teacher_file") or {},
+        "teachers": report.get("teachers") or {},
         "task": (report.get("job") or {}).get("task"),
         "against_baselines": report.get("against_baselines") or [],
         "left_out": report.get("left_out") or {},
@@ -223,3 +232,9 @@ def _compared(report: dict[str, Any]) -> list[dict[str, Any]]:
     by_name = {row["name"]: row for row in report["variants"] if row.get("calibration")}
     wanted = dict.fromkeys([report["chosen"] or STUDENT, STUDENT, TEACHER])
     return [by_name[name] for name in wanted if name in by_name]
+
+
+def _lengths(report: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the lengths of the training texts, and whether long ones are read in windows; empty if not measured."""
+    lengths, name = report.get("lengths") or {}, str((report.get("job") or {}).get("task"))
+    return {**lengths, "of_windows": name in TASKS and TASKS[name].of_windows} if lengths else {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from copy import copy
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,18 +14,20 @@ import tokenizers
 from ...errors import ArtifactError, InputError
 from ...texts import TextOrPair, is_blank, is_pair
 from ...training.ragged import Ragged, Rows, offsets_of
+from ...training.tasks.spans.windows import Window
 from ..artifact.contents import Contents
 from ..artifact.files import MAX_JSON_BYTES
 from ..artifact.manifest import MODEL_FILE, SETTINGS_FILE, TOKENIZER_FILE
 from .classifier_config import ClassifierConfig, read_config
 from .fast.choose import choose_for_graph
 from .profile import Stages, profile_stages
+from .questions import QuestionReader
 from .session.bound_graph import open_with_buffers
-from .session.feeds import Feeds
+from .session.feeds import Feeds, runs_of
 from .session.graph import Graph
 from .session.providers import count_nodes
 from .session.session_options import MAX_THREADS, check_session, session_options
-from .tasks import DECODERS, TokenDecoder, Tokens
+from .tasks import DECODERS, TokenDecoder, Tokens, WindowDecoder
 from .text_inputs import checked_texts
 from .tokenizer import MAX_TOKENIZER_BYTES, Tokenizer
 
@@ -44,10 +47,11 @@ class TextClassifier:
         max_length: Maximum number of tokens; longer texts are truncated.
         out_of_scope_label: Label of texts outside every intent; None where there is none.
         threshold: Selects texts that get that label in addition to those predicted by their largest logit; with several
-            labels a text, the threshold of each label (``LabelThresholds``). None: there is none.
+            labels a text, the threshold of each label (``LabelThresholds``); of questions, that of no answer; or None.
         temperature: Divisor of the logits in probabilities, fitted on validation texts; it changes no prediction.
         takes_pairs: Whether it classifies pairs of texts, each a tuple ``(text, text_pair)``, instead of single texts.
-        of_tokens: Whether it has logits for each token, and a list of predictions for a text.
+        of_tokens: Whether it has logits for each token.
+        of_windows: Whether its pairs are questions with contexts, which it reads in windows.
         decoder: What turns its logits into predictions.
     """
 
@@ -60,12 +64,17 @@ class TextClassifier:
         self.decoder = DECODERS[config.task]
         self.labels = list(config.labels)
         self._num_outputs = self.decoder.num_outputs(self.labels)
-        self.of_tokens = isinstance(self.decoder, TokenDecoder)
+        self.of_tokens, self.of_windows = self.decoder.of_tokens, self.decoder.of_windows
         self.max_length = config.max_length
         self.out_of_scope_label = config.out_of_scope_label
         self.threshold = config.threshold
         self.temperature = config.temperature
         self.takes_pairs = config.takes_pairs
+        self._questions: QuestionReader | None = None
+        if isinstance(self.decoder, WindowDecoder):
+            self._questions = QuestionReader(
+                tokenizer, self._feeds, self._run, self.decoder, self.threshold, self.temperature
+            )
         if graph.num_outputs not in (None, self._num_outputs):
             raise ArtifactError(
                 f"{SETTINGS_FILE} names {len(self.labels)} labels but {MODEL_FILE} has {graph.num_outputs} outputs; "
@@ -131,7 +140,8 @@ class TextClassifier:
             config.pad_token_id,
             folder / TOKENIZER_FILE,
             takes_pairs=config.takes_pairs,
-            with_offsets=isinstance(DECODERS[config.task], TokenDecoder),
+            with_offsets=DECODERS[config.task].of_tokens,
+            with_windows=DECODERS[config.task].of_windows,
         )
         options = session_options(
             num_threads or config.num_threads or 1, config.session if session is None else session
@@ -192,8 +202,9 @@ class TextClassifier:
 
         Args:
             texts: a text, or a sequence of texts; for a classifier that ``takes_pairs``, a tuple of two texts, or a
-                sequence of those. Texts longer than ``max_length`` tokens are truncated, the longer of a pair first.
-            batch_size: maximum number of texts in one run of the model.
+                sequence of those. Texts longer than ``max_length`` tokens are truncated, the longer of a pair first;
+                contexts of questions are read in windows.
+            batch_size: maximum number of texts in one run of the model; fewer are run where they are long.
             top_k: number of predictions for a text, at most all labels; default: the best one alone.
 
         Returns:
@@ -210,6 +221,8 @@ class TextClassifier:
             - ``regression``: ``{"value": float}``, or ``{"values": {name: float}}`` for several numbers.
             - ``token_classification``: a list of ``{"start": int, "end": int, "label": str, "score": float}``, whose
               characters are ``text[start:end]``; an empty one for a blank text.
+            - ``question_answering``: ``{"answer": str, "score": float, "start": int, "end": int}``; the answer is
+              ``context[start:end]``; with a threshold it may be ``""``, from 0 to 0.
 
         Raises:
             InputError: a text is no string, or no pair where those are taken; ``batch_size`` or ``top_k`` is below 1;
@@ -222,31 +235,38 @@ class TextClassifier:
         if top_k is not None and (type(top_k) is not int or top_k < 1):
             raise InputError(f"top_k is {top_k!r:.60}; give 1 or more")
         given = checked_texts([texts] if single else texts, self.takes_pairs)
-        encodings = self._tokenizer.encode(given) if given else []
+        encodings = self._encoded(given)
         logits = self._logits(encodings, batch_size)
         answers = self._decoded(given, encodings, logits, top_k)
-        for row, (text, encoding) in enumerate(zip(given, encodings, strict=True)):
-            if is_blank(text) or len(encoding) == 0:
-                answers[row] = _as_blank(answers[row])
         return answers[0] if single else answers
+
+    def _encoded(self, texts: Sequence[Any]) -> list[Any]:
+        """Return the encodings of texts or pairs, or the windows of questions."""
+        if not texts:
+            return []
+        return self._tokenizer.encode(texts) if self._questions is None else self._tokenizer.windows(texts)
 
     def _decoded(
         self,
         texts: Sequence[Any],
-        encodings: Sequence[tokenizers.Encoding],
+        encodings: Sequence[Any],
         logits: Rows,
         top_k: int | None,
     ) -> list[Any]:
         """Return the prediction, or the ``top_k`` best ones, for each text."""
+        given, found = (self.labels, self.threshold), list[Any]()
         if isinstance(logits, Ragged):
             if top_k is not None:
-                self.decoder.ranked(logits.values, self.labels, None, top_k)  # which raises
-            return [
-                self._spans(text, each, row) for text, each, row in zip(texts, encodings, logits, strict=True)
-            ]
-        if top_k is None:
-            return self.decoder.decode(logits, self.labels, self.threshold, self.temperature)
-        return list(self.decoder.ranked(logits, self.labels, self.threshold, top_k, self.temperature))
+                self.decoder.ranked(logits.values, *given, top_k)  # which raises
+            if self._questions is not None:
+                return self._questions.answers(texts, encodings, logits)
+            found += map(self._spans, texts, encodings, logits)
+        elif top_k is None:
+            found += self.decoder.decode(logits, *given, self.temperature)
+        else:
+            found += self.decoder.ranked(logits, *given, top_k, self.temperature)
+        rows = zip(texts, encodings, found, strict=True)
+        return [_as_blank(own) if is_blank(text) or not len(each) else own for text, each, own in rows]
 
     def _spans(self, text: str, encoding: tokenizers.Encoding, logits: np.ndarray) -> list[dict[str, Any]]:
         """Return the predictions for a text of logits[L, C]."""
@@ -256,6 +276,8 @@ class TextClassifier:
 
     def _classify(self, text: Any) -> Any:
         """Classify one text, as a batch of one is, without what a batch needs."""
+        if self._questions is not None:
+            return self._questions.answer(text)
         ids, type_ids, encoding = self._tokenize(text)
         logits = self._run(self._feeds.of_text(ids, type_ids))
         return self._answer(text, ids, encoding, logits)
@@ -298,46 +320,48 @@ class TextClassifier:
             InputError: the text is not valid, ``num_runs`` is below 1 or ``num_warmups`` below 0.
             ArtifactError: the tokenizer or the model fails.
         """
-        stages = Stages(
-            classify=self._classify,
-            tokenize=self._tokenize,
-            feed=self._feeds.of_text,
-            run=self._run,
-            answer=self._answer,
-            tokenizer_alone=self._tokenizer.library_call(),
-            session_alone=partial(self._graph.outputs, num_classes=self._num_outputs),
-        )
+        alone = partial(self._graph.outputs, num_classes=self._num_outputs)
+        path = (self._classify, self._tokenize, self._feeds.of_text, self._run, self._answer)
+        stages = Stages(*path, self._tokenizer.library_call(), alone)
+        stages = stages if self._questions is None else self._questions.stages(alone)
         return profile_stages(stages, text, num_runs, num_warmups, seconds)
+
+    def cut_to(self, num_tokens: int) -> TextClassifier:
+        """Return the same model with texts truncated to another number of tokens; calls raise without positions."""
+        other = copy(self)
+        other._tokenizer, other.max_length = self._tokenizer.cut_to(num_tokens), num_tokens
+        return other
 
     def answers(self, logits: np.ndarray) -> list[dict[str, Any]]:
         """Return the predictions of logits[N, C] without their scores and without a threshold."""
-        decoded = self.decoder.decode(logits, self.labels, None)
-        return [self.decoder.without_scores(each) for each in decoded]
+        return self.decoder.compared(logits, self.labels)
 
     def tokens(self, texts: Sequence[str]) -> list[Tokens]:
         """Return the tokens of texts, which the rows of ``logits`` are for; of a classifier ``of_tokens``."""
         found = self._tokenizer.encode(texts) if texts else []
         return [Tokens(text, each.offsets, each.word_ids) for text, each in zip(texts, found, strict=True)]
 
+    def windows(self, pairs: Sequence[tuple[str, str]]) -> list[Window]:
+        """Return the windows of pairs, which the rows of ``logits`` are for; of a classifier ``of_windows``."""
+        return self._tokenizer.windows(pairs)
+
     def logits(self, texts: Sequence[TextOrPair], batch_size: int = 32) -> Any:
         """Return the model's raw outputs, float32 ``[N, C]`` in the order of ``texts``; raises like ``__call__``.
 
-        A classifier ``of_tokens`` has rows of ``[L, C]``, a :class:`~distiltune.training.ragged.Ragged`.
+        A classifier ``of_tokens`` has rows of ``[L, C]``, a :class:`~distiltune.training.ragged.Ragged`; one
+        ``of_windows`` has them for each window.
         """
         single = is_pair(texts) if self.takes_pairs else isinstance(texts, str)
         given = checked_texts([texts] if single else texts, self.takes_pairs)
-        return self._logits(self._tokenizer.encode(given) if given else [], batch_size)
+        return self._logits(self._encoded(given), batch_size)
 
-    def _logits(self, encodings: list[tokenizers.Encoding], batch_size: int) -> Rows:
+    def _logits(self, encodings: Sequence[tokenizers.Encoding | Window], batch_size: int) -> Rows:
         if not isinstance(batch_size, int | np.integer) or isinstance(batch_size, bool) or batch_size < 1:
             raise InputError(f"batch_size is {batch_size!r:.60}; give 1 or more")
         offsets = offsets_of([len(each) for each in encodings])
         num = offsets[-1] if self.of_tokens else len(encodings)
         outputs = np.empty((num, self._num_outputs), dtype=np.float32)
-        # Batch texts of similar length together to minimize padding.
-        order = sorted(range(len(encodings)), key=lambda i: len(encodings[i]))
-        for start in range(0, len(order), batch_size):
-            rows = order[start : start + batch_size]
+        for rows in runs_of([len(each) for each in encodings], int(batch_size)):
             feed = self._feeds.of_batch([encodings[i] for i in rows])
             found = self._run(feed)
             if not self.of_tokens:

@@ -81,6 +81,10 @@ def read_config(content: bytes, path: Path) -> ClassifierConfig:
     takes_pairs = given.get(TAKES_PAIRS, False)
     if not isinstance(takes_pairs, bool):
         raise ArtifactError(f"{path}: {TAKES_PAIRS} is {takes_pairs!r:.60}; it must be true or false")
+    if DECODERS[task].of_windows and not takes_pairs:
+        raise ArtifactError(
+            f"{path}: {TAKES_PAIRS} is {takes_pairs!r:.60}; it must be true for the task {task}"
+        )
     session = given.get("session")
     try:
         check_session({} if session is None else session)

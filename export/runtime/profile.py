@@ -18,15 +18,18 @@ _LEAST_ROUNDS = 5
 
 @dataclass(frozen=True)
 class Stages:
-    """What a classifier does with one text, and the two libraries' own calls."""
+    """What a classifier does with one text, and the two libraries' own calls.
+
+    What is fed and run is a graph's inputs and its logits, or a list of them for the windows of a question.
+    """
 
     classify: Callable[[Any], Any]
     tokenize: Callable[[Any], tuple[Any, Any, Any]]
-    feed: Callable[[Any, Any], dict[str, np.ndarray]]
-    run: Callable[[dict[str, np.ndarray]], np.ndarray]
-    answer: Callable[[Any, Any, Any, np.ndarray], Any]
+    feed: Callable[[Any, Any], Any]
+    run: Callable[[Any], Any]
+    answer: Callable[[Any, Any, Any, Any], Any]
     tokenizer_alone: Callable[[Any], Any]
-    session_alone: Callable[[dict[str, np.ndarray]], Any]
+    session_alone: Callable[[Any], Any]
 
 
 def profile_stages(

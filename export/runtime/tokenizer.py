@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import tokenizers
 
 from ...errors import ArtifactError, InputError
 from ...texts import TextOrPair, all_parts
+from ...training.tasks.spans.windows import Window, Windowing
 from .session.graph import cause
 
 MAX_TOKENIZER_BYTES = 2**29
@@ -30,6 +32,7 @@ class Tokenizer:
         path: The file, for messages.
         takes_pairs: Whether it tokenizes pairs of texts, whose longer text is truncated first.
         with_offsets: Whether ``encode`` gives the place of each token in its text, which takes longer.
+        with_windows: Whether pairs are questions with contexts, of which it makes ``windows``.
 
     Attributes:
         max_length: Maximum number of tokens of a text.
@@ -50,6 +53,7 @@ class Tokenizer:
         *,
         takes_pairs: bool = False,
         with_offsets: bool = False,
+        with_windows: bool = False,
     ):
         self.path = path
         self.with_offsets = with_offsets
@@ -65,6 +69,10 @@ class Tokenizer:
             self._keeps_end = side == "left"
             self.tokenizer.enable_truncation(max_length, direction=side)
             added = self.tokenizer.num_special_tokens_to_add(takes_pairs)
+            whole = tokenizers.Tokenizer.from_buffer(content) if with_windows else None
+            if whole is not None:
+                whole.no_padding()
+                whole.no_truncation()
         except BaseException as error:
             if not is_fault(error):
                 raise
@@ -81,6 +89,17 @@ class Tokenizer:
                 f"{path} adds {added} tokens to every {'pair' if takes_pairs else 'text'}, but max_length is "
                 f"{max_length}; pull the artifact again"
             )
+        self._windowing = None if whole is None else Windowing(whole, max_length)
+
+    def cut_to(self, num_tokens: int) -> Tokenizer:
+        """Return the same tokenizer, with texts truncated to another number of tokens."""
+        other = copy(self)
+        other.tokenizer = tokenizers.Tokenizer.from_str(self.tokenizer.to_str())
+        side = "left" if self._keeps_end else "right"
+        other.tokenizer.enable_truncation(num_tokens, direction=side)
+        other.max_length = num_tokens
+        other._long = max(_LONG_TEXT, _CHARACTERS_PER_TOKEN * num_tokens)
+        return other
 
     def last_id(self) -> int | None:
         """Return the largest token id; None where the ids are not contiguous from 0."""
@@ -123,6 +142,16 @@ class Tokenizer:
             if not is_fault(error):
                 raise
             raise self._failure(error, texts) from error
+
+    def windows(self, pairs: Sequence[tuple[str, str]]) -> list[Window]:
+        """Return the windows of questions with their contexts, which are not truncated; raises like ``encode``."""
+        assert self._windowing is not None, "it was opened with_windows"
+        try:
+            return self._windowing.windows(pairs)
+        except BaseException as error:
+            if not is_fault(error):
+                raise
+            raise self._failure(error, pairs) from error
 
     def use(self, name: str | None, encode: Callable[[str], list[int]] | None, why: str | None) -> None:
         """Use a fast tokenizer for single texts, one whose ids are the same; None: none, for a reason."""

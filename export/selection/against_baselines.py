@@ -51,7 +51,10 @@ class BaselineComparison:
         """What the variant gains, in one sentence without a full stop."""
         low, high = (f"{100 * limit:+.1f}" for limit in (self.low, self.high))
         gained = f"{100 * self.difference:+.1f} points {self.title} (95 %: {low} to {high})"
-        speed, size = _times(self.faster, "faster", "slower"), _times(self.smaller, "smaller", "larger")
+        speed, size = (
+            _times(self.faster, "faster", "slower", "as fast"),
+            _times(self.smaller, "smaller", "larger", "of the same size"),
+        )
         return f"against {self.name}: {gained}, {speed}, {size}"
 
     @property
@@ -122,7 +125,8 @@ def _compared(
     )
 
 
-def _times(ratio: float, more: str, less: str) -> str:
-    """Return a ratio in words, such as ``4.6x smaller``, ``224x faster`` or ``1.3x larger``."""
+def _times(ratio: float, more: str, less: str, equal: str) -> str:
+    """Return a ratio in words, such as ``4.6x smaller`` or ``1.3x larger``; ``equal`` where it rounds to 1."""
     times, word = (ratio, more) if ratio >= 1 else (1 / ratio, less)
-    return f"{times:.{0 if times >= 100 else 1}f}x {word}"
+    shown = f"{times:.{0 if times >= 100 else 1}f}"
+    return equal if shown == "1.0" else f"{shown}x {word}"

@@ -23,6 +23,7 @@ from ...training.checkpoints.load import label_names, load_model, load_tokenizer
 from ...training.models.families import family_names, find_family
 from ...training.models.token_types import reads_token_types
 from ...training.tasks import Task
+from ...training.tasks.spans.windows import Windowing
 from ..artifact.manifest import MODEL_DATA_FILE, TOKENIZER_FILE
 from ..onnx.convert import export_onnx
 from ..onnx.fusion import ATTENTION_OPS, fuse_onnx
@@ -137,6 +138,7 @@ def build_variant(
             training_texts,
             max_length,
             has_types=takes_pairs and reads_token_types(model),
+            of_windows=tasks.get(task).of_windows,
         )
         wants_sensitivity = config.sensitivity and variant.has_sensitivity
         inputs = VariantInputs(rows, config, wants_sensitivity, takes_pairs)
@@ -266,12 +268,21 @@ def _content(folder: Path, file: str) -> str:
 
 
 def _token_ids(
-    tokenizer_file: Path, trained_with: Any, texts: Sequence[TextOrPair], max_length: int, *, has_types: bool
+    tokenizer_file: Path,
+    trained_with: Any,
+    texts: Sequence[Any],
+    max_length: int,
+    *,
+    has_types: bool,
+    of_windows: bool,
 ) -> list[np.ndarray]:
-    """Return texts as :data:`~.rows.Rows`, with token types where the graph has them as an input."""
+    """Return texts, or windows of questions, as :data:`~.rows.Rows`, with token types where the graph reads them."""
     if not texts:
         return []
     tokenizer = read_tokenizer(tokenizer_file)
-    tokenizer.enable_truncation(max_length, direction=truncation_side(trained_with))
-    found = tokenizer.encode_batch_fast(list(texts))
+    if of_windows:
+        found: Sequence[Any] = Windowing(tokenizer, max_length).windows(texts)
+    else:
+        tokenizer.enable_truncation(max_length, direction=truncation_side(trained_with))
+        found = tokenizer.encode_batch_fast(list(texts))
     return [np.array([each.ids, each.type_ids] if has_types else each.ids) for each in found]

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from ray import tune
 from transformers import PreTrainedModel, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer import TRAINING_ARGS_NAME
@@ -291,7 +290,8 @@ class EpochReporter(TrainerCallback):
         split = self._inputs.validation
         if self._evaluated is None:
             pad = int(model.config.pad_token_id or 0)
-            self._evaluated = KeptBatches(split, args.per_device_eval_batch_size, pad)
+            tokens = self._settings.training.batch_tokens
+            self._evaluated = KeptBatches(split, args.per_device_eval_batch_size, pad, tokens)
         logits = self._evaluated.logits(model)
         if not np.isfinite(flat(logits)).all():
             raise TrialFailedError(
@@ -299,12 +299,10 @@ class EpochReporter(TrainerCallback):
                 f"(learning_rate {args.learning_rate:g}); try a lower learning rate"
             )
         task = self._task
-        values = flat(logits)
-        labels = flat(task.known_labels(split.labels, values.shape[-1]))
-        loss = task.hard_loss(torch.from_numpy(values), torch.from_numpy(labels))
-        found = task.measured(
-            task.predictions(logits),
-            split.labels,
+        loss = task.validation_loss(logits, split.labels)
+        found = task.measured_on(
+            split,
+            logits,
             self._inputs.out_of_scope_id,
             also=(self._inputs.goal, *self._settings.also),
             label_names=self._inputs.label_names,
@@ -312,7 +310,7 @@ class EpochReporter(TrainerCallback):
         metrics = {f"{VALIDATION}{name}": float(value or 0.0) for name, value in found.items()}
         if self._inputs.accuracy_with_threshold is not None:
             metrics[THRESHOLD_METRIC] = self._inputs.accuracy_with_threshold(flat(logits), flat(split.labels))
-        return {"validation_loss": float(loss), **metrics}
+        return {"validation_loss": loss, **metrics}
 
 
 class ReportedTrainer(DistillationTrainer):

@@ -259,6 +259,54 @@ OF_TASKS: dict[str, tuple[str, str, dict[str, Any], tuple[str, ...]]] = {
         {"label_columns": ["text", "label"]},
         ("data.label_columns",),
     ),
+    "answer-elsewhere": (
+        "question_answering",
+        'question,context,answers\nwho?,Ann and Bo,"{""text"": [""Bo""], ""answer_start"": [1]}"\n',
+        {},
+        ("data/train.csv", "answer 1 is 'Bo'", "'nn' at 1"),
+    ),
+    "answer-outside": (
+        "question_answering",
+        'question,context,answers\nwho?,Ann and Bo,"{""text"": [""Bo""], ""answer_start"": [80]}"\n',
+        {},
+        ("data/train.csv", "80", "10 characters"),
+    ),
+    "answers-of-names": (
+        "question_answering",
+        "question,context,answers\nwho?,Ann and Bo,Bo\n",
+        {},
+        ("data/train.csv", "answers is 'Bo'"),
+    ),
+    "no-context": (
+        "question_answering",
+        "question,answers\nwho?,[]\n",
+        {},
+        ("data.text_pair_column", "'context'"),
+    ),
+    "single-texts": (
+        "question_answering",
+        "question,answers\nwho?,[]\n",
+        {"text_pair_column": None},
+        ("data/train.csv", "data.text_pair_column"),
+    ),
+    "blank-contexts": (
+        "question_answering",
+        "question,context,answers\nwho?, ,[]\nwhy?,,[]\n",
+        {},
+        ("data/train.csv", "second text"),
+    ),
+    "never-answered": (
+        "question_answering",
+        "question,context,answers\n" + "".join(f"who?,Ann {number},[]\n" for number in range(12)),
+        {},
+        ("data/train.csv", "answer"),
+    ),
+    "three-columns-of-answers": (
+        "question_answering",
+        CSV,
+        {"label_columns": ["text", "label", "other"]},
+        ("data.label_columns", "two columns"),
+    ),
     "one-of-several": ("single_label", CSV, {"label_columns": ["text", "label"]}, ("data.label_columns",)),
 }
 
@@ -310,12 +358,13 @@ def _case(
     )
 
 
+_OF_TOKENS = ("question_answering", "token_classification")
+
+
 def _of_task(how: str, task: str, content: str, more: dict[str, Any], names: tuple[str, ...]) -> Case:
     def prepare() -> None:
         made = job(data={"source": "files", "train": "data/train.csv", **more})
-        if (
-            task == "token_classification"
-        ):  # whose teacher is another model than the checkpoint that is at hand
+        if task in _OF_TOKENS:  # whose teacher is another model than the checkpoint that is at hand
             made["teacher"] = {"scratch": {}}
         _job_file({**made, "task": task})
         write("data/train.csv", content)()

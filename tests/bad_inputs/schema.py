@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from distiltune.cluster.app import app
 from distiltune.cluster.specification.config import JobConfig
 from distiltune.training.data.added_texts_config import UnlabelledConfig
-from distiltune.training.section_registry import OneSection, SectionRegistry
+from distiltune.training.section_registry import NumberOrSections, OneSection, SectionRegistry
 
 Model = type[BaseModel]
 
@@ -142,7 +142,12 @@ def _walk(model: Model, section: tuple[str | int, ...]) -> Iterator[Field]:
     for name, info in model.model_fields.items():
         yield Field(model, name, section, _without_null(properties[name]))
         below, is_list = _model_in(info.annotation)
-        if below is not None:
+        listed = next((each.section for each in info.metadata if isinstance(each, NumberOrSections)), None)
+        if listed is not None:  # its other keys are those of the section around it
+            for own in sorted(listed.model_fields.keys() - model.model_fields.keys()):
+                schema = _without_null(_properties(listed)[own])
+                yield Field(listed, own, (*section, name, 0), schema)
+        elif below is not None:
             yield from _walk(below, (*section, name, 0) if is_list else (*section, name))
         for kinds in (each for each in info.metadata if isinstance(each, OneSection)):
             assert below is not None
@@ -167,8 +172,9 @@ def _properties(model: Model) -> dict[str, Any]:
 
 
 def _without_null(schema: dict[str, Any]) -> dict[str, Any]:
-    """The schema of a value: without null, and of a number or a word (``auto``) that of the number."""
+    """The schema of a value: without null; of a number, or else a word (``auto``) or sections, that of the number."""
     choices = [each for each in schema.get("anyOf", ()) if each != {"type": "null"} and "const" not in each]
+    choices = [each for each in choices if "$ref" not in each.get("items", {})] or choices
     return choices[0] if len(choices) == 1 else schema
 
 
@@ -181,10 +187,9 @@ def _model_in(annotation: Any) -> tuple[Model | None, bool]:
         len(arguments) > 1 and _is_union_of_models(arguments)
     ):
         return None, False
-    found = [_model_in(each)[0] for each in arguments]
-    models = [each for each in found if each is not None]
+    found = [each for each in map(_model_in, arguments) if each[0] is not None]
     is_list = getattr(annotation, "__origin__", None) is list
-    return (models[0], is_list) if models else (None, False)
+    return (found[0][0], is_list or found[0][1]) if found else (None, False)
 
 
 def _is_union_of_models(arguments: list[Any]) -> bool:

@@ -173,6 +173,45 @@ TOGETHER: dict[str, tuple[tuple[str, ...], str]] = {
         (f"{key(TeacherConfig, 'checkpoint')}=x", f"{key(TeacherConfig, 'ensemble')}=3"),
         "ensemble",
     ),
+    "teachers-and-a-teacher": (
+        (
+            f"{key(TeacherConfig, 'ensemble')}=[{{checkpoint: a}}, {{checkpoint: b}}]",
+            f"{key(TeacherConfig, 'checkpoint')}=x",
+        ),
+        "ensemble",
+    ),
+    "list-of-one-teacher": (
+        (f"{key(TeacherConfig, 'ensemble')}=[{{checkpoint: a}}]",),
+        "a list of 1 given",
+    ),
+    "file-as-first-teacher": (
+        (f"{key(TeacherConfig, 'ensemble')}=[{{logits: a.csv}}, {{checkpoint: b}}]",),
+        "ensemble.0.logits",
+    ),
+    "teacher-without-weight": (
+        (f"{key(TeacherConfig, 'ensemble')}=[{{checkpoint: a, weight: 0}}, {{checkpoint: b}}]",),
+        f"{key(TeacherConfig, 'ensemble')}.0.weight",
+    ),
+    "teacher-of-negative-weight": (
+        (f"{key(TeacherConfig, 'ensemble')}=[{{checkpoint: a}}, {{checkpoint: b, weight: -1}}]",),
+        f"{key(TeacherConfig, 'ensemble')}.1.weight",
+    ),
+    "unknown-key-of-a-teacher": (
+        (f"{key(TeacherConfig, 'ensemble')}=[{{checkpoint: a}}, {{chekpoint: b}}]",),
+        f"{key(TeacherConfig, 'ensemble')}.1.chekpoint",
+    ),
+    "weights-given-and-fitted": (
+        (
+            f"{key(TeacherConfig, 'ensemble')}=[{{checkpoint: a, weight: 2}}, {{checkpoint: b}}]",
+            f"{key(TeacherConfig, 'weights')}=fit",
+        ),
+        "ensemble.0.weight",
+    ),
+    "fitted-weights-of-one-teacher": ((f"{key(TeacherConfig, 'weights')}=fit",), "weights is 'fit'"),
+    "the-same-teacher-twice": (
+        (f"{key(TeacherConfig, 'ensemble')}=[{{checkpoint: a}}, {{checkpoint: a}}]",),
+        "ensemble.0 and ensemble.1",
+    ),
     "ensemble-unheard": (
         (f"{key(SearchConfig, 'space')}.{ALPHA.name}=1", f"{key(TeacherConfig, 'ensemble')}=3"),
         key(TeacherConfig, "ensemble"),
@@ -190,6 +229,10 @@ TOGETHER: dict[str, tuple[tuple[str, ...], str]] = {
         "cross_fit_epochs",
     ),
     "length-a-word": ((f"{key(TrainingConfig, 'max_length')}=automatic",), "auto"),
+    "pass-below-a-text": (
+        (f"{key(TrainingConfig, 'max_length')}=32", f"{key(TrainingConfig, 'max_batch_tokens')}=16"),
+        key(TrainingConfig, "max_batch_tokens"),
+    ),
     "mask-ends-before-it-begins": (
         (f"{key(PruningConfig, 'begin')}=0.8", f"{key(PruningConfig, 'end')}=0.2"),
         "begin",
@@ -278,6 +321,7 @@ TOGETHER: dict[str, tuple[tuple[str, ...], str]] = {
     "layers-empty": ((f"{key(StudentConfig, 'layers')}=[]",), "layers"),
     "custom-below": ((f"{field(TrialResources, 'custom').path}={{x: -1}}",), "custom"),
     "custom-not-a-number": ((f"{field(TrialResources, 'custom').path}={{x: .nan}}",), "custom"),
+    "lengths-twice": (("benchmark.lengths=[32, 32]",), "lengths"),
     "batch-sizes-zero": (("benchmark.batch_sizes=[0]",), "batch_sizes"),
     "unlabelled-folder": (
         (f"{field(DataConfig, 'unlabelled').path}={{{field(UnlabelledConfig, 'path').name}: /}}",),

@@ -148,25 +148,30 @@ def test_every_task_has_a_decoder_and_a_reference():
     assert (
         [task.name for task in OF_TEXTS] == list(REFERENCES) == ["single_label", "multi_label", "regression"]
     )
-    assert [task.name for task in TASKS if task.of_tokens] == ["token_classification"]
+    of_tokens = [task.name for task in TASKS if task.of_tokens]
+    assert of_tokens == ["question_answering", "token_classification"]
+    assert of_tokens == [name for name, decoder in DECODERS.items() if decoder.of_tokens]
+    assert [task.name for task in TASKS if task.of_windows] == [
+        name for name, decoder in DECODERS.items() if decoder.of_windows
+    ]
 
 
 def test_the_model_of_a_task_has_its_outputs_and_names_its_labels(any_task, tmp_path):
-    task = any_task
-    shapes = BertConfig(**TINY, **task.model_config(LABELS))
-    assert shapes.num_labels == task.num_outputs(LABELS)
+    task, names = any_task, list(any_task.fixed_outputs) or LABELS
+    shapes = BertConfig(**TINY, **task.model_config(names))
+    assert shapes.num_labels == task.num_outputs(names)
     torch.manual_seed(0)
     model = new_classifier(shapes, task).eval()
     assert type(model) is task.model_class(shapes)
     assert type(model).__name__ == task.auto_class.replace("AutoModel", "Bert")
     found = model(torch.tensor([[1, 2, 3], [4, 5, 6]])).logits
-    assert found.shape[0] == 2 and found.shape[-1] == task.num_outputs(LABELS)
+    assert found.shape[0] == 2 and found.shape[-1] == task.num_outputs(names)
     tokenizer = train_tokenizer(["red", "blue"], vocab_size=100)
     save_checkpoint(model, tokenizer, tmp_path / "model")
     again, _ = load_classifier(tmp_path / "model", task)
     assert type(again) is type(model)
     assert again.config.problem_type == task.problem_type
-    assert label_names(again) == LABELS
+    assert label_names(again) == names
     torch.testing.assert_close(again(torch.tensor([[1, 2, 3]])).logits, found[:1], rtol=0, atol=1e-6)
     with pytest.raises(ModelError, match=rf"'clap_audio_model' has no model for the task {task.name}.*bert"):
         new_classifier(ClapAudioConfig(), task)

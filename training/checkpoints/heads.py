@@ -15,11 +15,11 @@ from transformers import PreTrainedModel
 from ...errors import ModelError, shown
 from ..models.families import family_names, find_family
 from ..tasks import SINGLE_LABEL, Task
-from .load import label_names, load_config, load_model
+from .load import has_own_head, label_names, load_config, load_model
 
 _NUM_SHOWN = 10
 # Usual module paths of the head's linear layer in transformers; tried where the family is not registered.
-_USUAL_PLACES = ("classifier.out_proj", "classifier")
+_USUAL_PLACES = ("classifier.out_proj", "classifier", "qa_outputs")
 
 
 @dataclass(frozen=True)
@@ -147,7 +147,7 @@ def load_with_labels(
     Raises:
         ModelError: The checkpoint cannot be loaded.
     """
-    if has_labels(name, names):
+    if has_labels(name, names, task):
         model = load_model(name, task=task)
         match_labels(model, names, "checkpoint", task)
         return model
@@ -161,9 +161,15 @@ def load_with_labels(
     return model
 
 
-def has_labels(name: str | Path, names: Sequence[str]) -> bool:
-    """Return whether a checkpoint has exactly these labels, in any order."""
-    return sorted(label_names(load_config(name))) == sorted(names)
+def has_labels(name: str | Path, names: Sequence[str], task: Task = SINGLE_LABEL) -> bool:
+    """Return whether a checkpoint has exactly these labels, in any order.
+
+    A head of a task with ``fixed_outputs`` has no other ones, whatever they are called.
+    """
+    config = load_config(name)
+    if task.fixed_outputs:
+        return (kind := task.model_class(config)) is not None and has_own_head(kind, config)
+    return sorted(label_names(config)) == sorted(names)
 
 
 def head_of(model: PreTrainedModel, key: str = "teacher") -> nn.Linear:
@@ -173,14 +179,19 @@ def head_of(model: PreTrainedModel, key: str = "teacher") -> nn.Linear:
     as many outputs as the model has.
 
     Args:
-        model: A classifier of texts or of tokens.
+        model: A classifier of texts, of tokens or of spans.
         key: The parameter that names the model, for the error message.
 
     Raises:
         ModelError: The structure of its head is not supported.
     """
     family, modules = find_family(model), dict(model.named_modules())
-    for place in _USUAL_PLACES if family is None else (family.classifier, family.token_classifier):
+    places = (
+        _USUAL_PLACES
+        if family is None
+        else (family.classifier, family.token_classifier, family.span_classifier)
+    )
+    for place in places:
         if isinstance(head := modules.get(place), nn.Linear):
             return head
     if family is None and len(found := _with_outputs(model)) == 1:

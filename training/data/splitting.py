@@ -43,6 +43,7 @@ def hold_out(
     groups: Sequence[str | None],
     shares: Mapping[str, float],
     seed: int,
+    further: Sequence[str | None] | None = None,
 ) -> dict[str, list[int]]:
     """Divide N rows into train and held-out splits.
 
@@ -58,12 +59,13 @@ def hold_out(
         groups: Group of each row, or None for a row that is in none.
         shares: Share of all rows by name of the held-out split; together below 1.
         seed: Seed of the division.
+        further: Another group of each row, likewise; None: there are none.
 
     Returns:
         Ascending row numbers by split: ``train`` and each name in ``shares``. A held-out split is empty if the rows
         are too few, or their groups too large.
     """
-    units = _units(texts, labels, groups, seed)
+    units = _units(texts, labels, [groups] if further is None else [groups, further], seed)
     quotas = _quotas(Counter(name for own in labels for name in _names(own)), shares, seed)
     splits = _assigned(units, quotas)
     _teach_every_label(splits)
@@ -90,7 +92,7 @@ def folds(texts: Sequence[TextOrPair], labels: Sequence[str], num_folds: int, se
     Raises:
         DataError: A label has fewer distinct texts than there are folds, or shares all of them with other labels.
     """
-    units = _units(texts, labels, [None] * len(texts), seed)
+    units = _units(texts, labels, [], seed)
     distinct = Counter(label for unit in units for label in unit.counts)
     _check_folds(distinct, num_folds)
     rows: list[list[int]] = [[] for _ in range(num_folds)]
@@ -133,15 +135,17 @@ def _names(labels: Labels) -> tuple[str, ...]:
 
 
 def _units(
-    texts: Sequence[TextOrPair], labels: Sequence[Labels], groups: Sequence[str | None], seed: int
+    texts: Sequence[TextOrPair], labels: Sequence[Labels], groups: Sequence[Sequence[str | None]], seed: int
 ) -> list[_Unit]:
     """Return the connected rows, ordered by hash."""
     names = [_names(own) for own in labels]
     one_each = all(len(own) == 1 for own in names)
     totals = Counter(name for own in names for name in own)
-    find = _connected(
-        [(("text", normalised(text)), ("group", group)) for text, group in zip(texts, groups, strict=True)]
-    )
+    keys: list[list[tuple[str, str | None]]] = [[("text", normalised(text))] for text in texts]
+    for number, each in enumerate(groups):
+        for own, group in zip(keys, each, strict=True):
+            own.append((f"group {number}", group))
+    find = _connected(keys)
     members: defaultdict[int, list[int]] = defaultdict(list)
     for row in range(len(texts)):
         members[find(row)].append(row)

@@ -170,7 +170,8 @@ def _completed(given: list[Split], config: DataConfig, kind: LabelKind) -> list[
     missing = {name: getattr(shares, name) for name in SPLITS[1:] if name not in splits}
     if not missing:
         return [splits[name] for name in SPLITS]
-    rows = hold_out(train.texts, kind.strata(train.labels), train.groups, missing, shares.seed)
+    strata, further = kind.strata(train.labels), kind.groups(train)
+    rows = hold_out(train.texts, strata, train.groups, missing, shares.seed, further)
     for name in missing:
         if not rows[name]:
             raise DataError(

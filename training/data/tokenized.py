@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 IGNORED_LABEL = -100
 """Label of an unlabelled text; cross-entropy ignores it, as PyTorch's does by default."""
+EXAMPLES = "examples"
+"""Key of a batch of a task of tokens: the tokens with a label, as numbers in the flattened batch, int64[W]."""
 TOKEN_TYPES = "token_type_ids"
 """Input of a model that tells the two texts of a pair apart."""
 
@@ -28,6 +30,24 @@ class TokenRow(NamedTuple):
 
     ids: np.ndarray
     types: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class Questions:
+    """The Q questions that the rows of a split are windows of, each with a part of the question's context.
+
+    Attributes:
+        numbers: int64[N], ascending; number of each row's question.
+        spans: int32[total, 2], parallel to the split's token ids: first character of each token in the context, and the
+            one after its last; -1 for a token that is no part of it.
+        contexts: The Q contexts.
+        answers: int64[Q, A, W], the words of the right answers, as the task measures them; None where there are none.
+    """
+
+    numbers: np.ndarray
+    spans: np.ndarray
+    contexts: tuple[str, ...]
+    answers: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -42,6 +62,7 @@ class TokenizedSplit:
             another id, so a join by id never mixes up rows.
         token_types: int8[total], parallel to ``input_ids``: 0 and 1 for the first and the second text of pairs, as the
             tokenizer has it; None for single texts, and where the tokenizer gives both texts the same type.
+        questions: What the rows are windows of; None where each is a text of its own.
     """
 
     input_ids: np.ndarray
@@ -49,6 +70,7 @@ class TokenizedSplit:
     labels: Rows
     example_ids: np.ndarray
     token_types: np.ndarray | None = None
+    questions: Questions | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -85,8 +107,10 @@ class LabelledSplit:
         return len(self.tokens)
 
     def first(self, count: int) -> LabelledSplit:
-        """Return views of the first ``count`` texts, or of all where there are fewer."""
+        """Return views of the first ``count`` texts or questions, or of all where there are fewer."""
         tokens = self.tokens
+        if tokens.questions is not None:
+            count = int(np.searchsorted(tokens.questions.numbers, count))
         end = tokens.offsets[min(count, len(self))]
         start = TokenizedSplit(
             input_ids=tokens.input_ids[:end],
@@ -181,7 +205,7 @@ def from_rows(
 
 
 def selected(split: TokenizedSplit, rows: Sequence[int]) -> TokenizedSplit:
-    """Return a split of the given rows, in that order."""
+    """Return a split of the given rows, in that order; it does not know what they are windows of."""
     ids = Ragged(split.input_ids, split.offsets)[rows]
     types = split.token_types
     return TokenizedSplit(

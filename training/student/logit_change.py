@@ -84,8 +84,8 @@ class StepParity:
 
 
 def of_labelled(logits: Rows, labels: Rows) -> Rows:
-    """Return the logits of the words of each text, where tokens have logits; else those of the texts."""
-    if not isinstance(logits, Ragged):
+    """Return the logits of the words of each text, where tokens have labels; else all of them."""
+    if not isinstance(logits, Ragged) or not isinstance(labels, Ragged):
         return logits
     known = flat(labels) != IGNORED_LABEL
     return Ragged(logits.values[known], offsets_of(known.astype(np.int64))[logits.offsets])
@@ -94,9 +94,12 @@ def of_labelled(logits: Rows, labels: Rows) -> Rows:
 def compare_logits(before: Rows, after: Rows, task: Task = SINGLE_LABEL) -> dict[str, float | None]:
     """Return ``logits_rmse`` and ``predictions_changed`` of two float[N, C], as defined in :class:`StepParity`.
 
-    Of words, rows of float[W, C], a text that has become one of another number of words counts as changed.
+    Of words, rows of float[W, C], a text that has become one of another number of words counts as changed. Windows of
+    which there are more or fewer now are not compared: both values are None.
     """
     num_texts = len(before)
+    if len(after) != num_texts:
+        return {"logits_rmse": None, "predictions_changed": None}
     if isinstance(before, Ragged) and isinstance(after, Ragged):
         alike = np.flatnonzero(before.lengths == after.lengths)
         before, after = before[alike], after[alike]

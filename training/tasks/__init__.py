@@ -12,5 +12,6 @@ from .single_label import SINGLE_LABEL as SINGLE_LABEL
 
 # isort: split
 from .multi_label import MULTI_LABEL as MULTI_LABEL
+from .question_answering import QUESTION_ANSWERING as QUESTION_ANSWERING
 from .regression import REGRESSION as REGRESSION
 from .token_classification import TOKEN_CLASSIFICATION as TOKEN_CLASSIFICATION

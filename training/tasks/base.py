@@ -7,7 +7,7 @@ transformers: a specification is read by names.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -16,6 +16,7 @@ import numpy as np
 from ...errors import InputError, shown
 from ...texts import TextOrPair, texts_of
 from ..data.label_kinds import NAMES, LabelKind
+from ..ragged import Ragged, Rows, flat
 from ..registry import Registry
 from .measured import Measured
 from .metrics import LabelCounts
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
     from ..data.tokenized import LabelledSplit, TokenizedSplit
-    from ..ragged import Ragged
 
 
 LEAST_PROBABILITY = 1e-6
@@ -53,8 +53,11 @@ class Task(Measured):
         name: The value of the job's key ``task``.
         description: One phrase, for the documentation.
         title, does, answer: For a model card: what a model is, what one with ``num`` outputs does, how it answers.
+        example: What it is called with there, as Python writes it; empty: a text or a pair.
         pipeline: What transformers and the model hub call the task.
         text_columns: Columns of the data that the model reads.
+        columns: Keys of a source with columns -> their names by default; empty: those of every source.
+        fixed_outputs: Names of the model's outputs where every data has the same.
         label_column: Column of the data that holds the labels.
         label_kind: What the labels are, from a file's value to the numbers of that column.
         label_dtype: NumPy's name of the labels' type.
@@ -63,6 +66,8 @@ class Task(Measured):
         of_tokens: Whether the head reads the state of every token, and labels, logits and predictions are those of
             tokens, ``Ragged`` rows of [L] and [L, C]; otherwise it has outputs for the text, of its first token's state
             where the family's head reads no other.
+        of_windows: Whether a text is a pair of a question and a context, which is read in windows: the rows of a
+            tokenized split; what is predicted and measured is one answer for each question.
         has_label_sets: Whether a text has any number of labels, each of which is predicted by a logit above 0.
         scales_head: Whether the learning rate of the head depends on the labels, see ``head_scale``.
         has_temperature: Whether the soft loss depends on the temperature.
@@ -75,14 +80,18 @@ class Task(Measured):
     title: ClassVar[str] = "Text classifier"
     does: ClassVar[str] = "Classifies a text as one of {num} labels."
     answer: ClassVar[str] = '{"label": …, "score": …}'
+    example: ClassVar[str] = ""
     pipeline: ClassVar[str] = "text-classification"
     text_columns: ClassVar[tuple[str, ...]] = ("text",)
+    columns: ClassVar[Mapping[str, str]] = {}
+    fixed_outputs: ClassVar[tuple[str, ...]] = ()
     label_column: ClassVar[str] = "label"
     label_kind: ClassVar[LabelKind] = NAMES
     label_dtype: ClassVar[str]
     auto_class: ClassVar[str]
     problem_type: ClassVar[str | None] = None
     of_tokens: ClassVar[bool] = False
+    of_windows: ClassVar[bool] = False
     has_label_sets: ClassVar[bool] = False
     scales_head: ClassVar[bool] = False
     has_temperature: ClassVar[bool] = True
@@ -185,9 +194,10 @@ class Task(Measured):
     # ---- Losses -----------------------------------------------------------------------------------------
 
     def examples(self, batch: Mapping[str, Any]) -> Tensor | None:
-        """Return which tokens of a batch a loss is averaged over, bool[B, L]; None: its B texts.
+        """Return the tokens of a batch that a loss is averaged over; None: its B texts.
 
-        Logits, labels and the teacher's logits of these tokens are what the losses get: [B] below is their number.
+        They are numbers of tokens in the flattened batch [B · L], ascending, int64[W]. Logits, labels and the teacher's
+        logits of these tokens are what the losses get: [B] below is their number.
         """
         del batch
         return None
@@ -239,10 +249,35 @@ class Task(Measured):
     def known_labels(self, labels: Any, num_outputs: int) -> Any:
         """Return a copy of the labels of N texts, without those that a head of ``num_outputs`` cannot predict."""
 
+    def validation_loss(self, logits: Rows, labels: Rows) -> float:
+        """Compute the hard loss of all logits of a split, as ``compute_logits`` returns them."""
+        import torch
+
+        values = flat(logits)
+        known = flat(self.known_labels(labels, values.shape[-1]))
+        return float(self.hard_loss(torch.from_numpy(values), torch.from_numpy(known)))
+
     def text_classes(self, labels: Any) -> np.ndarray | None:
         """Return the class of each text, int[N], -100 for none; None for a task whose texts have no single class."""
         del labels
         return None
+
+    def label_sets(self, labels: Tensor, num_outputs: int) -> Tensor:
+        """Return which labels each of N texts has, bool[N, C].
+
+        Args:
+            labels: Labels of N texts.
+            num_outputs: C.
+
+        Raises:
+            NotImplementedError: Texts have no labels that two of them may share.
+        """
+        raise NotImplementedError
+
+    @property
+    def shares_labels(self) -> bool:
+        """Whether two texts may have the same label, so that ``label_sets`` tells which do."""
+        return type(self).label_sets is not Task.label_sets
 
     # ---- Predictions ------------------------------------------------------------------------------------
 
@@ -278,6 +313,20 @@ class Task(Measured):
             NotImplementedError: The task is not ``of_tokens``.
         """
         raise NotImplementedError
+
+    def measured_on(
+        self,
+        split: TokenizedSplit,
+        logits: Rows,
+        out_of_scope_id: int | None = None,
+        *,
+        also: Iterable[str] = (),
+        label_names: Sequence[str] = (),
+    ) -> dict[str, float | None]:
+        """Measure the predictions of logits on a split, as ``compute_logits`` returns them; else as ``measured``."""
+        return self.measured(
+            self.predictions(logits), split.labels, out_of_scope_id, also=also, label_names=label_names
+        )
 
     def counted_names(self, label_names: Sequence[str]) -> list[str]:
         """Return the names of what ``label_counts`` counts."""

@@ -9,8 +9,9 @@ from typing import Annotated, Any
 
 from ...storage.safe_reading import read_regular
 from ..data.sources.formats.conll import EXTENSIONS
+from ..data.sources.formats.squad import is_squad_file
 from ..section_registry import RegisteredName
-from . import MULTI_LABEL, TASKS, TOKEN_CLASSIFICATION
+from . import MULTI_LABEL, QUESTION_ANSWERING, TASKS, TOKEN_CLASSIFICATION
 
 TaskName = Annotated[str, RegisteredName(lambda: TASKS, "a task")]
 
@@ -22,8 +23,9 @@ def task_description() -> str:
     """Describe the key ``task`` with all tasks."""
     known = "; ".join(f"{task.name}, {task.description}" for task in TASKS)
     return (
-        f"The task to learn: {known}. Default: recognised from the keys of `data`, the extension of `data.train`, and "
-        "the `problem_type` and `architectures` of `teacher.checkpoint`; otherwise single_label."
+        f"The task to learn: {known}. Default: recognised from the keys of `data`, the extension of `data.train` or "
+        "its beginning (SQuAD), and the `problem_type` and `architectures` of `teacher.checkpoint`; otherwise "
+        "single_label."
     )
 
 
@@ -31,15 +33,21 @@ def recognised_task(values: Mapping[str, Any]) -> str | None:
     """Return the name of the task that a job's values show without its data; None where they show none.
 
     A separator of labels means several labels, and so do several columns, unless the teacher's checkpoint is of a task
-    for numbers. A CoNLL file has tokens with tags.
+    for numbers. A CoNLL file has tokens with tags, a file of SQuAD questions with answers.
     """
     data, teacher = (values.get(name) for name in ("data", "teacher"))
-    of_teacher = None
-    if isinstance(teacher, Mapping) and isinstance(teacher.get("checkpoint"), str):
-        of_teacher = task_of_checkpoint(teacher["checkpoint"])
+    members = teacher.get("ensemble") if isinstance(teacher, Mapping) else None
+    named = [
+        each["checkpoint"]
+        for each in (teacher, *(members if isinstance(members, list) else []))
+        if isinstance(each, Mapping) and isinstance(each.get("checkpoint"), str)
+    ]
+    of_teacher = next(filter(None, map(task_of_checkpoint, named)), None)
     of_data = data if isinstance(data, Mapping) else {}
     if str(of_data.get("train", "")).lower().endswith(EXTENSIONS):
         return TOKEN_CLASSIFICATION.name
+    if isinstance(of_data.get("train"), str) and is_squad_file(of_data["train"]):
+        return QUESTION_ANSWERING.name
     has_several = any(of_data.get(key) is not None for key in ("label_separator", "label_columns"))
     return MULTI_LABEL.name if of_teacher is None and has_several else of_teacher
 
@@ -52,7 +60,7 @@ def task_of_checkpoint(name: str) -> str | None:
     try:
         config = json.loads(read_regular(Path(name).expanduser() / "config.json", _MOST_BYTES))
         config = config if isinstance(config, dict) else {}
-    except (OSError, RecursionError, ValueError):
+    except (OSError, RuntimeError, ValueError):  # such as the home of nobody
         return None
     given, named = config.get("problem_type"), config.get("architectures")
     if given is not None:

@@ -16,7 +16,7 @@ from ..data.splitting import folds
 from ..ragged import flat
 from ..section import Balance
 from ..tasks import SINGLE_LABEL, Task
-from .config import FineTuneConfig, ScratchConfig, TeacherConfig
+from .config import FineTuneConfig, OneTeacher, ScratchConfig, TeacherConfig
 
 if TYPE_CHECKING:
     import numpy as np
@@ -55,12 +55,12 @@ def cross_fit_work(config: DiagnosticsConfig, teacher: TeacherConfig, num_texts:
     return cross_fit_epochs(config, teacher) * (config.cross_fit - 1) * num_texts
 
 
-def fold_teacher(config: DiagnosticsConfig, teacher: TeacherConfig) -> TeacherConfig:
+def fold_teacher(config: DiagnosticsConfig, teacher: TeacherConfig) -> OneTeacher:
     """Return the section of a fold's teacher: the job's first one, with the epochs of a fold."""
     recipe = _recipe(teacher)
     short = recipe.model_copy(update={"num_train_epochs": cross_fit_epochs(config, teacher)})
     name = "scratch" if isinstance(recipe, ScratchConfig) else "fine_tune"
-    return teacher.members[0].model_copy(update={name: short})
+    return teacher.first.model_copy(update={name: short})
 
 
 def folds_of(config: DiagnosticsConfig, data: TextData, seed: int) -> list[list[int]]:
@@ -75,7 +75,7 @@ def folds_of(config: DiagnosticsConfig, data: TextData, seed: int) -> list[list[
 
 
 def fold_key(
-    teacher: TeacherConfig,
+    teacher: OneTeacher,
     data: TextData,
     training: TrainingConfig,
     rows: Sequence[int],
@@ -94,7 +94,7 @@ def fold_key(
 
 
 def fold_logits(
-    teacher: TeacherConfig,
+    teacher: OneTeacher,
     data: TextData,
     rows: Sequence[int],
     *,
@@ -159,6 +159,6 @@ def fold_logits(
 
 
 def _recipe(teacher: TeacherConfig) -> FineTuneConfig | ScratchConfig:
-    recipe = teacher.fine_tune or teacher.scratch
+    recipe = teacher.first.fine_tune or teacher.first.scratch
     assert recipe is not None, "the specification rejects cross_fit with a finished checkpoint"
     return recipe

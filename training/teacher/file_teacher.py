@@ -23,7 +23,7 @@ from .logits_file import FileLogits, check_coverage, missing_rows, read_logits
 if TYPE_CHECKING:
     from ..data.text_data import TextData
     from ..tasks import Task
-    from .config import LogitsFileConfig, TeacherConfig
+    from .config import LogitsFileConfig, OneTeacher
 
 LOGITS_FILE = "logits.npz"
 """Names of the labels, and logits of each kind of text, which ``ScoredModel.load`` of the benchmark reads as well."""
@@ -31,7 +31,7 @@ RECORD_FILE = "teacher.json"
 
 
 def prepare_file_teacher(
-    config: TeacherConfig,
+    config: OneTeacher,
     data: TextData,
     out_dir: Path,
     *,
@@ -42,7 +42,7 @@ def prepare_file_teacher(
     """Write what a job needs of a file of logits to ``out_dir``, unless it already exists there.
 
     Args:
-        config: The ``teacher`` section, with ``logits``.
+        config: The section of the teacher, with ``logits``.
         data: The texts that the file is joined with.
         out_dir: Written atomically: ``logits.npz`` with float32[N, C] of each split and of the unlabelled texts, NaN
             for a text that the file lacks, a tokenizer trained on the training texts, and ``teacher.json``, the record.
@@ -88,7 +88,7 @@ def prepare_file_teacher(
     return {**record, "reused": False}
 
 
-def joined_logits(config: TeacherConfig, data: TextData, task: Task) -> dict[str, np.ndarray]:
+def joined_logits(config: OneTeacher, data: TextData, task: Task) -> dict[str, np.ndarray]:
     """Return the logits float32[N, C] of each split and of the unlabelled texts, with rows of NaN for missing texts.
 
     Raises:
@@ -115,7 +115,7 @@ def joined_logits(config: TeacherConfig, data: TextData, task: Task) -> dict[str
     return joined
 
 
-def read_file(config: TeacherConfig, data: TextData, task: Task) -> FileLogits:
+def read_file(config: OneTeacher, data: TextData, task: Task) -> FileLogits:
     """Read the file of ``teacher.logits`` with its labels matched with the data's; raises as ``joined_logits``."""
     section: LogitsFileConfig | None = config.logits
     assert section is not None

@@ -13,7 +13,7 @@ from ..checkpoints.load import check_max_length, load_classifier, load_tokenizer
 from ..checkpoints.word_pieces import check_known, check_table
 from ..data.text_data import TextData
 from ..tasks import SINGLE_LABEL, Task
-from .config import FineTuneConfig, ScratchConfig, TeacherConfig
+from .config import FineTuneConfig, OneTeacher, ScratchConfig
 from .from_scratch import new_model, train_tokenizer
 
 
@@ -28,7 +28,7 @@ class InitialTeacher:
 
 
 def initial_teacher(
-    config: TeacherConfig, data: TextData, max_length: int, task: Task = SINGLE_LABEL
+    config: OneTeacher, data: TextData, max_length: int, task: Task = SINGLE_LABEL
 ) -> InitialTeacher:
     """Return a teacher before its training; seed torch first.
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from ....training.checkpoints.once import Checkpoints
     from ....training.student.config import StudentConfig
-    from ....training.teacher.config import TeacherConfig
+    from ....training.teacher.config import OneTeacher
 
 logger = logging.getLogger(__name__)
 
@@ -43,20 +43,24 @@ def check_models(config: JobConfig, checkpoints: Checkpoints | None = None) -> N
     task, checkpoints = tasks.get(config.task), checkpoints or Checkpoints()
     # The number for `auto` is not known yet; it is checked when it is chosen.
     length = None if config.training.max_length == AUTO else config.training.num_tokens
-    key, checkpoint, teacher = _planned_teacher(config.teacher, checkpoints)
+    teachers = [
+        _planned_teacher(".".join(path), each, checkpoints) for path, each in config.teacher.sections()
+    ]
+    _, checkpoint, teacher = teachers[0]
     sections = student_sections(config.student, config.search.space)
-    if config.teacher.logits is not None:
+    if config.teacher.first.logits is not None:
         _check_without_model(config, [student for student, _ in sections])
     for student, searched in sections:
         source = student.check_shapes(teacher, searched)
         if config.training.pruning is not None:
             student.check_pruning(source)
-    if checkpoint is not None:
+    for key, name, _ in teachers:
+        if name is None:
+            continue
         with naming(key):
-            whole = config.teacher.fine_tune is None
             inspect_checkpoint(
-                checkpoint,
-                complete=whole,
+                name,
+                complete="fine_tune" not in key,
                 task=task,
                 max_length=length,
                 tokenizer_of=checkpoints.tokenizer,
@@ -68,9 +72,15 @@ def check_models(config: JobConfig, checkpoints: Checkpoints | None = None) -> N
 
 
 def _planned_teacher(
-    config: TeacherConfig, checkpoints: Checkpoints
+    path: str, config: OneTeacher, checkpoints: Checkpoints
 ) -> tuple[str, str | None, PreTrainedConfig]:
-    """Return the key of the teacher's checkpoint, its resolved name or None, and its model's configuration."""
+    """Return the key of a teacher's checkpoint, its resolved name or None, and its model's configuration.
+
+    Args:
+        path: Path of its section.
+        config: Its section.
+        checkpoints: Those that were read before.
+    """
     from ....training.checkpoints.load import load_config
     from ....training.checkpoints.loading import naming
     from ....training.teacher.config import ScratchConfig
@@ -79,11 +89,11 @@ def _planned_teacher(
     if (
         config.scratch is not None or config.logits is not None
     ):  # a file has no shapes, and no student reads them
-        return "teacher.scratch", None, scratch_shapes(config.scratch or ScratchConfig())
+        return f"{path}.scratch", None, scratch_shapes(config.scratch or ScratchConfig())
     tuned = config.fine_tune
     name = tuned.checkpoint if tuned else config.checkpoint
     assert name is not None, "one of the three is there"
-    key = "teacher.fine_tune.checkpoint" if tuned else "teacher.checkpoint"
+    key = f"{path}.fine_tune.checkpoint" if tuned else f"{path}.checkpoint"
     with naming(key):
         checkpoint = checkpoints.directory(name, tuned.sha256 if tuned else None)
         return key, checkpoint, load_config(checkpoint)

@@ -17,6 +17,7 @@ from ...store.runs import Run, Storage
 from ..lengths import measure_texts, with_number
 from ..warm_start import warm_start_trials
 from .models import check_models
+from .passes import check_given_tokens, check_memory
 from .targets import check_targets
 from .texts import check_new_pieces, check_texts
 
@@ -77,7 +78,8 @@ class CheckedJob:
         from ....training.teacher.config import ScratchConfig
         from ....training.teacher.from_scratch import train_tokenizer
 
-        recipe = self.config.teacher.scratch or self.config.teacher.logits or ScratchConfig()
+        first = self.config.teacher.first
+        recipe = first.scratch or first.logits or ScratchConfig()
         return train_tokenizer(texts_of(self.data.splits["train"]), recipe.vocab_size)
 
     @cached_property
@@ -175,7 +177,7 @@ def _check_folds(job: CheckedJob) -> None:
     if diagnostics.cross_fit is not None:
         from ....training.teacher.cross_fit import folds_of
 
-        folds_of(diagnostics, job.data, job.config.teacher.seed)
+        folds_of(diagnostics, job.data, job.config.teacher.first.seed)
 
 
 def _check_texts(job: CheckedJob) -> None:
@@ -184,6 +186,12 @@ def _check_texts(job: CheckedJob) -> None:
     job.lengths = measure_texts(
         job.local_config, texts, job.checkpoints, lambda: job.new_tokenizer, _held_length(job)
     )
+
+
+def _check_passes(job: CheckedJob) -> None:
+    check_given_tokens(job.settled_config)
+    if isinstance(job.settled_config.training.max_length, int):
+        check_memory(job.settled_local_config, job.checkpoints)
 
 
 def _held_length(job: CheckedJob) -> int | None:
@@ -234,6 +242,12 @@ CHECKS = (
         "texts",
         ("task", "data", "teacher", "student", "search"),
         _check_texts,
+        frozenset({"data", "checkpoints"}),
+    ),
+    Check(
+        "long texts",
+        ("task", "data", "teacher", "student", "search", "training", "resources"),
+        _check_passes,
         frozenset({"data", "checkpoints"}),
     ),
 )

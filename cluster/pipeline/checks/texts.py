@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from ....texts import texts_of
 from ....training.tasks import get as get_task
 from ...specification.config import JobConfig
 
 if TYPE_CHECKING:
+    from ....texts import TextOrPair
     from ....training.checkpoints.once import Checkpoints
     from ....training.data.text_data import TextData
     from ....training.student.config import StudentConfig
+    from ....training.tasks import Task
+    from ....training.teacher.config import OneTeacher
 
 logger = logging.getLogger(__name__)
 
+_NUM_COMPARED = 200  # training texts, read by two tokenizers
 _MANY_UNKNOWN = 0.1  # share of characters: below 0.01 for ordinary texts, 0.05 with an emoji in each
 
 
@@ -26,27 +32,26 @@ def check_texts(config: JobConfig, data: TextData, checkpoints: Checkpoints | No
     Raises:
         ModelError: A checkpoint does not fit; the message has its key, and the labels or the share of unknown text.
     """
-    from ....training.checkpoints.heads import LabelMatch
-    from ....training.checkpoints.load import label_names, load_config
     from ....training.checkpoints.once import Checkpoints
     from ....training.checkpoints.word_pieces import check_known
-    from ....training.teacher.file_teacher import joined_logits
+    from ....training.teacher.config import naming_teacher
 
-    checkpoints = checkpoints or Checkpoints()
-    if config.teacher.checkpoint is not None:
-        own = label_names(load_config(checkpoints.directory(config.teacher.checkpoint)))
-        match = LabelMatch(config.teacher.labels, config.teacher.drop_labels, "teacher")
-        match.positions(own, data.class_names, "teacher.checkpoint", get_task(config.task))
-    if config.teacher.logits is not None:
-        joined_logits(config.teacher, data, get_task(config.task))
-        if any(getattr(student, "table", None) == "random" for student in _students(config)):
-            logger.warning("student.table: drawn, since teacher.logits is a file, which has no hidden states")
-    tuned = config.teacher.fine_tune
-    for parameter, name in (
-        ("teacher.checkpoint", config.teacher.checkpoint),
-        ("teacher.fine_tune.checkpoint", tuned.checkpoint if tuned else None),
-        *((f"student.{each.source_key}", each.source) for each in _students(config)),
-    ):
+    checkpoints, task = checkpoints or Checkpoints(), get_task(config.task)
+    encoders: list[tuple[str, str | None]] = []
+    covered = np.ones(len(data.splits["validation"]), dtype=bool)
+    for path, teacher in config.teacher.sections():
+        with naming_teacher(".".join(path)):
+            covered &= _check_labels(teacher, data, task, checkpoints)
+        key = "checkpoint" if teacher.fine_tune is None else "fine_tune.checkpoint"
+        encoders.append((f"{'.'.join(path)}.{key}", teacher.encoder))
+    has_drawn_table = any(getattr(student, "table", None) == "random" for student in _students(config))
+    if config.teacher.first.logits is not None and has_drawn_table:
+        logger.warning("student.table: drawn, since teacher.logits is a file, which has no hidden states")
+    _check_fitted_weights(config, int(covered.sum()))
+    if task.of_tokens and config.teacher.are_different:
+        _check_same_tokens(encoders, texts_of(data.splits["train"]), checkpoints, task)
+    students = [(f"student.{each.source_key}", each.source) for each in _students(config)]
+    for parameter, name in (*encoders, *students):
         if name is None:
             continue
         share = check_known(checkpoints.tokenizer(name), texts_of(data.splits["train"]), parameter)
@@ -56,6 +61,76 @@ def check_texts(config: JobConfig, data: TextData, checkpoints: Checkpoints | No
                 "for their language and script",
                 parameter,
                 100 * share,
+            )
+
+
+def _check_labels(teacher: OneTeacher, data: TextData, task: Task, checkpoints: Checkpoints) -> np.ndarray:
+    """Reject a teacher whose labels are not those of the data, or a file of logits that does not fit its texts.
+
+    Returns:
+        Whether it has logits of each validation text, bool[N].
+    """
+    from ....training.checkpoints.heads import LabelMatch
+    from ....training.checkpoints.load import label_names, load_config
+    from ....training.teacher.file_teacher import joined_logits
+    from ....training.teacher.logits_file import missing_rows
+
+    if teacher.checkpoint is not None:
+        own = label_names(load_config(checkpoints.directory(teacher.checkpoint)))
+        match = LabelMatch(teacher.labels, teacher.drop_labels, "teacher")
+        match.positions(own, data.class_names, "teacher.checkpoint", task)
+    if teacher.logits is not None:
+        return ~missing_rows(joined_logits(teacher, data, task)["validation"])
+    return np.ones(len(data.splits["validation"]), dtype=bool)
+
+
+def _check_fitted_weights(config: JobConfig, num_texts: int) -> None:
+    """Warn if few validation texts have the logits of all teachers, on which weights are fitted.
+
+    Raises:
+        ConfigError: There is none.
+    """
+    from ....training.teacher.config import FIT
+
+    if config.teacher.weights != FIT:
+        return
+    from ....training.teacher.mixture import LEAST_TEXTS, check_covered
+
+    check_covered(num_texts)
+    num_weights = config.teacher.num_members
+    if num_texts < LEAST_TEXTS * num_weights:
+        logger.warning(
+            "teacher.weights: fit, but all teachers have logits of %d validation texts, on which %d weights are "
+            "uncertain (%d or more are needed); give the weights, or more texts in data.validation",
+            num_texts,
+            num_weights,
+            LEAST_TEXTS * num_weights,
+        )
+
+
+def _check_same_tokens(
+    encoders: Sequence[tuple[str, str | None]],
+    texts: Sequence[TextOrPair],
+    checkpoints: Checkpoints,
+    task: Task,
+) -> None:
+    """Reject teachers that read some training texts as other tokens than the first, where each token has logits.
+
+    Raises:
+        ModelError: The message has the key of the teacher.
+    """
+    from ....errors import ModelError
+
+    (_, name), *others = encoders
+    some, read = [*texts[:_NUM_COMPARED]], None
+    for parameter, other in others:
+        if name is None or other is None:  # trained from scratch, with the same word pieces
+            continue
+        read = read or checkpoints.tokenizer(name)(some, padding=False, truncation=False)["input_ids"]
+        if checkpoints.tokenizer(other)(some, padding=False, truncation=False)["input_ids"] != read:
+            raise ModelError(
+                f"{parameter}: {other} given, whose tokenizer differs from that of the first teacher, and the task "
+                f"{task.name} has logits for each token, which are joined token by token; use teachers of one tokenizer"
             )
 
 
@@ -77,7 +152,7 @@ def check_new_pieces(
     """
     from ....training.teacher.from_scratch import train_tokenizer
 
-    scratch = config.teacher.scratch or config.teacher.logits
+    scratch = config.teacher.first.scratch or config.teacher.first.logits
     if scratch is not None:
         texts = texts_of(data.splits["train"])
         make = new_tokenizer or (lambda: train_tokenizer(texts, scratch.vocab_size))

@@ -21,13 +21,15 @@ from ....errors import DistiltuneError, RunFailedError
 from ....export.benchmark.processes import PACKAGE, environment
 from ....progress import Progress, ReportProgress, ignore
 from ....storage.temporary import temporary_directory
+from ....training.machine import free_memory
 from ...store.runs import LOGITS, TEACHERS, Run
 from ..checks.preflight import CheckedJob
 from ..reuse.models import ModelReuse
 from ..reuse.search import SearchReuse
 from .request import Request, places_of
 from .search_time import Span
-from .stages import MIB, Known, StageForecast, StageForecasts
+from .stages import Known, StageForecast, StageForecasts
+from .teachers import MIB
 
 _LIMIT_S = 180.0  # of the measurements, on a machine that is far too busy
 _MOST_WAITING = 0.1
@@ -42,7 +44,7 @@ class Forecast:
         stages: The stages in order.
         measured_s: Seconds in which it was measured.
         free_bytes: Free space of the storage's disk; None where that is not a directory of this machine.
-        available_mib: Memory that is available now, in MiB; None where the system does not tell.
+        available_mib: Memory that is available now, in MiB; None where it is not known.
         waiting: Share of the measurements, 0 to 1, in which they waited for other processes.
     """
 
@@ -92,7 +94,7 @@ class Forecast:
         if self.available_mib is not None and self.memory_mib > self.available_mib:
             found.append(
                 f"about {self.memory_mib:,.0f} MiB of memory will be needed, but {self.available_mib:,.0f} are "
-                "available; lower training.batch_size or search.max_concurrent_trials"
+                "available; lower training.max_batch_tokens, training.batch_size or search.max_concurrent_trials"
             )
         return found
 
@@ -158,13 +160,14 @@ def forecast_job(job: CheckedJob, report: ReportProgress = ignore, seconds: floa
     known = Known(config, places, num_texts, job.data_seconds, import_s, frozenset(reused))
     stages = StageForecasts(known, measured).all()
     waiting = max((each["waiting"] for each in measured.values() if "waiting" in each), default=0.0)
-    return Forecast(stages, time.monotonic() - began, _free_bytes(job), _available_mib(), waiting)
+    return Forecast(stages, time.monotonic() - began, _free_bytes(job), free_memory() / MIB, waiting)
 
 
-def _existing(job: CheckedJob) -> tuple[dict[str, str], dict[str, Path | None]]:
-    """Return the stages whose results exist, and the folders of teacher, student and logits, where known."""
+def _existing(job: CheckedJob) -> tuple[dict[str, str], dict[str, Any]]:
+    """Return the stages whose results exist, and the folders of teachers, student and logits, where known."""
     config, store = job.settled_config, job.storage.store
-    folders: dict[str, Path | None] = {"teacher": None, "student": None, "logits": None}
+    nothing = {"teachers": (None,) * config.teacher.num_members, "student": None, "logits": None}
+    folders: dict[str, Any] = {**nothing}
     reused: dict[str, str] = {}
     try:
         source = None
@@ -176,14 +179,17 @@ def _existing(job: CheckedJob) -> tuple[dict[str, str], dict[str, Path | None]]:
             models = ModelReuse(config, source, job.data).available()
             reused = dict.fromkeys(("teacher", "logits", "student", "search", *models), source.id)
             folders["student"] = store.fetch(source.best)
-            folders["teacher"] = store.fetch(source.stage_record("teacher")["result"]["key"])
+            folders["teachers"] = (store.fetch(source.stage_record("teacher")["result"]["key"]),)
             return reused, folders
-        keys = [] if store.directory is None else _teacher_keys(job)
-        if store.directory is not None and all(store.has_folder(key) for key in keys):
+        if store.directory is None:
+            return reused, folders
+        held = [store.fetch(key) if store.has_folder(key) else None for key in _teacher_keys(job)]
+        if None not in held:
             reused["teacher"] = "cache"
-            folders["teacher"], folders["logits"] = store.fetch(keys[0]), store.directory / LOGITS
+        if None not in held or config.teacher.are_different:
+            folders["teachers"], folders["logits"] = tuple(held), store.directory / LOGITS
     except (DistiltuneError, OSError, KeyError):  # of a damaged run; it would be run again
-        reused, folders = {}, dict.fromkeys(folders)
+        reused, folders = {}, {**nothing}
     return reused, folders
 
 
@@ -260,11 +266,3 @@ def _free_bytes(job: CheckedJob) -> int | None:
         return None
     existing = next(each for each in (directory, *directory.absolute().parents) if each.is_dir())
     return shutil.disk_usage(existing).free
-
-
-def _available_mib() -> float | None:
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-    except OSError:
-        return None
-    return next((int(line.split()[1]) / 1024 for line in lines if line.startswith("MemAvailable:")), None)

@@ -23,9 +23,10 @@ from typing import Any
 from ....errors import RunFailedError, first_line
 from ....export.benchmark.memory import peak_memory_mb
 from ....export.benchmark.processes import end_with_parent
+from ....training.models.passes import tokens_of_passes
 from ...remote.baselines import baseline_specs
 from . import baseline_part, export_parts, parts
-from .request import Request, points_of
+from .request import TEACHER, Request, points_of, teacher_part
 from .stopwatch import waiting_share
 
 _NICENESS = "RAY_worker_niceness", "15"  # Ray's own variable and its default
@@ -45,11 +46,22 @@ def measure(request: Request, report: Callable[[str], None]) -> dict[str, Any]:
         of its time in which it waited for other processes. ``search`` has a
         list ``points`` with the results of each process. ``lengths`` are the tokens of each training text, by kind.
     """
+    with tokens_of_passes(request.config.training.batch_tokens):  # which the children inherit
+        return _measured(request, report)
+
+
+def _measured(request: Request, report: Callable[[str], None]) -> dict[str, Any]:
     points = points_of(request.config.search.space)
     found: dict[str, Any] = {}
     if request.parts & {"teacher", "student", "search"}:
         report("steps of the teacher")
         found["teacher"] = _alone(parts.measure_teacher_part, request, lambda: None)
+        teacher = request.config.teacher
+        for number, member in enumerate(teacher.members) if teacher.are_different else ():
+            if number and member.logits is None:
+                report(f"steps of teacher {number + 1}")
+                part = _alone(parts.measure_teacher_part, request, lambda: None, number)
+                found[teacher_part(number)] = part
         report("building the student")
         found["student"] = _alone(parts.measure_student_part, request, points)
         found["lengths"] = found["student"].pop("lengths")
@@ -70,7 +82,7 @@ def measure(request: Request, report: Callable[[str], None]) -> dict[str, Any]:
         report("export of a graph")
         found["export"] = _alone(export_parts.measure_export_part, request, points)
         report("latency of the models")
-        for name in (parts.TEACHER, "student", export_parts.PLAIN):
+        for name in (TEACHER, "student", export_parts.PLAIN):
             found[f"latency of {name}"] = _alone(export_parts.measure_latency_part, request, points, name)
         for spec in baseline_specs(request.config):
             report(f"training of {spec.name}")

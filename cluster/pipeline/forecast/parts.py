@@ -32,7 +32,7 @@ from ....training.teacher.logits_cache import logits_key
 from ...remote.tasks import Task
 from ...remote.teacher_labels import tokenize_for_student
 from .cost import BatchCost, tokens_of, training_batches
-from .request import BATCH_SIZES
+from .request import BATCH_SIZES, TEACHER, teacher_part
 from .stopwatch import Stopwatch
 from .training import measure_inference, measure_teacher, measure_training, measure_trials
 
@@ -40,7 +40,6 @@ if TYPE_CHECKING:
     from ...specification.config import JobConfig
     from .request import Point, Request
 
-TEACHER = "teacher"
 _SPLITS = "splits.pickle"
 _PIECES_MEASURED = 2048
 _OWN_SPLITS = "own-splits.pickle"  # of the kinds of students with a tokenizer of their own
@@ -48,18 +47,19 @@ _MOST_COMPARED = 6000  # texts whose near-duplicates are looked for, to measure 
 Wait = Callable[[], None]
 
 
-def measure_teacher_part(request: Request, wait: Wait) -> dict[str, Any]:
-    """Measure tokenization, training and labelling of a teacher; leave it and the tokenized texts for other parts.
+def measure_teacher_part(request: Request, wait: Wait, number: int = 0) -> dict[str, Any]:
+    """Measure tokenization, training and labelling of a teacher; the first and its texts are left for other parts.
 
     Returns:
-        ``training`` (result of ``measure_teacher``; None where nothing is trained), ``build_s``, ``tokenize_s``,
-        ``save_s``, ``bytes``, ``num_parameters``; by kind of text ``labelling_s``, ``num_texts`` and
-        ``logits_bytes``; the kinds whose logits are ``cached``; and ``duplicates_s``.
+        ``is_held`` (whether it exists already), ``training`` (result of ``measure_teacher``; None where nothing is
+        trained), ``build_s``, ``tokenize_s``, ``save_s``, ``bytes``, ``num_parameters``; by kind of text
+        ``labelling_s``, ``num_texts`` and ``logits_bytes``; the kinds whose logits are ``cached``; and
+        ``duplicates_s``, 0 except for the first.
     """
     config, data, places = request.config, request.data, request.places
     task, length = tasks.get(config.task), config.training.num_tokens
     watch = Stopwatch()
-    initial = _initial(request)
+    initial = _initial(request, number)
     build_s = watch.lap()
     splits = {
         name: task.tokenize(data.splits[name], initial.tokenizer, length) for name in ("train", "validation")
@@ -67,46 +67,52 @@ def measure_teacher_part(request: Request, wait: Wait) -> dict[str, Any]:
     tokenize_s = watch.lap()
     measured: dict[str, Any] = {"training": None}
     if initial.recipe is not None and TEACHER in request.parts:
-        member = config.teacher.members[0]
+        member = config.teacher.members[number]
         measured["training"] = measure_teacher(
             initial,
             splits,
             member.seed,
             places.teacher_threads,
             request.seconds,
-            request.work / "steps",
+            request.work / f"steps-{number}",
             wait,
             config.training.balance,
         )
-    folder = request.store.local(TEACHER)
+    folder = request.store.local(teacher_part(number))
     watch.lap()
     save_checkpoint(initial.model.cpu(), initial.tokenizer, folder)
     save_s = watch.lap()
-    kinds = {**splits, **_transfer_set(request, initial.tokenizer)}
+    learned = {**splits, **_transfer_set(request, initial.tokenizer)}
+    kinds = {**learned, **_texts_of_worth(request, initial.tokenizer)}
     pad = initial.tokenizer.pad_token_id
     labelling = measure_inference(initial.model, kinds, pad, places.teacher_threads, request.seconds / 2)
     num_outputs = task.num_outputs(data.class_names)
-    labelled = {name: _with_logits(each, num_outputs) for name, each in kinds.items()}
+    labelled = {
+        name: _with_logits(each, num_outputs, of_tokens=task.of_tokens) for name, each in kinds.items()
+    }
     num_logits = {
         name: len(flat(each.teacher_logits))
         for name, each in labelled.items()
         if each.teacher_logits is not None
     }
-    (request.work / _SPLITS).write_bytes(pickle.dumps(labelled))
+    if number == 0:
+        kept = {name: each for name, each in labelled.items() if name in learned}
+        (request.work / _SPLITS).write_bytes(pickle.dumps(kept))
     return {
         **measured,
+        "is_held": request.teachers[number] is not None,
         "build_s": build_s,
         "tokenize_s": tokenize_s,
         "save_s": save_s,
         "bytes": _bytes(folder),
         "num_parameters": initial.model.num_parameters(),
         "labelling_s": labelling,
-        "cached": _cached(request, kinds),
+        "cached": _cached(request, kinds, number),
         "num_texts": {name: len(each) for name, each in kinds.items()},
         "logits_bytes": {
             name: 4 * num_outputs * num_logits[name] + 8 * len(each) for name, each in kinds.items()
         },
-        "duplicates_s": _duplicates_s(request),
+        "duplicates_s": _duplicates_s(request) if number == 0 else 0.0,
     }
 
 
@@ -270,13 +276,22 @@ def _kind(config: JobConfig, point: Point) -> str:
     return point.arguments.get(STUDENT_KIND, config.student.kind)
 
 
-def _initial(request: Request) -> InitialTeacher:
+def _initial(request: Request, number: int) -> InitialTeacher:
     config, task = request.config, tasks.get(request.config.task)
-    if request.teacher is not None:
-        model, tokenizer = load_classifier(request.teacher, task)
+    folder, member = request.teachers[number], config.teacher.members[number]
+    if folder is not None:
+        model, tokenizer = load_classifier(folder, task)
         return InitialTeacher(model, tokenizer, None, task)
-    torch.manual_seed(config.teacher.seed)
-    return initial_teacher(config.teacher.members[0], request.data, config.training.num_tokens, task)
+    torch.manual_seed(member.seed)
+    return initial_teacher(member, request.data, config.training.num_tokens, task)
+
+
+def _texts_of_worth(request: Request, tokenizer: Any) -> dict[str, Any]:
+    """Return the tokenized test split where several teachers label it, to measure what each is worth."""
+    if request.config.teacher.num_members == 1:
+        return {}
+    length, task = request.config.training.num_tokens, tasks.get(request.config.task)
+    return {"test": task.tokenize(request.data.splits["test"], tokenizer, length)}
 
 
 def _transfer_set(request: Request, tokenizer: Any) -> dict[str, Any]:
@@ -287,12 +302,12 @@ def _transfer_set(request: Request, tokenizer: Any) -> dict[str, Any]:
     return extra_splits(config.data, data, tokenizer, config.training.num_tokens, task)
 
 
-def _cached(request: Request, kinds: dict[str, Any]) -> list[str]:
+def _cached(request: Request, kinds: dict[str, Any], number: int) -> list[str]:
     """Return the kinds of text whose logits are in the cache, or not needed since alpha is 1."""
     if fixed_values(request.config.search).get("alpha") == 1:
         return list(kinds)
     training = request.config.training
-    teacher, folder, length = request.teacher, request.logits, training.num_tokens
+    teacher, folder, length = request.teachers[number], request.logits, training.num_tokens
     if teacher is None or folder is None:
         return []
     return [
@@ -302,12 +317,11 @@ def _cached(request: Request, kinds: dict[str, Any]) -> list[str]:
     ]
 
 
-def _with_logits(split: Any, num_outputs: int) -> LabelledSplit:
+def _with_logits(split: Any, num_outputs: int, *, of_tokens: bool) -> LabelledSplit:
     """Return a split with arbitrary logits, which cost as much to learn from as any."""
-    num, random = len(flat(split.labels)), np.random.default_rng(0)
-    of_tokens = isinstance(split.labels, Ragged)
+    num, random = len(split.input_ids) if of_tokens else len(split), np.random.default_rng(0)
     logits = random.standard_normal((num, num_outputs), dtype=np.float32)
-    return LabelledSplit(split, split.labels.like(logits) if of_tokens else logits)
+    return LabelledSplit(split, Ragged(logits, split.offsets) if of_tokens else logits)
 
 
 def _duplicates_s(request: Request) -> float:

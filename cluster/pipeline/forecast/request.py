@@ -16,7 +16,13 @@ if TYPE_CHECKING:
     from ....training.data.text_data import TextData
     from ...specification.config import JobConfig
 
+TEACHER = "teacher"
 BATCH_SIZES = ("batch_size", "per_device_train_batch_size")
+
+
+def teacher_part(number: int) -> str:
+    """Return the name of the measurement of a teacher, whose number counts from 0."""
+    return TEACHER if number == 0 else f"{TEACHER} {number + 1}"
 
 
 @dataclass(frozen=True)
@@ -52,7 +58,8 @@ class Request:
         places: CPUs of each kind of work.
         work: Directory for all of its files.
         parts: What is measured, of ``teacher``, ``student``, ``search``, ``export``.
-        teacher: Directory of the teacher if it exists already.
+        teachers: Directory of each teacher that is measured, None if it does not exist yet: of teachers that differ in
+            their seed alone the first is measured.
         student: Directory of the selected student if it exists already.
         logits: Directory of the logits that the storage holds, if it is one of this machine.
         seconds: Time of each measurement in seconds.
@@ -63,10 +70,15 @@ class Request:
     places: Places
     work: Path
     parts: frozenset[str]
-    teacher: Path | None = None
+    teachers: tuple[Path | None, ...] = (None,)
     student: Path | None = None
     logits: Path | None = None
     seconds: float = 4.0
+
+    @property
+    def teacher(self) -> Path | None:
+        """Directory of the first teacher if it exists already."""
+        return self.teachers[0]
 
     @property
     def store(self) -> Store:
@@ -93,7 +105,7 @@ def places_of(config: JobConfig, num_cpus: int) -> Places:
     from ...session.ray_session import cpus_of_each
 
     resources, trial = config.resources, config.resources.trial
-    share = cpus_of_each(config.teacher.ensemble, num_cpus)
+    share = cpus_of_each(config.teacher.num_members, num_cpus)
     teacher = share if resources.teacher is None else resources.teacher.cpu
     slots = max(1, int(num_cpus / (trial.cpu * trial.processes) + 1e-4))
     num_trials = side_by_side(config.search, slots) if searched(config.search) else 1

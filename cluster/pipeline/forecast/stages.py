@@ -14,13 +14,13 @@ from ....search.space.space import searched
 from ....search.space.students import is_measured, student_names
 from ....training.teacher.cross_fit import cross_fit_work
 from ...specification.config import JobConfig
-from .request import Places
+from .request import Places, teacher_part
 from .search_time import Span, makespan, search_span
+from .teachers import checkpoint_bytes, how_made, in_passes, labelling_s, teacher_s, unlabelled
 from .trial_seconds import TrialSeconds
 
 _MEASURING_ERROR = 0.15  # a few steps, on a machine whose load changes
 _RAY_MIB = 700.0  # Ray's own processes and the command
-MIB = 2**20
 # Parts that are not measured, in imports of the libraries; as runs of several jobs had them.
 _RAY_START = 0.6  # Ray on this machine
 _PYTORCH_START = 0.6  # a process that measures a model of PyTorch
@@ -132,43 +132,46 @@ class StageForecasts:
         )
 
     def _teacher(self) -> StageForecast:
-        found, places = self._measured["teacher"], self._known.places
-        num, training = self._config.teacher.ensemble, found["training"]
-        labelling = found["labelling_s"]
-        once = found["build_s"] + found["tokenize_s"] + found["save_s"] + labelling["validation"]
-        checkpoint, how = 0, "loaded and measured"
-        if training is not None:
-            epoch = training["epoch_s"] + labelling["validation"] + 2 * training["save_s"]
-            once += training["epochs"] * epoch
-            checkpoint = training["checkpoint_bytes"] + training["model_bytes"]
-            how = f"{training['epochs']:g} epochs of {training['epoch_s']:.0f} s"
-        several = f"{num} teachers, " if num > 1 else ""
-        seconds = self._worker_s + makespan([once] * num, places.num_teachers)
-        num_at_once = min(num, places.num_teachers)
+        teachers = [each for each in self._teachers() if not each.get("is_held")]
+        num_at_once = max(1, min(len(teachers), self._known.places.num_teachers))
+        seconds = self._worker_s + makespan(list(map(teacher_s, teachers)), self._known.places.num_teachers)
+        disk = sum(each["bytes"] for each in teachers)
+        checkpoints = sorted(map(checkpoint_bytes, teachers))
+        num, hows = self._config.teacher.num_members, dict.fromkeys(map(how_made, teachers))
         return StageForecast(
             "teacher",
             _about(seconds),
-            num * found["bytes"],
-            num * found["bytes"] + num_at_once * checkpoint,
-            _RAY_MIB + num_at_once * found["peak_mib"],
-            several + how,
+            disk,
+            disk + sum(checkpoints[-num_at_once:]),
+            self._teachers_mib(num_at_once),
+            ", ".join([*([f"{num} teachers"] if num > 1 else []), *hows]),
         )
 
+    def _teachers(self) -> list[Mapping[str, Any]]:
+        """Return the measurement of each teacher that is run; of those that differ in their seed, of the first."""
+        teacher, first = self._config.teacher, self._measured["teacher"]
+        if not teacher.are_different:
+            return [first] * teacher.num_members
+        others = (self._measured.get(teacher_part(number)) for number in range(1, teacher.num_members))
+        return [first, *(each for each in others if each is not None)]
+
+    def _teachers_mib(self, num_at_once: int) -> float:
+        """Return the memory of the largest teachers at a time."""
+        return _RAY_MIB + sum(sorted(each["peak_mib"] for each in self._teachers())[-num_at_once:])
+
     def _logits(self) -> StageForecast:
-        found, num = self._measured["teacher"], self._config.teacher.ensemble
-        labelled = {name: each for name, each in found["labelling_s"].items() if name not in found["cached"]}
-        total = sum(found["num_texts"][name] for name in labelled)
-        load_s = found["build_s"] if labelled else 0.0
-        seconds = found["tokenize_s"] + found["duplicates_s"]
+        found, teachers = self._measured["teacher"], self._teachers()
+        total = max(sum(each["num_texts"][name] for name in unlabelled(each)) for each in teachers)
+        tokenizing = teachers if self._config.teacher.are_different else [found]
+        seconds = sum(each["tokenize_s"] for each in tokenizing) + found["duplicates_s"]
         # Each teacher of an ensemble labels in a task of its own, which tokenizes the texts as well.
-        once = sum(labelled.values()) + load_s + (found["tokenize_s"] if num > 1 else 0.0)
-        seconds += makespan([once] * num, self._known.places.num_teachers)
+        has_tasks = self._config.teacher.num_members > 1
+        once = [labelling_s(each) + (each["tokenize_s"] if has_tasks else 0.0) for each in teachers]
+        seconds += makespan(once, self._known.places.num_teachers)
         seconds += self._cross_fit_s()
-        disk = num * sum(found["logits_bytes"][name] for name in labelled)
+        disk = sum(each["logits_bytes"][name] for each in teachers for name in unlabelled(each))
         how = (
-            f"{total:,} texts labelled, near-duplicates"
-            if labelled
-            else "no text is labelled, near-duplicates"
+            f"{total:,} texts labelled, near-duplicates" if total else "no text is labelled, near-duplicates"
         )
         num_folds = self._config.data.diagnostics.cross_fit
         if num_folds is not None:
@@ -177,8 +180,8 @@ class StageForecasts:
                 if found["training"] is None
                 else f", {num_folds} folds trained"
             )
-        num_at_once = min(max(num, num_folds or 1), self._known.places.num_teachers)
-        memory = _RAY_MIB + num_at_once * found["peak_mib"]
+        num_at_once = min(max(len(teachers), num_folds or 1), self._known.places.num_teachers)
+        memory = max(self._teachers_mib(num_at_once), _RAY_MIB + num_at_once * found["peak_mib"])
         return StageForecast("logits", _about(seconds), disk, disk, memory, how)
 
     def _cross_fit_s(self) -> float:
@@ -192,6 +195,7 @@ class StageForecasts:
         once = self._worker_s + found["build_s"] + found["tokenize_s"]
         after_epoch = found["labelling_s"]["validation"] + 2 * found["training"]["save_s"]
         fold_s = once + work / num * found["training"]["epoch_s"] + work / (num - 1) * after_epoch
+        fold_s += (num - 1) / num * found["training"]["encoder_s"]
         return makespan([fold_s] * num, self._known.places.num_teachers)
 
     def _student(self) -> StageForecast:
@@ -226,6 +230,7 @@ class StageForecasts:
         side = "1 trial at a time" if places.num_trials == 1 else f"{places.num_trials} at a time"
         how = f"{num} trials, {side}, about {trials.mean_epoch_s:.1f} s an epoch"
         how += ", early stopping" if config.scheduler.is_active else ""
+        how += in_passes(*found["points"][0])
         span, most = span.widened(_MEASURING_ERROR).plus(begins), config.budget.wall_time_s
         if most is not None and span.high > most:
             how += f"; ended by search.budget.wall_time_s {most:g}" if span.middle > most else ""
@@ -296,7 +301,7 @@ class StageForecasts:
         num_sample = min(config.num_sample_texts, self._known.num_texts["test"])
         starts = {"onnx": _ONNX_START, BASELINE: 2 * _ONNX_START}  # a baseline has two processes
         seconds = starts.get(target, _PYTORCH_START) * import_s + latency["load_s"] + calls * call
-        seconds += latency.get("fit_s", 0.0)
+        seconds += latency.get("fit_s", 0.0) + latency.get("lengths_s", 0.0)
         seconds += sum(max(0.5, num_sample * (call if size == 1 else batched)) for size in config.batch_sizes)
         if target == "reference":
             return seconds + import_s
@@ -331,7 +336,7 @@ def _about(seconds: float) -> Span:
 
 def _faster(latency: Mapping[str, float], share: float) -> dict[str, float]:
     return {
-        name: value * share if name in ("call_s", "batched_s", "logits_s") else value
+        name: value * share if name in ("call_s", "batched_s", "logits_s", "lengths_s") else value
         for name, value in latency.items()
     }
 

@@ -33,9 +33,9 @@ _STAGES = ("teacher", "logits", "student", "search")
 class SearchReuse:
     """The search of one job and the stages before it, found in another run by the content of their inputs.
 
-    The key has the texts, the teacher's own key (which has its checkpoint's content), the sections ``student``,
-    ``training`` and ``search``, and the versions of the libraries. Variants and measurements are found one by one, see
-    :class:`~distiltune.cluster.pipeline.reuse.models.ModelReuse`.
+    The key has the texts, each teacher's own key (which has its checkpoint's content), their weights, the sections
+    ``student``, ``training`` and ``search``, and the versions of the libraries. Variants and measurements are found
+    one by one, see :class:`~distiltune.cluster.pipeline.reuse.models.ModelReuse`.
 
     Args:
         config: The specification.
@@ -133,6 +133,7 @@ class SearchReuse:
             "augmentation": self._config.data.augmentation.model_dump(mode="json"),
             "diagnostics": self._config.data.diagnostics.model_dump(mode="json"),
             "teachers": teachers,
+            "mixture": config.teacher.mixture_keys(),
             "student": self._config.student.model_dump(mode="json"),
             "student_checkpoints": _contents(config),
             "training": self._config.training.model_dump(mode="json"),

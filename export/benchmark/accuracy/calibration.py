@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ...out_of_scope.answers import probabilities
 from ...out_of_scope.thresholds import reliability
 from ...runtime.scores import SCORES
 from ...temperature import fit_temperature
@@ -13,6 +14,7 @@ from ..targets.outputs import SPLITS, ScoredModel
 
 if TYPE_CHECKING:
     from ....training.tasks import Task
+    from ....training.tasks.spans.decoding import SpanLogits
 
 
 def calibration_of_labels(
@@ -24,6 +26,26 @@ def calibration_of_labels(
     for stage, divisor in (("before", 1.0), ("after", temperature)):
         scores = 0.5 + 0.5 * np.tanh(0.5 * logits.astype(np.float64) / divisor)
         found = reliability(scores.ravel(), (labels > 0).ravel())
+        measured |= {f"in_scope_error_{stage}": found["ece"], f"out_of_scope_error_{stage}": None}
+        bins = found["bins"]
+    return measured, bins
+
+
+def calibration_of_answers(
+    outputs: SpanLogits, threshold: float | None, temperature: float, right: np.ndarray
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Measure how well the probabilities of answers are calibrated, as ``calibration_of_classes``.
+
+    Args:
+        outputs: Logits of N questions.
+        threshold: That of no answer.
+        temperature: Of the model.
+        right: bool[N], whether each answer is exactly right.
+    """
+    measured: dict[str, Any] = {"temperature": temperature}
+    bins: list[dict[str, Any]] = []
+    for stage, divisor in (("before", 1.0), ("after", temperature)):
+        found = reliability(probabilities(outputs, threshold, divisor), right)
         measured |= {f"in_scope_error_{stage}": found["ece"], f"out_of_scope_error_{stage}": None}
         bins = found["bins"]
     return measured, bins

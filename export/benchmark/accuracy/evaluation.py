@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ....training.tasks import LabelCounts, Task
+from ....training.tasks.spans.scoring import words_of_answers
 from ...out_of_scope.thresholds import reliability
 
 _Z_95 = 1.959963984540054  # the 97.5th percentile of the standard normal distribution
@@ -125,6 +126,34 @@ def evaluate_spans(
         "right": task.correct(predictions, labels),
         "labels": [] if counts is None else measure_labels(counts, types),
         "unknown": unknown,
+    }
+
+
+def evaluate_answers(
+    answers: Sequence[Mapping[str, Any]],
+    texts: Sequence[Any],
+    truth: Sequence[Sequence[Sequence[int]]],
+    task: Task,
+) -> dict[str, Any]:
+    """Measure the answers of a model to N questions.
+
+    Args:
+        answers: ``answer`` of each question.
+        texts: Each question with its context.
+        truth: The right answers of each, as their first character in the context and the one after their last.
+        task: The task.
+
+    Returns:
+        As ``evaluate_outputs``, without labels.
+    """
+    labels = task.measured_labels(texts, truth)
+    predictions = words_of_answers([each["answer"] for each in answers])
+    return {
+        "num_texts": len(truth),
+        "metrics": task.metrics(predictions, labels),
+        "right": task.correct(predictions, labels),
+        "labels": [],
+        "unknown": [],
     }
 
 

@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ....errors import InputError
+from ....training.tasks.spans.decoding import answers_of
+from ....training.tasks.spans.scoring import scores, words_of_answers
+from ...out_of_scope.answers import fit_answers
 from ...out_of_scope.label_thresholds import choose_label_thresholds
 from ...out_of_scope.thresholds import (
     ScopeGoal,
@@ -18,7 +21,12 @@ from ...out_of_scope.thresholds import (
 )
 from ...temperature import fit_sigmoid_temperature
 from ..targets.outputs import SPLITS, ScoredModel
-from .calibration import calibration_of_classes, calibration_of_labels, calibration_of_words
+from .calibration import (
+    calibration_of_answers,
+    calibration_of_classes,
+    calibration_of_labels,
+    calibration_of_words,
+)
 from .predictions import pack_answers
 
 if TYPE_CHECKING:
@@ -86,6 +94,8 @@ def _judge_outputs(model: ScoredModel, texts: dict[str, Any], task: Task) -> dic
     labels = {
         split: task.measured_labels(texts[f"{split}_texts"], texts[f"{split}_labels"]) for split in SPLITS
     }
+    if task.of_windows:
+        return _judge_answers(model, texts, columns, task, labels)
     if task.of_tokens:
         calibration, reliable = calibration_of_words(model, texts, columns)
         judged = _judged(task, _tagged(model, texts, columns, task), labels)
@@ -98,6 +108,24 @@ def _judge_outputs(model: ScoredModel, texts: dict[str, Any], task: Task) -> dic
         curves = {"reliability": reliable}
     given = {split: task.predictions(logits[split] - cuts) for split in SPLITS}
     return _judged(task, given, labels) | {"calibration": calibration, "curves": curves}
+
+
+def _judge_answers(
+    model: ScoredModel, texts: dict[str, Any], columns: list[int], task: Task, labels: dict[str, np.ndarray]
+) -> dict[str, Any]:
+    """Measure a model's answers to questions; one without a temperature gets it, and a threshold, as variants do."""
+    contexts = {split: [context for _, context in texts[f"{split}_texts"]] for split in SPLITS}
+    outputs = {split: model.logits[split].with_columns(columns) for split in SPLITS}
+    threshold, temperature = model.threshold, model.temperature
+    if temperature is None:
+        fitted = fit_answers(outputs["validation"], contexts["validation"], labels["validation"])
+        threshold, temperature = fitted.threshold, fitted.temperature
+    given = {
+        split: words_of_answers(answers_of(contexts[split], outputs[split], threshold)) for split in SPLITS
+    }
+    right = scores(given["test"], labels["test"])[:, 1] > 0
+    calibration, reliable = calibration_of_answers(outputs["test"], threshold, temperature, right)
+    return _judged(task, given, labels) | {"calibration": calibration, "curves": {"reliability": reliable}}
 
 
 def _tagged(

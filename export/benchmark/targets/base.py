@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ....texts import TextOrPair
     from ....training.ragged import Rows
+    from ....training.tasks.spans.windows import Window
     from ...runtime.tasks import Tokens
 
 
@@ -24,6 +25,7 @@ class Opened:
         pipeline: Text in, label out; see :class:`~distiltune.export.benchmark.measurements.PerformanceBenchmark`.
         logits: Texts in, logits[N, C] out, or rows of [L, C]; columns in the order of ``labels``.
         tokens: Texts in, the ``Tokens`` of each out; None where texts have logits, not their tokens.
+        windows: Pairs in, their ``Window`` out, for which ``logits`` has a row; None where pairs are no questions.
         labels: Names of the C labels.
         threshold: Threshold that is shipped with the model: for out-of-scope texts, or for each of several labels.
         temperature: Temperature that is shipped with the model.
@@ -32,6 +34,8 @@ class Opened:
             :meth:`~distiltune.export.runtime.classifier.TextClassifier.profile` does; None: that is not measured.
         num_nodes: Number of the graph's nodes by the provider of ONNX Runtime that they run on; None: not known.
         engine_build_s: Seconds in which an engine for this GPU was built when the model was opened; None: none was.
+        at_length: Returns the ``pipeline`` with texts truncated to another number of tokens, or None where the model
+            has no positions for so many; the same pipeline, if it reads whole texts. None: there is one length.
         with_cuda_graphs: Opens the model once more, with CUDA graphs, and returns its ``pipeline``; None: the target
             has none.
     """
@@ -47,6 +51,8 @@ class Opened:
     engine_build_s: float | None = None
     with_cuda_graphs: Callable[[], Callable[..., Any]] | None = None
     tokens: Callable[[Sequence[str]], list[Tokens]] | None = None
+    at_length: Callable[[int], Callable[..., Any] | None] | None = None
+    windows: Callable[[Sequence[Any]], list[Window]] | None = None
 
 
 @dataclass(frozen=True)

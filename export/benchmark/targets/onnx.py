@@ -24,7 +24,9 @@ def open_classifier(options: OpenOptions, **load: Any) -> Opened:
         temperature=classifier.temperature,
         profile=classifier.profile,
         num_nodes=classifier.num_nodes,
-        tokens=classifier.tokens if classifier.of_tokens else None,
+        tokens=classifier.tokens if classifier.of_tokens and not classifier.of_windows else None,
+        windows=classifier.windows if classifier.of_windows else None,
+        at_length=None if classifier.of_windows else classifier.cut_to,
     )
 
 

@@ -1,4 +1,4 @@
-"""The outputs of a model for the texts of a measurement, or for their words: computed, stored, and read again."""
+"""The outputs of a model for the texts of a measurement, their words or windows: computed, stored, and read again."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import numpy as np
 
 from ....errors import InputError
 from ....training.ragged import Ragged
+from ....training.tasks.spans.decoding import SpanLogits
 from ....training.tasks.words import Words, find_words, tags_of_words
 
 if TYPE_CHECKING:
@@ -62,8 +63,11 @@ class WordOutputs:
 
 
 def outputs_of(opened: Opened, texts: Sequence[Any]) -> Any:
-    """Return a model's outputs for N texts: logits [N, C], or ``WordOutputs`` where tokens have logits."""
+    """Return a model's outputs for N texts: logits [N, C], ``WordOutputs`` of words, or ``SpanLogits`` of questions."""
     logits = opened.logits(texts)
+    if opened.windows is not None:
+        assert isinstance(logits, Ragged)
+        return SpanLogits.of_windows(opened.windows(texts), logits)
     if opened.tokens is None:
         return logits
     words = [find_words(*each) for each in opened.tokens(texts)]
@@ -80,7 +84,7 @@ class ScoredModel:
 
     Attributes:
         labels: Names of its C labels.
-        logits: Split (``validation``, ``test``) → float32[N, C], or ``WordOutputs``.
+        logits: Split (``validation``, ``test``) → float32[N, C], ``WordOutputs`` or ``SpanLogits``.
         threshold: Threshold that is shipped with it: for out-of-scope texts, or for each of several labels.
         temperature: Temperature that is shipped with it.
     """
@@ -95,7 +99,7 @@ class ScoredModel:
         arrays: dict[str, np.ndarray] = {}
         for split in SPLITS:
             own = self.logits[split]
-            arrays |= own.arrays(split) if isinstance(own, WordOutputs) else {split: own}
+            arrays |= own.arrays(split) if isinstance(own, WordOutputs | SpanLogits) else {split: own}
         named: Any = {"labels": np.array(self.labels), **arrays}
         np.savez(path, **named)
 
@@ -108,13 +112,16 @@ class ScoredModel:
         """
         try:
             with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
-                of_words = f"{SPLITS[0]}_spans" in stored
-                logits = {
-                    split: WordOutputs.of_arrays(stored, split) if of_words else stored[split]
-                    for split in SPLITS
-                }
+                logits = {split: _read(stored, split) for split in SPLITS}
                 return cls([str(label) for label in stored["labels"]], logits, threshold, temperature)
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
             raise InputError(
                 f"{path}: not the logits of a measurement ({error}); repeat the benchmark"
             ) from None
+
+
+def _read(stored: Mapping[str, Any], split: str) -> Any:
+    """Return the outputs of a split, of the kind that has such arrays."""
+    kinds = {f"{split}_questions": SpanLogits, f"{split}_spans": WordOutputs}
+    kind = next((kind for name, kind in kinds.items() if name in stored), None)
+    return stored[split] if kind is None else kind.of_arrays(stored, split)

@@ -20,16 +20,21 @@ def _open(options: OpenOptions) -> Opened:
 
     from ....training import tasks
     from ....training.checkpoints.load import load_tokenizer
-    from ....training.data.tokenized import tokenize_rows
+    from ....training.data.tokenized import TokenRow, tokenize_rows
     from ....training.ragged import Ragged
     from ...variants.torch_int8 import load_pytorch_int8
 
     set_threads(options.num_threads)
-    model = load_pytorch_int8(options.directory, tasks.get(options.task))
+    task = tasks.get(options.task)
+    model = load_pytorch_int8(options.directory, task)
     tokenizer = load_tokenizer(options.tokenizer_dir or options.directory)
 
+    def windows(texts: Sequence[TextOrPair]) -> list[TokenRow]:
+        split = task.tokenize_texts(texts, tokenizer, options.max_length, int(model.config.num_labels or 0))
+        return [TokenRow(split.row(number), split.types(number)) for number in range(len(split))]
+
     def logits(texts: Sequence[TextOrPair]) -> Rows:
-        rows = tokenize_rows(texts, tokenizer, options.max_length)
+        rows = tokenize_rows(texts, tokenizer, options.max_length) if not task.of_windows else windows(texts)
         # Unlike compute_logits, run the whole last layer: the first token alone has another range.
         with torch.inference_mode():
             found = [model(**_inputs(model, row)).logits[0].numpy() for row in rows]

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 
 from ....errors import InputError
+from ....texts import PAIR_COLUMN
 from ..scores import Threshold
 
 SPANS = "spans"
@@ -21,10 +22,17 @@ class Decoder(ABC):
     Attributes:
         name: The task's name in an artifact's ``distiltune.json``.
         names_one: Whether an answer is one label, which is the first of ``ranked``.
-        has_threshold: Whether an artifact can have a threshold: for out-of-scope texts, or one for each label.
+        has_threshold: Whether an artifact can have a threshold: for out-of-scope texts, one for each label, or for no
+            answer.
+        of_tokens: Whether a graph has outputs for each token.
+        of_windows: Whether a text is a question with its context, which is read in windows.
+        columns: Usual columns of texts and of second texts in a table.
     """
 
     name: ClassVar[str]
+    of_tokens: ClassVar[bool] = False
+    of_windows: ClassVar[bool] = False
+    columns: ClassVar[tuple[str, str]] = ("text", PAIR_COLUMN)
     names_one: ClassVar[bool] = False
     has_threshold: ClassVar[bool] = False
 
@@ -86,6 +94,10 @@ class Decoder(ABC):
         """
         raise InputError(f"top_k is {count}, but the task {self.name} has no order of labels; leave it out")
 
+    def compared(self, logits: np.ndarray, labels: Sequence[str]) -> list[dict[str, Any]]:
+        """Return the predictions of logits[N, C], or of those of a probe's tokens, without scores and threshold."""
+        return [self.without_scores(each) for each in self.decode(logits, labels, None)]
+
     def without_scores(self, answer: dict[str, Any]) -> dict[str, Any]:
         """Return what two equal answers of ``decode`` have in common, whatever the rounding of their logits."""
         return {name: value for name, value in answer.items() if name != "score"}
@@ -120,6 +132,8 @@ class Tokens(NamedTuple):
 
 class TokenDecoder(Decoder):
     """Decoder of a task whose model has outputs for each token; ``decode`` gives the tag of each of N tokens."""
+
+    of_tokens: ClassVar[bool] = True
 
     @abstractmethod
     def decode_tokens(

@@ -21,7 +21,7 @@ from distiltune.cluster.remote.teacher_labels import (
     make_teacher,
 )
 from distiltune.cluster.specification.config import JobConfig
-from distiltune.errors import ConfigError, ModelError
+from distiltune.errors import ConfigError
 from distiltune.storage.store import Store
 from distiltune.training.checkpoints.load import load_classifier
 from distiltune.training.data.text_data import TextData
@@ -97,7 +97,7 @@ def test_a_student_learns_the_mean_of_their_logits(data, tmp_path):
     np.testing.assert_allclose(splits["train"].teacher_logits, (each[0] + each[1]) / 2, atol=1e-6)
     np.testing.assert_allclose(splits["validation"].teacher_logits, (each[0] + each[1]) / 2, atol=1e-6)
     right = (each[0] + each[1]).argmax(-1) == splits["train"].tokens.labels  # the same texts in all splits
-    assert record["ensemble"]["validation_accuracy"] == pytest.approx(right.mean())
+    assert record["ensemble"]["mixture"]["validation"]["accuracy"] == pytest.approx(right.mean())
     assert len(record["keys"]["train"]) == 2
     assert record["texts_computed"] == len(TEXTS)
     again, record = label_with_teachers(here, data, ["t0", "t1"])
@@ -146,15 +146,6 @@ def test_two_jobs_that_need_the_same_teacher_at_once_train_it_once(data, tmp_pat
     second.join(20)
     assert reused == [False, True]
     assert records[0]["fingerprint"] == records[1]["fingerprint"]
-
-
-def test_teachers_of_different_word_pieces_are_refused(data, tmp_path):
-    make_teacher(task(tmp_path, job()), data, 0, "t0")
-    make_teacher(task(tmp_path, job()), text_data([f"{text} at noon" for text in TEXTS]), 0, "t1")
-    with pytest.raises(ModelError, match=r"teacher\.ensemble: the teachers have different word pieces"):
-        label_with_teachers(task(tmp_path, job(ensemble=2)), data, ["t0", "t1"])
-    with pytest.raises(ModelError, match=r"teacher\.ensemble: the teachers have different word pieces"):
-        label_with_teacher(task(tmp_path, job(ensemble=2)), data, ["t0", "t1"], 0)
 
 
 @pytest.mark.parametrize(

@@ -78,6 +78,36 @@ def test_a_file_of_logits_comes_to_another_machine(store, tmp_path, node):
         ship_inputs(config, store)
 
 
+def test_every_teacher_of_a_list_comes_to_another_machine(store, tmp_path, node):
+    checkpoint = tiny_classifier(tmp_path / "teacher")
+    (tmp_path / "llm.csv").write_text("text,label\na train,x\n")
+    members = [
+        {"fine_tune": {"checkpoint": str(checkpoint)}},
+        {"checkpoint": str(checkpoint), "weight": 2, "labels": {"label_0": "x"}},
+        {"logits": str(tmp_path / "llm.csv")},
+        {"checkpoint": "owner/on-the-hub"},
+    ]
+    config = JobConfig.model_validate(
+        {"data": write_data(tmp_path / "data"), "teacher": {"ensemble": members}}
+    )
+    node(tmp_path / "here")
+    shipped = ship_inputs(config, store)
+    first, second, file, hub = shipped.teacher.members
+    assert first.fine_tune.checkpoint == second.checkpoint and second.checkpoint.startswith("storage:cache/")
+    assert file.logits.path.endswith("/llm.csv") and file.logits.path.startswith("storage:cache/inputs/")
+    assert hub.checkpoint == "owner/on-the-hub"
+    assert second.labels == {"label_0": "x"} and shipped.teacher.given_weights == [1, 2, 1, 1]
+    assert str(tmp_path) not in shipped.teacher.model_dump_json()
+    node(tmp_path / "there")
+    local = with_local_inputs(JobConfig.model_validate(shipped.model_dump(mode="json")), store)
+    assert Path(local.teacher.members[2].logits.path).read_text() == "text,label\na train,x\n"
+    assert (Path(local.teacher.members[1].checkpoint) / "model.safetensors").is_file()
+    missing = {**members[1], "checkpoint": str(tmp_path / "nowhere")}
+    config = JobConfig.model_validate({"teacher": {"ensemble": [members[0], missing]}})
+    with pytest.raises(ModelError, match=r"teacher\.ensemble\.1\.checkpoint: .*nowhere"):
+        ship_inputs(config, store)
+
+
 def test_the_same_content_is_sent_once_and_named_the_same_wherever_it_lies(store, tmp_path):
     config = JobConfig.model_validate({"data": write_data(tmp_path / "data")})
     elsewhere = JobConfig.model_validate({"data": write_data(tmp_path / "elsewhere" / "again")})

@@ -93,6 +93,14 @@ def test_a_baseline_that_is_as_good_is_said_plainly(num_wrong, word) -> None:
     assert found.text.endswith("2.0x slower, 2.0x larger")
 
 
+@pytest.mark.parametrize(
+    ("milliseconds", "words"), [(0.51, "as fast"), (0.49, "as fast"), (0.6, "1.2x faster")]
+)
+def test_a_ratio_that_rounds_to_one_is_called_equal(milliseconds, words) -> None:
+    [found] = compared(row("tfidf-svm", "baseline", 50, milliseconds, 10.1))
+    assert found.text.endswith(f", {words}, of the same size")
+
+
 def test_the_worst_limit_counts_not_the_measured_difference() -> None:
     """Six texts more are no difference that 1,000 texts show to be above chance; thirty are."""
     [six] = compared(row("tfidf-svm", "baseline", 52, 1.0, 1.0))

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ....errors import DataError, shown
+from ..label_kinds.answers import is_answer
 from ..label_kinds.tags import OUTSIDE, is_tag
 from ..rows import MISSING, quoted
 from ..sources.columns import Table
@@ -105,6 +106,8 @@ class ColumnLook:
         is_list: Whether every filled value is a list, or is written as one.
         separator: What stands between several labels in its values, or None.
         is_measured: Whether its numbers are no classes: some are fractions, and most are distinct or they are many.
+        has_entities: Whether its values are lists of tags or of spans.
+        has_answers: Whether its values are answers with their places, as in SQuAD.
     """
 
     name: str
@@ -118,6 +121,7 @@ class ColumnLook:
     separator: str | None = None
     is_measured: bool = False
     has_entities: bool = False
+    has_answers: bool = False
 
 
 @dataclass(frozen=True)
@@ -161,7 +165,14 @@ def look_at(name: str, values: Sequence[object]) -> ColumnLook:
         separator=None if is_numeric else _separator(filled),
         is_measured=is_numeric and _is_measured(filled),
         has_entities=_has_entities(values),
+        has_answers=_has_answers(values),
     )
+
+
+def _has_answers(values: Sequence[object]) -> bool:
+    """Return whether every value that is not empty has answers with their places, and some have any."""
+    filled = [value for value in values if value not in (None, MISSING, "", [])]
+    return bool(filled) and all(map(is_answer, filled))
 
 
 def _has_entities(values: Sequence[object]) -> bool:
@@ -205,8 +216,9 @@ def guess_columns(
     A label has few distinct, short values; a text has long ones that are mostly distinct. Of several candidates the one
     with a usual name is taken, then the longest text and the label with the fewest values. Several labels are a column
     of lists, one whose values have a separator, or two or more columns of 0 and 1; a column of fractions is a number to
-    learn; one with lists of tags or spans has entities. Two columns with the usual names of a pair, such as sentence1
-    and sentence2 or premise and hypothesis, are read together, unless the text is given.
+    learn; one with lists of tags or spans has entities, one with answers and their places answers questions. Two
+    columns with the usual names of a pair, such as sentence1 and sentence2 or premise and hypothesis, are read
+    together, unless the text is given.
 
     Args:
         table: All columns of the data.
@@ -225,7 +237,8 @@ def guess_columns(
     given = {text, pair}
     binary = [name for name, each in looks.items() if each.is_binary and name not in given]
     if label is None:
-        label = next((name for name, each in looks.items() if each.has_entities and name not in given), None)
+        marked = [name for name, each in looks.items() if each.has_answers or each.has_entities]
+        label = next((name for name in marked if name not in given), None)
     if label is None and len(binary) > 1 and not _has_usual_label(looks, binary):
         text, pair = _texts_of(table, looks, binary, text, pair)
         others = [name for name in names if name not in (text, pair, *binary)]
@@ -239,14 +252,16 @@ def guess_columns(
         raise DataError(f"{table.origin}: {_none('label', '--label', looks)}")
     text, pair = _texts_of(table, looks, [label], text, pair)
     found, task = looks[label], "single_label"
-    if found.has_entities:
+    if found.has_answers:
+        task = "question_answering"
+    elif found.has_entities:
         task = "token_classification"
     elif found.is_list or found.separator is not None:
         task = "multi_label"
     elif found.is_measured:
         task = "regression"
     others = [name for name in names if name not in (text, label, pair)]
-    separator = None if found.is_list else found.separator
+    separator = None if found.is_list or found.has_answers else found.separator
     return ColumnGuess(text, label, others, separator=separator, task=task, pair=pair)
 
 

@@ -1,5 +1,6 @@
 """Kinds of labels, one per module: how they are read, checked, named, stored and stratified."""
 
+from .answers import ANSWERS as ANSWERS
 from .base import LabelFormat as LabelFormat
 from .base import LabelKind as LabelKind
 from .name_sets import NAME_SETS as NAME_SETS

@@ -138,8 +138,18 @@ class LabelKind(ABC):
         del stored, names
         return None
 
+    def summary(self, stored: Sequence[Any], names: Sequence[str]) -> str | None:
+        """Return what there is to say of stored labels without names, in words; None: their numbers are listed."""
+        del stored, names
+        return None
+
     # ---- Divided ----------------------------------------------------------------------------------------
 
     @abstractmethod
     def strata(self, labels: Sequence[Any]) -> list[tuple[str, ...]]:
         """Return the strata of each of N labels, by which splits are drawn; every label has one or more."""
+
+    def groups(self, split: Split) -> list[str | None] | None:
+        """Return what else keeps rows together when a split is held out, one value for each; None: nothing does."""
+        del split
+        return None

@@ -144,11 +144,15 @@ def _with_columns(template: str) -> str:
 class ColumnsConfig(DataConfig):
     """A source whose rows have named columns."""
 
-    text_column: Name = Field(default=DEFAULT_TEXT_COLUMN, description="hub, files: column with the text.")
+    text_column: Name = Field(
+        default=DEFAULT_TEXT_COLUMN,
+        description="hub, files: column with the text. Default of the task question_answering: `question`.",
+    )
     text_pair_column: Name | None = Field(
         default=None,
         description="hub, files: column with the second text, where a model reads pairs of texts, such as a premise "
-        "and a hypothesis. Long pairs are truncated token by token at the end of the longer text.",
+        "and a hypothesis. Long pairs are truncated token by token at the end of the longer text. Default of the task "
+        "question_answering: `context`.",
     )
     text_template: Annotated[Text, AfterValidator(_with_columns)] | None = Field(
         default=None,
@@ -159,12 +163,14 @@ class ColumnsConfig(DataConfig):
         default=DEFAULT_LABEL_COLUMN,
         description="hub, files: column with the label, the labels or the number. If a hub dataset has no `label` but "
         "exactly one column of "
-        "classes (`intent` in clinc/clinc_oos), that column is read.",
+        "classes (`intent` in clinc/clinc_oos), that column is read. Default of the task question_answering: "
+        "`answers`.",
     )
     label_columns: Annotated[list[Name], Field(max_length=2000)] | None = Field(
         default=None,
         description="hub, files: instead of `label_column`, several columns: of 0 and 1, one for each label of the "
-        "task multi_label, or of numbers for the task regression.",
+        "task multi_label, of numbers for the task regression, or of the answer's text and its first character for the "
+        "task question_answering.",
     )
     label_separator: Separator | None = Field(
         default=None,

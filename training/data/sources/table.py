@@ -44,7 +44,8 @@ class FilesData(ColumnsConfig):
 
     source: Literal["files"] = Field(  # pyright: ignore[reportIncompatibleVariableOverride]
         default="files",
-        description="CSV, JSON, Parquet, Arrow or CoNLL files: `train`, and `validation` and `test` if there are any.",
+        description="CSV, JSON, SQuAD, Parquet, Arrow or CoNLL files: `train`, and `validation` and `test` if there "
+        "are any.",
     )
     train: Name | None = Field(
         default=None,

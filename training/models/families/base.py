@@ -73,6 +73,7 @@ class Family:
         model_types: As in ``config.json``; the first is the family's name.
         classifier: The linear layer of a sequence classifier whose row i gives logit i, below the model.
         token_classifier: The linear layer of a classifier of tokens, likewise.
+        span_classifier: The linear layer of a model of spans, likewise.
         head_reads: What the head of a sequence classifier reads of the last layer.
         word_embeddings: The table of word pieces, below the base model.
         position_embeddings: The table of positions, below the base model; None where positions are not looked up.
@@ -99,6 +100,7 @@ class Family:
     classifier: str
     head_reads: Literal["first_token", "every_token"]
     token_classifier: str = "classifier"
+    span_classifier: str = "qa_outputs"
     word_embeddings: str = "embeddings.word_embeddings"
     position_embeddings: str | None = "embeddings.position_embeddings"
     intermediate_size: str = "intermediate_size"
@@ -231,7 +233,7 @@ def with_layers(config: PreTrainedConfig, layers: Sequence[int]) -> PreTrainedCo
     shapes: Any = copy.deepcopy(config)
     family, num_before, types = (
         find_family(config),
-        shapes.num_hidden_layers,
+        getattr(shapes, "num_hidden_layers", None),  # None: a student without attention
         getattr(shapes, "layer_types", None),
     )
     if family is not None and family.shared_layers:

@@ -69,7 +69,7 @@ class CheckpointStudent(TransformerStudent):
         labels = inputs.task.labels_of_head(inputs.labels)
         model = load_with_labels(name, inputs.label_names, inputs.task, labels)
         tokenizer = load_tokenizer(name)
-        has_head = has_labels(name, inputs.label_names)
+        has_head = has_labels(name, inputs.label_names, inputs.task)
         family_of(model)
         check_table(tokenizer, model.config, self.checkpoint)
         check_known(tokenizer, inputs.texts, "student.checkpoint")

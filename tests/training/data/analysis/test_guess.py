@@ -109,6 +109,21 @@ def test_tags_and_spans_are_entities(columns, text, label):
     )
 
 
+@pytest.mark.parametrize(
+    "answers",
+    [
+        [{"text": ["a"], "answer_start": [0]}, {"text": [], "answer_start": []}],
+        [[{"text": "a", "answer_start": 0}], []],
+        ['{"text": ["a"], "answer_start": [0]}', '{"text": ["c"], "answer_start": [0]}'],
+    ],
+)
+def test_answers_with_their_places_answer_questions(answers):
+    columns = {"id": ["x", "y"], "question": ["who?", "why?"], "context": ["a b", "c d"], "answers": answers}
+    guess = guess_columns(Table("data", list(columns), columns.__getitem__, str))
+    assert (guess.text, guess.pair, guess.label) == ("question", "context", "answers")
+    assert (guess.task, guess.separator, guess.others) == ("question_answering", None, ["id"])
+
+
 def test_lists_of_names_are_no_entities():
     columns = {"text": ["a b", "c d", "e f"], "labels": [["O", "news"], ["O"], ["news"]]}
     assert guess_columns(Table("data", list(columns), columns.__getitem__, str)).task == "multi_label"

@@ -1,4 +1,4 @@
-"""Read JSON Lines, and JSON files with a list of objects."""
+"""Read JSON Lines, and JSON files with a list of objects, or of SQuAD."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from .....storage.safe_reading import read_json
 from ...rows import MISSING, FaultList
 from ..columns import Columns, Table
 from ..files import decode, read_bytes
+from .squad import is_squad, read_squad
 
 # Not str.splitlines(): JSON strings may hold U+2028 and the like, which it treats as line ends.
 _LINE_END = re.compile(r"\r\n|\n|\r")
@@ -34,13 +35,15 @@ def read_json_lines(path: Path, columns: Columns) -> Table:
 
 
 def read_json_list(path: Path, columns: Columns) -> Table:
-    """Read a JSON file: a list of objects, or one object per line.
+    """Read a JSON file: a list of objects, one object per line, or a file of SQuAD.
 
     Raises:
-        DataError: It is neither, or a column does not exist.
+        DataError: It is none of them, or a column does not exist.
     """
     origin = str(path)
     content = decode(read_bytes(path), origin, "JSON")
+    if is_squad(content) and (table := read_squad(content, origin, columns)) is not None:
+        return table
     start = content.lstrip()[:2]
     if not start.startswith("["):
         if start.startswith("{") and _is_one_object(content):
