@@ -130,14 +130,15 @@ def _warn_of_truncated(found: TokenLengths) -> None:
     )
 
 
-def truncation_in_words(lengths: TokenLengths | None, done: str = "truncated") -> str:
+def truncation_in_words(lengths: TokenLengths | None, *, of_windows: bool = False) -> str:
     """Return the share of long texts in words, and the number of tokens if it was chosen automatically.
 
-    ``done``: what happens to them.
+    ``of_windows``: whether they are divided, not truncated.
     """
     if lengths is None:
         return ""
+    done, to = ("divided into windows", "of") if of_windows else ("truncated", "to")
     share = f"{lengths.share_truncated:.1%} {done}"
     if lengths.automatic:
-        return f"; {share} to {lengths.max_length} tokens (auto)"
+        return f"; {share} {to} {lengths.max_length} tokens (auto)"
     return f"; {share}" if lengths.share_truncated else ""

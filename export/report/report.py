@@ -184,6 +184,7 @@ def markdown_report(report: dict[str, Any]) -> str:
         **{name: report[name] for name in ("run_id", "variants", "chosen", "machine")},
         **{name: report.get(name) or {} for name in ("trials", "stages", "against_teacher", "warning")},
         "lengths": _lengths(report),
+        "few_labels": report.get("few_labels") or {},
         "teacher_file": report.get("teacher_file") or {},
         "teachers": report.get("teachers") or {},
         "task": (report.get("job") or {}).get("task"),

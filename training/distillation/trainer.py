@@ -267,14 +267,14 @@ class DistillationTrainer(LeanTrainer):
     def _num_examples(self, inputs: Mapping[str, Any]) -> Tensor | int:
         """Return how many examples of a batch the loss is averaged over: texts, or words of a task of tokens."""
         examples = self.task.examples(inputs)
-        return _num_rows(inputs) if examples is None else examples.sum().clamp(min=1)
+        return _num_rows(inputs) if examples is None else max(1, len(examples))
 
     def _of_examples(self, inputs: Mapping[str, Any], *of_batch: Tensor | None) -> list[Tensor | None]:
         """Return the logits [B, ..., C] or labels [B, ...] of the examples alone."""
         examples = self.task.examples(inputs)
         if examples is None:
             return list(of_batch)
-        return [None if each is None else each[examples] for each in of_batch]
+        return [None if each is None else each.flatten(0, 1).index_select(0, examples) for each in of_batch]
 
     def _runnable(self, model: nn.Module) -> Any:
         """Return the model, or the same compiled if the arguments request it."""

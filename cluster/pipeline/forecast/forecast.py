@@ -28,7 +28,8 @@ from ..reuse.models import ModelReuse
 from ..reuse.search import SearchReuse
 from .request import Request, places_of
 from .search_time import Span
-from .stages import MIB, Known, StageForecast, StageForecasts
+from .stages import Known, StageForecast, StageForecasts
+from .teachers import MIB
 
 _LIMIT_S = 180.0  # of the measurements, on a machine that is far too busy
 _MOST_WAITING = 0.1

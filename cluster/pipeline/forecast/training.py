@@ -144,7 +144,9 @@ def measure_teacher(
     wait: Callable[[], None],
     balance: Balance = "none",
 ) -> dict[str, Any]:
-    """Measure the training of a teacher: the result of ``measure_training``, and ``epochs`` and ``epoch_s``.
+    """Measure the training of a teacher: the result of ``measure_training``, ``epochs``, ``epoch_s`` and ``encoder_s``.
+
+    ``encoder_s`` are the seconds of contrastive fine-tuning before the epochs.
 
     Args:
         initial: The teacher, which has a recipe.
@@ -158,19 +160,47 @@ def measure_teacher(
     """
     from ....training.teacher.trainer import teacher_trainer
 
-    assert initial.recipe is not None
+    recipe, lengths = initial.recipe, splits["train"].lengths
+    assert recipe is not None
     with intra_op_threads(num_threads), quiet():
         on_gpu = torch.cuda.is_available()
+        encoder_s = _encoder_s(initial, splits["train"], seed, seconds, work, wait, use_gpu=on_gpu)
         trainer = teacher_trainer(
             initial, splits["train"], seed, work, [], balance, saves=True, use_gpu=on_gpu
         )
-        lengths = splits["train"].lengths
         with first_token_in_last_layer(initial.model):
             measured = measure_training(trainer, lengths, seconds, wait)
-    batches = training_batches(lengths, initial.recipe.batch_size, seed)
+    batches = training_batches(lengths, recipe.batch_size, seed)
     cost = BatchCost.fit(measured["tokens"], measured["seconds"])
     epoch_s = cost.of(tokens_of(batches, lengths))
-    return {**measured, "epochs": initial.recipe.num_train_epochs, "epoch_s": epoch_s}
+    return {**measured, "epochs": recipe.num_train_epochs, "epoch_s": epoch_s, "encoder_s": encoder_s}
+
+
+def _encoder_s(
+    initial: InitialTeacher,
+    train: TokenizedSplit,
+    seed: int,
+    seconds: float,
+    work: Path,
+    wait: Callable[[], None],
+    *,
+    use_gpu: bool,
+) -> float:
+    """Return the seconds of a teacher's contrastive fine-tuning, measured on some steps; 0 where it has none."""
+    from ....training.models.runtime import end_mixed_precision
+    from ....training.teacher.contrastive import contrastive_of, contrastive_trainer
+
+    recipe = contrastive_of(initial)
+    if recipe is None:
+        return 0.0
+    trainer = contrastive_trainer(initial, train, seed, work, [], saves=True, use_gpu=use_gpu)
+    with first_token_in_last_layer(initial.model):
+        measured = measure_training(trainer, train.lengths, seconds, wait)
+    end_mixed_precision(initial.model)
+    cost = BatchCost.fit(measured["tokens"], measured["seconds"])
+    batches = training_batches(train.lengths, recipe.batch_size, seed, grouped=False)
+    epoch_s = cost.of(tokens_of(batches, train.lengths))
+    return recipe.num_train_epochs * (epoch_s + 2 * measured["save_s"])
 
 
 def measure_inference(

@@ -6,6 +6,7 @@ import re
 
 import pytest
 import yaml
+from askers import questions, write_squad
 from models import tiny_classifier
 
 from distiltune.cluster.pipeline import lengths
@@ -249,3 +250,23 @@ def test_a_tokenizer_is_loaded_once(check, models, monkeypatch):
     check(models["bert"])
     assert loaded == [str(models["bert"])]
     assert any(each.name == "texts" for each in CHECKS)
+
+
+def test_long_contexts_are_divided_into_windows_of_at_most_384_tokens(tmp_path, caplog):
+    rows = [
+        (question, f"{'word ' * 600}{context}", [[start + 3000, end + 3000] for start, end in answers])
+        for question, context, answers in questions(24)
+    ]
+    path = str(write_squad(tmp_path / "train.json", rows))
+    values = {
+        "data": {"train": path, "validation": path, "test": path},
+        "teacher": {"scratch": {"vocab_size": 200}},
+        "student": {"layers": [0]},
+        "export": {"choose": {"max_drop_from_student": 1.0, "strict": False}},
+        "storage": {"path": str(tmp_path / "runs")},
+    }
+    job = check_job(JobConfig.model_validate(values), Storage(values["storage"]["path"]), None)
+    assert job.config.task == "question_answering"
+    assert job.lengths is not None and job.lengths.automatic and job.lengths.max_length == 384
+    assert "100.0% divided into windows of 384 tokens (auto)" in describe_data(job)[1]
+    assert "lose their end" not in caplog.text

@@ -47,13 +47,13 @@ TEST = longer(questions(48, unanswerable=True), 3)
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("questions")
-    rows = [row for number in range(2) for row in longer(questions(96, unanswerable=True), number)]
+    rows = [row for number in range(3) for row in longer(questions(96, unanswerable=True), number)]
     write_squad(folder / "train.json", rows)
     write_squad(folder / "validation.json", longer(questions(48, unanswerable=True), 4))
     write_squad(folder / "test.json", TEST)
     more = ({"question": row[0], "context": row[1]} for row in longer(questions(24), 7))
     (folder / "more.jsonl").write_text("\n".join(map(json.dumps, more)))
-    scratch = {**JOB["teacher"]["scratch"], "num_train_epochs": 10, "learning_rate": 3e-3, "batch_size": 16}
+    scratch = {**JOB["teacher"]["scratch"], "num_train_epochs": 14, "learning_rate": 3e-3, "batch_size": 16}
     unlabelled = {"path": "more.jsonl", "text_column": "question", "text_pair_column": "context"}
     job = {
         **JOB,

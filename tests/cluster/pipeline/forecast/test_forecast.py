@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+from models import tiny_classifier, tiny_data
 from small_job import COMMAND, JOB, environment
 
 from distiltune.cluster.cli import main
@@ -156,6 +157,28 @@ def test_the_parts_measure_what_the_job_does(job, tmp_path) -> None:
     assert len(trial["tokens"]) == len(trial["seconds"]) >= 3
     assert trial["model_bytes"] == pytest.approx(4 * student["num_parameters"], rel=0.05)
     assert 2 * trial["model_bytes"] < trial["checkpoint_bytes"] < 4 * trial["model_bytes"]
+
+
+def test_epochs_on_pairs_are_measured_before_those_on_labels(job, tmp_path) -> None:
+    from distiltune.cluster.pipeline.forecast import parts
+
+    texts = [text for text, _ in tiny_data()]
+    encoder = tiny_classifier(tmp_path / "encoder", label_names=["other", "one"], texts=texts)
+    rows = "".join(f"{text},{label}\n" for text, label in tiny_data(per_label=20))
+    (tmp_path / "data.csv").write_text("text,label\n" + rows)
+    tuned = f"{{checkpoint: {encoder}, num_train_epochs: 2, contrastive: {{num_train_epochs: 3}}}}"
+    checked = job(
+        f"data={{train: {tmp_path / 'data.csv'}}}",
+        f"teacher={{fine_tune: {tuned}}}",
+        "search.space={num_train_epochs: 1}",
+    )
+    config = checked.settled_local_config
+    places = places_of(config, 2)
+    request = Request(config, checked.data, places, tmp_path / "work", frozenset({"teacher"}), seconds=0.02)
+    request.work.mkdir()
+    found = parts.measure_teacher_part(request, lambda: None)["training"]
+    assert found["epochs"] == 2 and min(found["epoch_s"], found["encoder_s"]) > 0
+    assert not list(request.work.glob("steps*/checkpoint-*"))
 
 
 def test_a_baseline_is_measured_on_a_sample_of_the_texts(job, tmp_path, monkeypatch) -> None:

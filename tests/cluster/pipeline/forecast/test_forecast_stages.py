@@ -38,6 +38,7 @@ MEASURED = {
         "training": {
             "epochs": 3,
             "epoch_s": 20.0,
+            "encoder_s": 0.0,
             "save_s": 1.0,
             "model_bytes": 40 * MIB,
             "checkpoint_bytes": 120 * MIB,
@@ -297,6 +298,18 @@ def test_the_budget_bounds_a_search() -> None:
     found = stages(job("search.budget.wall_time_s=5"))["search"]
     assert found.seconds.high <= 5
     assert "search.budget.wall_time_s 5" in found.how
+
+
+def test_epochs_on_pairs_are_part_of_the_teacher_and_of_every_fold() -> None:
+    training = {**MEASURED["teacher"]["training"], "encoder_s": 50.0}
+    measured = {**MEASURED, "teacher": {**MEASURED["teacher"], "training": training}}
+    folds = job("data.diagnostics.cross_fit=5")
+    # Five folds, two at a time, each without a fifth of the texts.
+    for stage, more in (("teacher", 50), ("logits", 3 * 0.8 * 50)):
+        before, after = (stages(folds, measured=each)[stage] for each in (MEASURED, measured))
+        assert after.seconds.middle - before.seconds.middle == pytest.approx(more)
+    assert stages(job(), measured=measured)["teacher"].how == "50 s of pairs, 3 epochs of 20 s"
+    assert stages(job())["teacher"].how == "3 epochs of 20 s"
 
 
 def test_pretraining_is_part_of_the_student() -> None:
