@@ -48,6 +48,8 @@ class PassShape:
         num_maps: Matrices of L x L numbers of a text in a layer: attention scores and what is made of them in each
             head, or the mask alone where the attention's kernel keeps no scores.
         num_held: Layers whose states are held at a time: all of them for a backward pass, otherwise one.
+        num_masks: Matrices of L x L numbers that the masks of the model need, which one of a sliding window has more of
+            while they are made.
     """
 
     width: int
@@ -55,6 +57,7 @@ class PassShape:
     num_states: int
     num_maps: int
     num_held: int
+    num_masks: int
 
     @classmethod
     def of(
@@ -80,18 +83,18 @@ class PassShape:
             num_states=20 if is_trained else 8,
             num_maps=1 if is_fused and num_heads else of_head * num_heads,
             num_held=getattr(config, "num_hidden_layers", 1) if is_trained else 1,
+            num_masks=(5 if getattr(config, "local_attention", None) else 2) if num_heads else 0,
         )
 
     def token_bytes(self, length: int) -> int:
-        """Estimate the bytes of a token: 4 · (layers · (states · H + 2 · I + maps · L) + 2 · L), L being ``length``.
+        """Estimate the bytes of a token: 4 · (layers · (states · H + 2 · I + maps · L) + masks · L).
 
-        The last part is the masks of the model. The terms are those of Korthikanti et al., "Reducing Activation
+        L is ``length``. The terms are those of Korthikanti et al., "Reducing Activation
         Recomputation in Large Transformer Models", 2022, equation 1; the numbers bound what BERT and ModernBERT were
         measured to take in 32 bits on a CPU.
         """
         of_layer = self.num_states * self.width + 2 * self.inner + self.num_maps * length
-        masks = 2 * length if self.num_maps else 0
-        return _NUM_BYTES * (self.num_held * of_layer + masks)
+        return _NUM_BYTES * (self.num_held * of_layer + self.num_masks * length)
 
     def text_bytes(self, length: int) -> int:
         """Estimate the bytes of one text of ``length`` tokens."""

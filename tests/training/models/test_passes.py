@@ -30,7 +30,7 @@ from distiltune.training.models.passes import (
 
 BASE = {"hidden_size": 768, "intermediate_size": 3072, "num_attention_heads": 12, "num_hidden_layers": 12}
 SHAPE = PassShape(
-    width=10, inner=10, num_states=8, num_maps=1, num_held=1
+    width=10, inner=10, num_states=8, num_maps=1, num_held=1, num_masks=2
 )  # 4 · (100 + 3 L) bytes for each token
 
 
