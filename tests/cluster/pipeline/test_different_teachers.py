@@ -310,7 +310,7 @@ def distiltune(*arguments, cwd):
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_job_learns_from_two_tokenizers_and_a_file(tmp_path):
-    """From the command line: a teacher trained here, a RoBERTa of bytes, and a file; then another weight."""
+    """From the command line: a teacher trained here, a RoBERTa of bytes, and a file that is always right."""
     rows = [
         f"{text} {more}" for text in TEXTS for more in ("now", "please", "today", "soon", "again", "at once")
     ]
@@ -323,7 +323,7 @@ def test_a_job_learns_from_two_tokenizers_and_a_file(tmp_path):
     texts = [
         row["text"]
         for split in ("train", "validation", "test")
-        for row in csv.DictReader((tmp_path / f"{split}.csv").open())
+        for row in csv.DictReader((tmp_path / f"{split}.csv").read_text().splitlines())
     ]
     file_of_logits(tmp_path / "llm.csv", texts)
     members = [{"scratch": JOB["teacher"]["scratch"]}, {"checkpoint": "bytes"}, {"logits": "llm.csv"}]
@@ -331,12 +331,10 @@ def test_a_job_learns_from_two_tokenizers_and_a_file(tmp_path):
         **JOB,
         "data": {"source": "files", **{each: f"{each}.csv" for each in ("train", "validation", "test")}},
         "teacher": {"ensemble": members, "weights": "fit"},
+        "search": {"num_trials": 1, "space": {"num_train_epochs": 1}},
         "export": {**JOB["export"], "variants": ["onnx"]},
     }
     (tmp_path / "job.yaml").write_text(yaml.safe_dump(job))
-    checked = distiltune("check", "job.yaml", cwd=tmp_path)
-    assert checked.returncode == 0, checked.stderr
-    assert "weights are fitted" in checked.stdout and "3 teachers" in checked.stdout, checked.stderr
     done = distiltune("run", "job.yaml", "--run-id", "fit", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     run = tmp_path / "distiltune-runs/runs/fit"
@@ -348,17 +346,4 @@ def test_a_job_learns_from_two_tokenizers_and_a_file(tmp_path):
     assert "## Teachers" in report and "| logits of llm.csv |" in report
     assert "teachers.2.weight" in (run / "artifact/README.md").read_text()
     shown = distiltune("show", "fit", cwd=tmp_path).stdout
-    assert re.search(r"mixture of 3 teachers: accuracy validation 0\.\d{4}|validation 1\.0000", shown)
-    job["teacher"] = {"ensemble": [{**each, "weight": n + 1} for n, each in enumerate(members)]}
-    (tmp_path / "job.yaml").write_text(yaml.safe_dump(job))
-    done = distiltune("run", "job.yaml", "--run-id", "given", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    again = json.loads((run.parent / "given/stages/logits.json").read_text())
-    assert again["result"]["texts_computed"] == 0 and "all logits are in the cache" in again["text"]
-    assert [round(each["weight"], 3) for each in again["result"]["ensemble"]["members"]] == [
-        0.167,
-        0.333,
-        0.5,
-    ]
-    assert all(each["reused"] for each in json.loads(
-        (run.parent / "given/stages/teacher.json").read_text())["result"]["members"])  # fmt: skip
+    assert "mixture of 3 teachers: accuracy validation 1.0000, test 1.0000" in shown
