@@ -13,8 +13,9 @@ from distiltune.cluster.pipeline.forecast.search_time import (
     search_span,
     shares_of,
 )
-from distiltune.cluster.pipeline.forecast.stages import MIB, Known, StageForecast, StageForecasts
+from distiltune.cluster.pipeline.forecast.stages import Known, StageForecast, StageForecasts
 from distiltune.cluster.pipeline.forecast.table import duration, lines_of, span_text
+from distiltune.cluster.pipeline.forecast.teachers import MIB
 from distiltune.cluster.pipeline.forecast.trial_seconds import TrialSeconds
 from distiltune.cluster.session.ray_session import cpus_of_each
 from distiltune.cluster.specification.config import load_config
