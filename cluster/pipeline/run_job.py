@@ -282,7 +282,7 @@ def describe_data(job: CheckedJob) -> StageResult:
     outside = "" if data.out_of_scope_label is None else " + out-of-scope"
     if data.unlabelled:
         counts["unlabelled"] = len(data.unlabelled)
-    of_windows = tasks.get(job.config.task).of_windows
+    long = truncation_in_words(lengths, of_windows=tasks.get(job.config.task).of_windows)
     texts = ", ".join(f"{count:,} {split}" for split, count in counts.items())
     record = {
         "fingerprint": data.fingerprint,
@@ -293,5 +293,5 @@ def describe_data(job: CheckedJob) -> StageResult:
     }
     return (
         record,
-        f"{intents} {data.label_kind.unit}{outside}; {texts}{truncation_in_words(lengths, of_windows=of_windows)}",
+        f"{intents} {data.label_kind.unit}{outside}; {texts}{long}",
     )
