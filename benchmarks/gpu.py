@@ -77,10 +77,8 @@ class Worker:
         return None if line is None else json.loads(line)
 
     def end(self) -> int:
-        """End the process and what it started, and return its status."""
-        with suppress(ProcessLookupError):
-            if self._process.poll() is None:
-                os.killpg(self._process.pid, signal.SIGTERM)
+        """End the process, which ends what it started; kill what is left of both, and return its status."""
+        self._process.terminate()
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(_END_S)
         with suppress(ProcessLookupError):
@@ -270,8 +268,16 @@ def work(given: argparse.Namespace) -> int:
         return 0
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that what a row started is ended
     bench = gpu_rows.Bench(given.device, given.tiny, asked["known"])
+
+    def end(*_: Any) -> None:
+        # Not by an exception: raised inside a destructor of Ray it would be shown and then ignored.
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        with suppress(Exception):
+            bench.ended.close()
+        os._exit(1)
+
+    signal.signal(signal.SIGTERM, end)
     with bench.ended:
         for row in (row for row in every if row.name in asked["rows"]):
             write({"begun": row.name})

@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from distiltune.export.machine import num_usable_cores
+from distiltune.training.machine import num_usable_cores
 
 # Title -> arguments of DistillationTrainingArguments, in order of worth.
 STEPS: dict[str, dict[str, Any]] = {

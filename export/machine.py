@@ -9,7 +9,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from ..training.machine import gpus
+from ..training.machine import gpus, num_usable_cores
 
 # Instruction sets by which ONNX Runtime and oneDNN select matrix kernels: x86 names first, then Arm's.
 _INSTRUCTION_SETS = (
@@ -86,13 +86,6 @@ def _processor() -> tuple[str, set[str]]:
             fields.setdefault(name.strip(), value.strip())
     model = fields.get("model name") or platform.processor() or platform.machine()
     return model, set((fields.get("flags") or fields.get("Features") or "").split())
-
-
-def num_usable_cores() -> int:
-    """Return the number of cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _memory_gib() -> float | None:

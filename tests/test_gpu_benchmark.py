@@ -94,6 +94,38 @@ def test_the_budget_ends_what_runs_and_names_what_it_leaves_out(worker, monkeypa
     assert seconds < 20
 
 
+LEADER = """
+import os, signal, subprocess, sys, time
+from pathlib import Path
+folder = Path(sys.argv[1])
+child = "import signal, sys, time; from pathlib import Path; folder = Path(sys.argv[1])"
+child += "; signal.signal(signal.SIGTERM, lambda *_: (folder / 'asked').touch()); (folder / 'begun').touch()"
+child = subprocess.Popen([sys.executable, "-S", "-c", child + "; time.sleep(60)", str(folder)])
+def end(*_):
+    time.sleep(0.2)
+    (folder / "pid").write_text(str(child.pid))
+    os._exit(4)
+signal.signal(signal.SIGTERM, end)
+while not (folder / "begun").exists():
+    time.sleep(0.01)
+print("{}", flush=True)
+time.sleep(60)
+"""
+
+
+def test_a_process_ends_what_it_started_itself_and_the_rest_is_killed(tmp_path):
+    """Ray must not be ended before the process that uses it, which would complain."""
+    worker = gpu.Worker([sys.executable, "-S", "-c", LEADER, str(tmp_path)], [], {})
+    assert worker.next_line(20) == {}
+    assert worker.end() == 4
+    assert not (tmp_path / "asked").exists()
+    child = Path("/proc") / (tmp_path / "pid").read_text() / "cmdline"
+    ended = time.monotonic() + 10
+    while child.exists() and child.read_bytes():  # not a zombie either
+        assert time.monotonic() < ended
+        time.sleep(0.01)
+
+
 def test_the_table_is_one_line_a_row_with_what_went_wrong():
     text = gpu.table(
         [
@@ -253,3 +285,24 @@ def test_the_command_ends_within_its_budget_with_every_row(tmp_path):
     table = (tmp_path / "table.md").read_text()
     assert done.stdout.endswith(f"{table}\n")
     assert "1 trials at once | " in table
+
+
+@pytest.mark.slow
+def test_a_command_that_is_terminated_ends_its_ray_without_a_word_and_shows_its_table(tmp_path):
+    rows = ["--tiny", "--device", "cpu", "--budget", "240", "--rows", "trials"]
+    with subprocess.Popen(
+        [sys.executable, "benchmarks/gpu.py", *rows, "--out", str(tmp_path)],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as command:
+        assert command.stdout is not None and command.stderr is not None
+        first = command.stdout.readline()  # the next row shares its Ray
+        time.sleep(1.0)
+        command.terminate()
+        output, complaints = command.communicate(timeout=60)
+    assert json.loads(first)["value"] > 0
+    assert command.returncode == 0
+    assert complaints == ""
+    assert "| row | value |" in output and (tmp_path / "table.md").exists()

@@ -1,16 +1,28 @@
-"""The GPUs of this machine, and the one that this process computes on."""
+"""The cores, free memory and GPUs of this machine, and the GPU that this process computes on."""
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 from dataclasses import asdict, dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
 _COMMAND = "nvidia-smi"
 _ANSWER_WITHIN_S = 20.0
+# Of a control group, version 2 and 1: the limit of its memory, what it has, and the part of that which is a cache.
+_CGROUPS = (
+    ("memory.max", "memory.current", "memory.stat", "inactive_file"),
+    (
+        "memory/memory.limit_in_bytes",
+        "memory/memory.usage_in_bytes",
+        "memory/memory.stat",
+        "total_inactive_file",
+    ),
+)
 
 
 @dataclass(frozen=True)
@@ -35,6 +47,45 @@ class Gpu:
     def to_json(self) -> dict[str, Any]:
         """Return the attributes as JSON values."""
         return asdict(self)
+
+
+def num_usable_cores() -> int:
+    """Return the number of cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def free_memory(proc: Path = Path("/proc"), cgroup: Path = Path("/sys/fs/cgroup")) -> int:
+    """Return the bytes of memory that are available to this process, also where a container limits them.
+
+    On a system that does not tell, half of all memory.
+
+    Args:
+        proc: Where the kernel describes the system.
+        cgroup: Where it describes the container's limits.
+    """
+    try:
+        available = _number_of((proc / "meminfo").read_text(encoding="ascii"), "MemAvailable:") * 1024
+    except (OSError, ValueError):
+        available = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+    for limit, used, stat, cached in _CGROUPS:
+        try:
+            most, current = (int((cgroup / name).read_text(encoding="ascii")) for name in (limit, used))
+            idle = _number_of((cgroup / stat).read_text(encoding="ascii"), cached)
+        except (OSError, ValueError):  # there is no such file, or no limit
+            continue
+        available = min(available, max(0, most - current + idle))
+    return available
+
+
+def _number_of(text: str, name: str) -> int:
+    """Return the number behind a name that begins a line; raises ``ValueError`` where there is none."""
+    for line in text.splitlines():
+        first, *values = line.split() or [""]
+        if first == name and values:
+            return int(values[0])
+    raise ValueError(f"{name} is missing")
 
 
 @cache

@@ -90,10 +90,12 @@ def _forecast(job: Any) -> tuple[Any, str]:
 
 def _overview(job: Any) -> dict[str, str]:
     """Return what a checked job would do, a line for each section."""
-    from ..pipeline.run_job import describe_data
+    from ..pipeline.run_job import describe_data, few_labels_in_words, few_labels_of
 
-    config, data = job.config, job.data
+    config, data, few = job.config, job.data, few_labels_of(job)
     lines = {"data": describe_data(job)[1], "labels": _labels(data)}
+    if few is not None and not few.are_most:
+        lines["labels"] += f"; {few_labels_in_words(job, few)}"
     if job.lengths is not None:
         lengths = job.lengths
         lines["lengths"] = (
@@ -149,7 +151,9 @@ def _teacher(teacher: Any) -> str:
     tuned = teacher.fine_tune
     how = f"{tuned.checkpoint}, fine-tuned" if tuned else "a small BERT trained from scratch"
     epochs = (tuned or teacher.scratch).num_train_epochs
-    return f"{how} for {epochs} epochs"
+    pairs = tuned.contrastive if tuned else None
+    before = f"{pairs.num_train_epochs} epochs on pairs and " if pairs else ""
+    return f"{how} for {before}{epochs} epochs"
 
 
 def _student(student: Any) -> str:

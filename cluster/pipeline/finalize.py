@@ -249,7 +249,10 @@ def make_report(config: JobConfig, run: Run) -> StageResult:
                 "metric": config.metric,
                 "teacher_file": _teacher_file(records["teacher"].get("result") or {}),
                 "teachers": (records["logits"].get("result") or {}).get("ensemble"),
-                "lengths": (records["data"].get("result") or {}).get("lengths"),
+                **{
+                    name: (records["data"].get("result") or {}).get(name)
+                    for name in ("lengths", "few_labels")
+                },
                 "diagnostics": (records["logits"].get("result") or {}).get("diagnostics"),
                 "against_teacher": choice["against_teacher"],
                 "against_baselines": choice["against_baselines"],

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ...errors import ModelError
-from ...training.distillation.config import AUTO, LEAST_TOKENS
+from ...training.distillation.config import AUTO, LEAST_TOKENS, MOST_AUTOMATIC
 from ..specification.config import JobConfig
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ def _chosen_length(
                 f"{name}: its model takes at most {most} tokens (max_position_embeddings of config.json); at least "
                 f"{LEAST_TOKENS} are needed; use another checkpoint, or correct the key"
             )
-    chosen = min([needed, *(most for most in limits.values() if most is not None)])
+    chosen = min([needed, MOST_AUTOMATIC, *(most for most in limits.values() if most is not None)])
     for name, model in models.items():
         check_forward(model, name, chosen)
     return chosen
@@ -117,6 +117,9 @@ def _warn_of_truncated(found: TokenLengths) -> None:
     if found.automatic:
         how = "auto is %d here, the most that the models accept"
         remedy = "use models with more positions if what is cut off matters"
+        if found.max_length >= MOST_AUTOMATIC:
+            how = "auto is at most %d"
+            remedy = "give a number if what is cut off matters and the models accept more"
     logger.warning(
         f"training.max_length: {how}, and %.1f %% of the training texts are longer and lose their end (95 %% have at "
         f"most %d tokens, 99 %% at most %d); {remedy}",

@@ -31,6 +31,7 @@ from .warm_start import store_warm_start_trials
 
 if TYPE_CHECKING:
     from ...export.benchmark.measure_models import Measurement
+    from ...training.data.analysis.few_labels import FewLabels
     from ...training.data.text_data import TextData
     from ..store.lease import Lease
     from .reuse.models import ModelReuse
@@ -276,13 +277,13 @@ def _gate(
 
 def describe_data(job: CheckedJob) -> StageResult:
     """Return the record of a job's data, and its summary in one line."""
-    data, lengths = job.data, job.lengths
+    data, lengths, few = job.data, job.lengths, few_labels_of(job)
     counts = {split: len(data.splits[split]) for split in data.splits}
     intents = len(data.label_names) - (data.out_of_scope_label is not None)
     outside = "" if data.out_of_scope_label is None else " + out-of-scope"
     if data.unlabelled:
         counts["unlabelled"] = len(data.unlabelled)
-    long = truncation_in_words(lengths, of_windows=tasks.get(job.config.task).of_windows)
+    of_windows = tasks.get(job.config.task).of_windows
     texts = ", ".join(f"{count:,} {split}" for split, count in counts.items())
     record = {
         "fingerprint": data.fingerprint,
@@ -290,8 +291,20 @@ def describe_data(job: CheckedJob) -> StageResult:
         "num_labels": len(data.label_names),
         "out_of_scope_label": data.out_of_scope_label,
         "lengths": None if lengths is None else lengths.to_json(),
+        "few_labels": None if few is None else {**few.to_json(), "text": few_labels_in_words(job, few)},
     }
-    return (
-        record,
-        f"{intents} {data.label_kind.unit}{outside}; {texts}{long}",
-    )
+    told = f"; {few_labels_in_words(job, few)}" if few is not None and few.are_most else ""
+    cut = truncation_in_words(lengths, of_windows=of_windows)
+    return record, f"{intents} {data.label_kind.unit}{outside}; {texts}{cut}{told}"
+
+
+def few_labels_of(job: CheckedJob) -> FewLabels | None:
+    """Return how many of a job's labels have few training texts; None where none has, or texts share no labels."""
+    from ...training.data.analysis.few_labels import few_labels
+
+    return few_labels(job.data) if tasks.get(job.config.task).shares_labels else None
+
+
+def few_labels_in_words(job: CheckedJob, few: FewLabels) -> str:
+    """Return how many labels have few training texts, and what the job can do about it."""
+    return f"{few.in_words()}: {few.advice(job.config.data, job.config.teacher.remedy_for_few_texts)}"

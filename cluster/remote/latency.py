@@ -18,7 +18,7 @@ from ...texts import PAIR_COLUMN, texts_of
 from ..store.runs import LATENCIES
 from .tasks import Task
 
-_OF_OTHER_MODELS = {"baselines", "model2vec", "targets", "gpu_batch_sizes"}
+_OF_OTHER_MODELS = {"baselines", "model2vec", "targets", "gpu_batch_sizes", "lengths"}
 """Keys of the section ``benchmark`` that change nothing here."""
 
 
@@ -60,7 +60,8 @@ def _measured(task: Task, student: Path, texts: Any, label_names: list[str]) -> 
         row = MeasurementSpec(variant.name, variant.target, str(made), length, tokenizer_dir=str(student))
         columns = texts_of(texts), texts["label"][:]
         # Students are compared with one another, so all of them use the same session options.
-        config = task.config.benchmark.model_copy(update={"tune_session": False, "floors": False})
+        unused = {"tune_session": False, "floors": False, "lengths": []}
+        config = task.config.benchmark.model_copy(update=unused)
         given = BenchmarkTexts(*columns, *columns, label_names, task=task.config.task)
         [measured] = measure_models([row], given, config)
     return {"latency_ms": measured.p50_ms, "size_mb": measured.megabytes}

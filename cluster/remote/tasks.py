@@ -94,6 +94,8 @@ class Task:
 
 def call(function: Callable[..., Any], task: Task, *arguments: Any) -> Any:
     """Run a task's function and write its log to the run store."""
+    from ...training.models.passes import tokens_of_passes
+
     remove_process_group()  # left in the shell that started this node
     writer = LogWriter(task.store, task.log)
     with logged_to(writer):
@@ -104,7 +106,8 @@ def call(function: Callable[..., Any], task: Task, *arguments: Any) -> Any:
                 logging.getLogger("distiltune").info(
                     "%s on %s, %s", function.__name__, socket.gethostname(), device
                 )
-                return function(task, *arguments)
+                with tokens_of_passes(task.config.training.batch_tokens):
+                    return function(task, *arguments)
         except BaseException as error:
             writer.write(traceback.format_exc())
             refused = refusal_of(error, str(task.store))

@@ -28,6 +28,7 @@ def fault_of_task(
         _fault_of_scope(task, data, export)
         or _fault_of_keys(task, metric, training, export)
         or _fault_of_cross_fit(task, data, teacher)
+        or _fault_of_pairs(task, teacher)
     )
 
 
@@ -104,3 +105,17 @@ def _fault_of_cross_fit(task: Task, data: AnyDataConfig, teacher: TeacherConfig)
             f"remove it, or set task to one of: {_able(lambda each: each.has_classes)}"
         )
     return None
+
+
+def _fault_of_pairs(task: Task, teacher: TeacherConfig) -> str | None:
+    paths = [
+        path
+        for path, each in teacher.sections()
+        if each.fine_tune is not None and each.fine_tune.contrastive is not None
+    ]
+    if task.shares_labels or not paths:
+        return None
+    return (
+        f"{'.'.join(paths[0])}.fine_tune.contrastive: given, but in the task {task.name} there are no labels that two "
+        f"texts may share; remove it, or set task to one of: {_able(lambda each: each.shares_labels)}"
+    )

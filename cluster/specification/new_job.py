@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...errors import shown
 from ...texts import TextOrPair, num_characters, texts_of
+from ...training.data.analysis.few_labels import FEW_TEXTS, FewLabels, few_labels
 from ...training.data.analysis.guess import ColumnGuess, guess_columns, guess_out_of_scope, rare_labels
 from ...training.tasks import SINGLE_LABEL, TASKS
 from .config import JobConfig
@@ -75,10 +76,14 @@ def new_job(
     if outside is not None:
         section["out_of_scope_label"] = outside
     written = {**section, "train": _relative(data, path.parent)}
-    summary = list(_summary(loaded, guess, outside))
     values = _values(written, texts_of(loaded.splits["train"]))
     config = JobConfig.model_validate({**_task(guess), **values})
+    few = few_labels(loaded) if TASKS[guess.task].shares_labels else None
+    summary = list(_summary(loaded, guess, outside, few))
     content = as_yaml(config)
+    if few is not None and few.are_most:
+        summary.append(f"{few.in_words()}: {few.advice(config.data, config.teacher.remedy_for_few_texts)}")
+        content = _with_pairs_hint(content)
     if guess.task == SINGLE_LABEL.name and (ratio := _skew(loaded)) > _SKEWED:
         content = _with_balance_hint(content, ratio)
     return NewJob(f"{_header(data, path, summary)}\n{content}", summary)
@@ -149,7 +154,17 @@ def _with_balance_hint(content: str, ratio: float) -> str:
     return f"{before}\n{head}{hint}{after}"
 
 
-def _summary(data: TextData, guess: ColumnGuess, outside: str | None) -> Iterator[str]:
+def _with_pairs_hint(content: str) -> str:
+    """Return a job with a comment at the head of ``teacher.fine_tune`` that proposes ``contrastive``."""
+    head = "  fine_tune:\n"
+    before, _, after = content.partition(head)
+    hint = f"""    # Most labels have fewer than {FEW_TEXTS} texts: fine-tune on pairs of texts first.
+    # contrastive: {{}}
+"""
+    return f"{before}{head}{hint}{after}"
+
+
+def _summary(data: TextData, guess: ColumnGuess, outside: str | None, few: FewLabels | None) -> Iterator[str]:
     where = f"label: column {shown(guess.label)}"
     if guess.labels:
         where = f"labels: columns {', '.join(map(shown, guess.labels[:10]))}{', …' if len(guess.labels) > 10 else ''}"
@@ -177,10 +192,10 @@ def _summary(data: TextData, guess: ColumnGuess, outside: str | None) -> Iterato
     if outside is not None:
         yield f"{shown(outside)} is taken for the out-of-scope label"
     rare = rare_labels(counts, _RARE)
-    if rare:
-        few = ", ".join(f"{shown(name)} {count}" for name, count in list(rare.items())[:5])
+    if rare and not (few is not None and few.are_most):  # else nearly all would be left out
+        some = ", ".join(f"{shown(name)} {count}" for name, count in list(rare.items())[:5])
         yield (
-            f"{len(rare):,} label{'s have' if len(rare) > 1 else ' has'} fewer than {_RARE} texts ({few}); "
+            f"{len(rare):,} label{'s have' if len(rare) > 1 else ' has'} fewer than {_RARE} texts ({some}); "
             f"data.min_examples_per_label: {_RARE} with data.rare: drop or other leaves them out"
         )
 

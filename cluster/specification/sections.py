@@ -264,7 +264,7 @@ def _is_of_sections(value: Any) -> bool:
     return isinstance(value, list) and any(isinstance(each, BaseModel) for each in value)
 
 
-def _chosen_of_list(sections: list[BaseModel], seed: int) -> list[Any]:
+def _chosen_of_list(sections: Any, seed: int) -> list[Any]:
     """Return ``chosen_keys`` of each section of a list."""
     return [chosen_keys(each, seed, ()) for each in sections]
 

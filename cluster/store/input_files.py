@@ -156,9 +156,8 @@ def _checkpoint(config: JobConfig, key: tuple[str, ...], name: str) -> Path:
     from ...training.checkpoints.load import resolve_checkpoint
     from ...training.checkpoints.loading import naming
 
-    tuned = {(*path, "fine_tune", "checkpoint"): each.fine_tune for path, each in config.teacher.sections()}
-    of_key = tuned.get(key)
-    sha256 = None if of_key is None else of_key.sha256
+    tuned = (each.fine_tune for path, each in config.teacher.sections() if key[:-1] == (*path, "fine_tune"))
+    sha256 = next((each.sha256 for each in tuned if each is not None), None)
     with naming(".".join(key)):
         return Path(resolve_checkpoint(name, sha256)).absolute()
 

@@ -63,6 +63,7 @@ def print_summary(run: Run) -> None:
     console.print(f"[bold]{run.id}[/bold]  {found['state']}", soft_wrap=True)
     if found["error"]:
         console.print(f"[red]{escape(found['error'])}[/red]", soft_wrap=True)
+    from ...export.report.length_tables import length_lines
     from ...export.report.tables import (
         disturbed,
         reused,
@@ -76,7 +77,8 @@ def print_summary(run: Run) -> None:
     _print_comparisons(console, found)
     console.print(terminal_table(found["variants"], found["chosen"]))
     rows = found["variants"]
-    notes = [*whole_sizes(rows), *time_of_text(rows, found["chosen"])]
+    chosen = found["chosen"]
+    notes = [*whole_sizes(rows), *time_of_text(rows, chosen), *length_lines(rows, chosen)]
     for line in [*notes, *disturbed(rows), *reused(rows), *verdicts(rows)]:
         console.print(line, soft_wrap=True, markup=False)
     if found["teachers"]:

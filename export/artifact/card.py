@@ -29,7 +29,7 @@ _EXAMPLES = {False: '"your text"', True: '("your text", "its second text")'}
 """What a classifier of texts or of pairs is called with."""
 # Keys of ``made_from`` that the card shows in places of their own.
 _OWN_PLACE = ("licences", "base_model")
-_OWN_ROWS = ("ratios", "against_baselines")
+_OWN_ROWS = ("ratios", "against_baselines", "length_ms")
 
 
 def model_card(
@@ -146,6 +146,9 @@ def _measured(measurements: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
         said = [found.get(key) for key in ("text", "verdict")] if isinstance(found, Mapping) else []
         yield "gain", "; ".join(each for each in said if isinstance(each, str))
     yield from _flatten({name: value for name, value in measurements.items() if name not in _OWN_ROWS})
+    for length, times in _mapping(measurements, "length_ms").items():
+        if isinstance(times, Mapping) and "p50" in times:
+            yield f"latency_ms of {length} tokens", times["p50"]
 
 
 def _mapping(values: Mapping[str, Any], name: str) -> Mapping[str, Any]:

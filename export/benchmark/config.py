@@ -13,6 +13,7 @@ from . import targets
 
 TargetName = Annotated[str, RegisteredName(targets.places, "a target")]
 
+Length = Annotated[int, Field(ge=4, le=2**20)]
 # Effort -> the defaults that it overrides.
 _EFFORTS: dict[str, dict[str, Any]] = {
     "quick": {
@@ -62,6 +63,12 @@ class BenchmarkConfig(Section):
         max_length=100,
         description="Batch sizes at which throughput on a GPU is measured.",
     )
+    lengths: list[Length] = Field(
+        default_factory=lambda: [32, 128, 512, 2048],
+        max_length=20,
+        description="Numbers of tokens at which the latency of one text is measured too, where a model has positions "
+        "for so many. []: none.",
+    )
     num_threads: Threads = Field(default=1, description="Intra-op threads of every model.")
     max_threads: Threads | None = Field(
         default=None,
@@ -105,6 +112,13 @@ class BenchmarkConfig(Section):
         default=None,
         description="Model that the baseline model2vec starts from: a folder, or a name on the hub.",
     )
+
+    @field_validator("lengths")
+    @classmethod
+    def _each_length_once(cls, lengths: list[int]) -> list[int]:
+        if len(set(lengths)) < len(lengths):
+            raise ValueError("list each number once")
+        return sorted(lengths)
 
     @field_validator("baselines")
     @classmethod

@@ -8,18 +8,25 @@ import zlib
 from collections.abc import Callable, Mapping, Sequence
 from itertools import cycle, islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ...errors import InputError
-from ...texts import TextOrPair, num_characters
+from ...errors import ArtifactError, InputError
+from ...texts import TextOrPair, all_parts, num_characters
 from ..artifact.manifest import MODEL_DATA_FILE, REQUIRED_FILES
 from .memory import peak_memory_mb
+
+if TYPE_CHECKING:
+    from .config import BenchmarkConfig
 
 ACCURACY_BATCH_SIZE = 32
 _SAMPLE_SEED = 0
 _LEAST_SECONDS_OF_THROUGHPUT = 0.5
+SECONDS_OF_LENGTH = {"quick": 0.2, "thorough": 0.5}
+"""Effort -> seconds in which one text of each number of tokens is timed."""
+_LEAST_RUNS = 3  # of a text of some length
+_MOST_CHARACTERS = 6  # of such a text, for each of its tokens
 
 
 class PerformanceBenchmark:
@@ -39,7 +46,8 @@ class PerformanceBenchmark:
         model_path: file, or folder of weights or graph files, whose size on disk is measured.
         num_warmups: runs before each timing.
         num_runs: timed runs of the query.
-        num_sample_texts: number of texts sampled from ``texts`` (always the same ones), timed once each.
+        num_sample_texts: number of texts sampled from ``texts`` (always the same ones), with their distribution of
+            lengths, timed once each.
         batch_sizes: batch sizes for throughput.
         query: the single text that is timed; default: the text of ``texts`` with median length in characters.
 
@@ -87,8 +95,7 @@ class PerformanceBenchmark:
         self.num_runs = num_runs
         self.batch_sizes = list(batch_sizes)
         self.query = median_text(self.texts) if query is None else query
-        count = min(num_sample_texts, len(self.texts))
-        self.sample = random.Random(_SAMPLE_SEED).sample(self.texts, count)
+        self.sample = quantile_sample(self.texts, num_sample_texts)
 
     def compute_accuracy(
         self, texts: Sequence[TextOrPair] | None = None, labels: Sequence[str] | Sequence[int] | None = None
@@ -131,6 +138,33 @@ class PerformanceBenchmark:
         self._warm_up(self.query)
         return summary_ms([self._seconds(text) for text in self.sample])
 
+    def time_lengths(
+        self, at_length: Callable[[int], Callable[..., Any] | None], lengths: Sequence[int], seconds: float
+    ) -> dict[str, dict[str, float]]:
+        """Time one text of each number of tokens: mean, std, p50, p90, p99 in ms, by the number.
+
+        Each is timed ``num_runs`` times, or as often as fits into ``seconds``, but at least three times.
+
+        Args:
+            at_length: Returns the pipeline with texts truncated to a number of tokens; None where it takes no so long.
+            lengths: Numbers of tokens, ascending. One for which the model has no positions ends the measurement.
+            seconds: Time for each, warm-up included.
+        """
+        found: dict[str, dict[str, float]] = {}
+        for num_tokens in sorted(lengths):
+            pipeline, text = at_length(num_tokens), long_text(self.texts, num_tokens)
+            if pipeline is None:
+                break
+            end, times = time.perf_counter() + seconds, []
+            try:
+                pipeline(text)
+                while len(times) < self.num_runs and (len(times) < _LEAST_RUNS or time.perf_counter() < end):
+                    times.append(_seconds_of(pipeline, text))
+            except ArtifactError:  # of a graph without so many positions
+                break
+            found[str(num_tokens)] = summary_ms(times)
+        return found
+
     def compute_throughput(self) -> dict[str, float]:
         """Measure texts per second by batch size: the sample in a cycle of full batches, for half a second or more."""
         return {str(size): self._throughput(size) for size in self.batch_sizes}
@@ -150,9 +184,7 @@ class PerformanceBenchmark:
             self.pipeline(text)
 
     def _seconds(self, text: TextOrPair) -> float:
-        start = time.perf_counter()
-        self.pipeline(text)
-        return time.perf_counter() - start
+        return _seconds_of(self.pipeline, text)
 
     def _throughput(self, batch_size: int) -> float:
         num_batches = -(-len(self.sample) // batch_size)
@@ -180,6 +212,43 @@ class PerformanceBenchmark:
                     f"label {label!r} is not one of the {len(self.label_names)} labels; check label_names"
                 )
         return np.asarray(numbers, dtype=np.int64)
+
+
+def seconds_of_length(call_s: float, config: BenchmarkConfig) -> float:
+    """Return the seconds in which ``time_lengths`` times a text, given those of one call."""
+    needed = max(SECONDS_OF_LENGTH[config.effort], (1 + _LEAST_RUNS) * call_s)
+    return min(needed, (1 + config.num_runs) * call_s)
+
+
+def _seconds_of(pipeline: Callable[..., Any], text: TextOrPair) -> float:
+    start = time.perf_counter()
+    pipeline(text)
+    return time.perf_counter() - start
+
+
+def quantile_sample(texts: Sequence[TextOrPair], num: int) -> list[TextOrPair]:
+    """Return up to ``num`` texts at evenly spaced quantiles of the lengths in characters, in a random, fixed order."""
+    order = sorted(range(len(texts)), key=lambda index: num_characters(texts[index]))
+    count = min(num, len(order))
+    rows = [order[(2 * number + 1) * len(order) // (2 * count)] for number in range(count)]
+    random.Random(_SAMPLE_SEED).shuffle(rows)
+    return [texts[row] for row in rows]
+
+
+def long_text(texts: Sequence[TextOrPair], num_tokens: int) -> TextOrPair:
+    """Join words of ``texts``, in order and in a cycle, into a text or pair of ``num_tokens`` words, so as many tokens.
+
+    Where words are long, as in scripts without spaces, it has six characters for each token.
+    """
+    words = cycle(" ".join(all_parts(texts[:num_tokens])).split() or ["a"])
+    taken, num = [], 0
+    while len(taken) < num_tokens and num < _MOST_CHARACTERS * num_tokens:
+        taken.append(next(words))
+        num += len(taken[-1]) + 1
+    if isinstance(texts[0], str):
+        return " ".join(taken)[: _MOST_CHARACTERS * num_tokens]
+    middle = (len(taken) + 1) // 2
+    return " ".join(taken[:middle]), " ".join(taken[middle:]) or taken[0]
 
 
 def median_text(texts: Sequence[TextOrPair]) -> TextOrPair:

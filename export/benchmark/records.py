@@ -96,6 +96,8 @@ class Measurement:
             bandwidth, ``operations`` over rate, and the larger of them, ``floor``. None for models that are not ONNX or
             use more threads, and where the operations of the graph cannot be counted.
         sample_latency_ms: the same over a sample of test texts.
+        length_ms: number of tokens → mean, std, p50, p90, p99 of one text of so many, for ``benchmark.lengths``; only
+            those for which the model has positions. None: the target has no other length.
         profile_ms: where the time of the query goes, see ``TextClassifier.profile``, and ``first_call``, the first one
             after loading; None for models that are not ONNX.
         waiting: share of the timing during which the process waited for a processor that others used, 0 to 1, in the
@@ -156,6 +158,7 @@ class Measurement:
     compressed_size_mb: float | None = None
     files_mb: float | None = None
     profile_ms: dict[str, float] | None = None
+    length_ms: dict[str, dict[str, float]] | None = None
     floor_ms: dict[str, float] | None = None
     waiting: float | None = None
     reused: dict[str, str] | None = None

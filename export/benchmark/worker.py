@@ -15,7 +15,7 @@ from ...texts import from_json
 from . import targets
 from .accuracy.judge import judge
 from .contention import time_undisturbed
-from .measurements import PerformanceBenchmark, compressed_bytes, runtime_bytes
+from .measurements import SECONDS_OF_LENGTH, PerformanceBenchmark, compressed_bytes, runtime_bytes
 from .memory import peak_memory_mb
 from .processes import end_with_parent
 from .targets.base import Opened, OpenOptions
@@ -80,12 +80,14 @@ def measure(spec: dict[str, Any]) -> dict[str, Any]:
     if target.can_be_sealed:
         measured["files_mb"] = runtime_bytes(Path(model["directory"])) / 10**6
     if not target.has_accuracy:
-        return measured
+        return measured | {"length_ms": _by_length(opened, benchmark, spec)}
     if spec["compressed"]:
         measured["compressed_size_mb"] = compressed_bytes(weights) / 2**20
     logits = {split: outputs_of(opened, texts[f"{split}_texts"]) for split in SPLITS}
     scored = ScoredModel(opened.labels, logits, opened.threshold, opened.temperature)
     scored.save(Path(spec["logits_file"]))
+    # Last, because it changes where the pipelines of transformers truncate texts.
+    measured["length_ms"] = _by_length(opened, benchmark, spec)
     return measured | judge(scored, texts, spec["goal"])
 
 
@@ -97,6 +99,20 @@ def _known_answers(folder: Path, spec: dict[str, Any], texts: dict[str, Any]) ->
     scored.save(Path(spec["logits_file"]))
     unknown = dict.fromkeys(("size_mb", "latency_ms", "sample_latency_ms", "peak_memory_mb"))
     return {**unknown, "throughput": {}, **judge(scored, texts, spec["goal"])}
+
+
+def _by_length(
+    opened: Opened, benchmark: PerformanceBenchmark, spec: dict[str, Any]
+) -> dict[str, Any] | None:
+    """Time texts of several lengths; None where there are none, and for a target with one length.
+
+    The length to which the job truncates texts is one of them, where others are beyond it.
+    """
+    config, own = spec["config"], spec["model"]["max_length"]
+    lengths = {*config["lengths"], *([own] if 0 < own < max(config["lengths"], default=0) else [])}
+    if opened.at_length is None or not lengths:
+        return None
+    return benchmark.time_lengths(opened.at_length, sorted(lengths), SECONDS_OF_LENGTH[config["effort"]])
 
 
 def _profile(opened: Opened, benchmark: PerformanceBenchmark, num_threads: int) -> dict[str, float] | None:

@@ -37,13 +37,11 @@ def _fold(encoder: Any, max_length: int) -> None:
         core = layer.attention.self
         span = min(core.pos_ebd_size, reached + 1)
         rows = table[core.pos_ebd_size - span : core.pos_ebd_size + span][None]
-        if core.share_att_key:
-            key, query = core.key_proj, core.query_proj
-        else:
-            key, query = (getattr(core, name, None) for name in ("pos_key_proj", "pos_query_proj"))
-        if "c2p" in core.pos_att_type:
+        names = ("key_proj", "query_proj") if core.share_att_key else ("pos_key_proj", "pos_query_proj")
+        key, query = (getattr(core, name, None) for name in names)
+        if "c2p" in core.pos_att_type and key is not None:
             core.pos_key_proj = _Fixed(key(rows))
-        if "p2c" in core.pos_att_type:
+        if "p2c" in core.pos_att_type and query is not None:
             core.pos_query_proj = _Fixed(query(rows))
         core.pos_ebd_size, core.share_att_key = span, False
 

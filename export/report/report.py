@@ -17,6 +17,7 @@ from ..selection.gate import ACCURACY, STUDENT, TEACHER
 from .breakdown_tables import labels_table, pairs_table, slice_losses_table, slices_table
 from .data_tables import confused_table, duplicates_table, issues_table
 from .gpu_tables import gpu_table, on_gpu, without_graphs
+from .length_tables import by_length, length_table
 from .tables import (
     choice_table,
     disturbed,
@@ -55,6 +56,8 @@ _FILTERS = {
     "confused_table": confused_table,
     "duplicates_table": duplicates_table,
     "gpu_table": gpu_table,
+    "by_length": by_length,
+    "length_table": length_table,
     "teachers_table": teachers_table,
     "gain_in_words": gain_in_words,
     "lacking_in_words": lacking_in_words,
@@ -181,6 +184,7 @@ def markdown_report(report: dict[str, Any]) -> str:
         **{name: report[name] for name in ("run_id", "variants", "chosen", "machine")},
         **{name: report.get(name) or {} for name in ("trials", "stages", "against_teacher", "warning")},
         "lengths": _lengths(report),
+        "few_labels": report.get("few_labels") or {},
         "teacher_file": report.get("teacher_file") or {},
         "teachers": report.get("teachers") or {},
         "task": (report.get("job") or {}).get("task"),

@@ -13,7 +13,7 @@ from ..markdown import NONE, Markdown, bold, fixed, number, table
 if TYPE_CHECKING:
     from rich.table import Table
 
-_METRIC, _FILES, _COMPRESSED, _FLOOR = "metric", "files MB", "compressed MB", "floor ms"
+_METRIC = "metric"
 _HEADERS = (
     "variant",
     _METRIC,  # the job's, where it is not accuracy, under its own name
@@ -23,10 +23,10 @@ _HEADERS = (
     "with threshold",
     "validation",
     "size MB",
-    _FILES,
-    _COMPRESSED,
+    "files MB",
+    "compressed MB",
     "p50 ms",
-    _FLOOR,
+    "floor ms",
     "mean ± std ms",
     "p99 ms",
     "sample p50 ms",
@@ -36,8 +36,6 @@ _HEADERS = (
     "changed",
     "gate",
 )
-_ACCURACIES = ("accuracy", "in-scope", "oos recall", "with threshold", "validation")
-"""Headers of what only a task with one class for each text has."""
 # Header in the full table -> header in the terminal, for the columns that fit a width of 80.
 _TERMINAL_HEADERS = {
     "variant": "variant",
@@ -53,23 +51,17 @@ _TERMINAL_HEADERS = {
 
 
 def markdown_table(variants: Sequence[dict[str, Any]], chosen: str | None) -> Markdown:
-    """Return the table of ``report["variants"]`` in Markdown, with the chosen row in bold."""
-    shown = {
-        _METRIC: has_any(variants, "metric"),
-        **dict.fromkeys(_ACCURACIES, has_any(variants, "accuracy")),
-        _FILES: has_any(variants, "files_mb"),
-        _COMPRESSED: has_any(variants, "compressed_size_mb"),
-        _FLOOR: has_any(variants, "floor_ms"),
-    }
-    hidden = {_HEADERS.index(name) for name, is_shown in shown.items() if not is_shown}
+    """Return the table of ``report["variants"]`` in Markdown, without empty columns, with the chosen row in bold."""
+    found = list(_cells(variants, chosen))
+    kept = _filled([cells for cells, _ in found])
     named = {_METRIC: _metric_title(variants)}
-    headers = [named.get(name, name) for i, name in enumerate(_HEADERS) if i not in hidden]
+    headers = [named.get(_HEADERS[i], _HEADERS[i]) for i in kept]
     more = _further_metrics(variants)
-    place = headers.index("size MB")
+    place = sum(i < _HEADERS.index("size MB") for i in kept)
     headers[place:place] = [title_of(name) for name in more]
     rows = []
-    for row, (every, is_chosen) in zip(variants, _cells(variants, chosen), strict=True):
-        cells = [cell for i, cell in enumerate(every) if i not in hidden]
+    for row, (every, is_chosen) in zip(variants, found, strict=True):
+        cells = [every[i] for i in kept]
         cells[place:place] = [
             fixed(((row.get("metrics") or {}).get(name) or {}).get("test"), 4) for name in more
         ]
@@ -250,23 +242,26 @@ def _name(row: dict[str, Any], chosen: str | None) -> str:
 
 
 def terminal_table(variants: Sequence[dict[str, Any]], chosen: str | None) -> Table:
-    """Return the ``rich`` table of variants, with the columns that fit a terminal."""
+    """Return the ``rich`` table of variants, with the columns that fit a terminal and are not empty."""
     from rich import box
     from rich.markup import escape
     from rich.table import Table
 
-    left_out = {*(() if has_any(variants, "metric") else (_METRIC,))}
-    left_out.update(() if has_any(variants, "accuracy") else _ACCURACIES)
-    names = [name for name in _TERMINAL_HEADERS if name not in left_out]
-    kept = [_HEADERS.index(name) for name in names]
+    found = list(_cells(variants, chosen))
+    kept = [i for i in _filled([cells for cells, _ in found]) if _HEADERS[i] in _TERMINAL_HEADERS]
     named = {**_TERMINAL_HEADERS, _METRIC: _metric_title(variants)}
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=0)
     for i in kept:
         table.add_column(escape(named[_HEADERS[i]]), justify="left" if i == 0 else "right", no_wrap=True)
-    for cells, is_chosen in _cells(variants, chosen):
+    for cells, is_chosen in found:
         marked = [f"{cells[0]} *" if is_chosen else cells[0], *cells[1:]]
         table.add_row(*(marked[i] for i in kept), style="bold" if is_chosen else None)
     return table
+
+
+def _filled(rows: Sequence[Sequence[str]]) -> list[int]:
+    """Return the numbers of the columns in which any row has a value."""
+    return [i for i in range(len(_HEADERS)) if any(row[i] != NONE for row in rows)]
 
 
 def _metric_title(variants: Sequence[dict[str, Any]]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from copy import copy
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from .fast.choose import choose_for_graph
 from .profile import Stages, profile_stages
 from .questions import QuestionReader
 from .session.bound_graph import open_with_buffers
-from .session.feeds import Feeds
+from .session.feeds import Feeds, runs_of
 from .session.graph import Graph
 from .session.providers import count_nodes
 from .session.session_options import MAX_THREADS, check_session, session_options
@@ -203,7 +204,7 @@ class TextClassifier:
             texts: a text, or a sequence of texts; for a classifier that ``takes_pairs``, a tuple of two texts, or a
                 sequence of those. Texts longer than ``max_length`` tokens are truncated, the longer of a pair first;
                 contexts of questions are read in windows.
-            batch_size: maximum number of texts in one run of the model.
+            batch_size: maximum number of texts in one run of the model; fewer are run where they are long.
             top_k: number of predictions for a text, at most all labels; default: the best one alone.
 
         Returns:
@@ -325,6 +326,12 @@ class TextClassifier:
         stages = stages if self._questions is None else self._questions.stages(alone)
         return profile_stages(stages, text, num_runs, num_warmups, seconds)
 
+    def cut_to(self, num_tokens: int) -> TextClassifier:
+        """Return the same model with texts truncated to another number of tokens; calls raise without positions."""
+        other = copy(self)
+        other._tokenizer, other.max_length = self._tokenizer.cut_to(num_tokens), num_tokens
+        return other
+
     def answers(self, logits: np.ndarray) -> list[dict[str, Any]]:
         """Return the predictions of logits[N, C] without their scores and without a threshold."""
         return self.decoder.compared(logits, self.labels)
@@ -354,10 +361,7 @@ class TextClassifier:
         offsets = offsets_of([len(each) for each in encodings])
         num = offsets[-1] if self.of_tokens else len(encodings)
         outputs = np.empty((num, self._num_outputs), dtype=np.float32)
-        # Batch texts of similar length together to minimize padding.
-        order = sorted(range(len(encodings)), key=lambda i: len(encodings[i]))
-        for start in range(0, len(order), batch_size):
-            rows = order[start : start + batch_size]
+        for rows in runs_of([len(each) for each in encodings], int(batch_size)):
             feed = self._feeds.of_batch([encodings[i] for i in rows])
             found = self._run(feed)
             if not self.of_tokens:

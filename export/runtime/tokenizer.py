@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +90,16 @@ class Tokenizer:
                 f"{max_length}; pull the artifact again"
             )
         self._windowing = None if whole is None else Windowing(whole, max_length)
+
+    def cut_to(self, num_tokens: int) -> Tokenizer:
+        """Return the same tokenizer, with texts truncated to another number of tokens."""
+        other = copy(self)
+        other.tokenizer = tokenizers.Tokenizer.from_str(self.tokenizer.to_str())
+        side = "left" if self._keeps_end else "right"
+        other.tokenizer.enable_truncation(num_tokens, direction=side)
+        other.max_length = num_tokens
+        other._long = max(_LONG_TEXT, _CHARACTERS_PER_TOKEN * num_tokens)
+        return other
 
     def last_id(self) -> int | None:
         """Return the largest token id; None where the ids are not contiguous from 0."""

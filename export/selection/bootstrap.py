@@ -82,6 +82,10 @@ def _drawn_differences(
         return _of_statistics(
             [metric.statistics(each, labels) for each in (first, second)], metric.of_statistics, num_resamples
         )
+    if metric.of_draws is not None:
+        return _of_times(
+            [metric.of_draws(each, labels) for each in (first, second)], len(labels), num_resamples
+        )
     of_counts = metric.of_counts
     if of_counts is None:
         return np.array(
@@ -119,13 +123,24 @@ def _of_statistics(
     statistics: list[np.ndarray], of_statistics: Callable[[np.ndarray], np.ndarray], num_resamples: int
 ) -> np.ndarray:
     """Return the difference of both models' values on each resample, float[R], from two float[N, K]."""
-    num_texts, found = len(statistics[0]), []
     given = [each.astype(np.float64) for each in statistics]
+    return _of_times(
+        [lambda times, each=each: of_statistics(times.astype(np.float64) @ each) for each in given],
+        len(given[0]),
+        num_resamples,
+    )
+
+
+def _of_times(
+    values: list[Callable[[np.ndarray], np.ndarray]], num_texts: int, num_resamples: int
+) -> np.ndarray:
+    """Return the difference of two functions of how often each resample has each text, float[R]."""
+    found = []
     for drawn in resamples(num_texts, num_resamples):
         places = drawn + num_texts * np.arange(len(drawn))[:, None]
         times = np.bincount(places.ravel(), minlength=drawn.size).reshape(drawn.shape)
-        values = [of_statistics(times.astype(np.float64) @ each) for each in given]
-        found.append(values[0] - values[1])
+        first, second = (each(times) for each in values)
+        found.append(first - second)
     return np.concatenate(found)
 
 

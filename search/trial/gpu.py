@@ -107,7 +107,9 @@ def measure_memory(arguments: Mapping[str, Any], inputs: TrialInputs, settings: 
             trainer = _trainer(arguments, inputs, settings, work)
             lengths, teacher = trainer.train_dataset.lengths, trainer.teacher_model
             beside = 0 if teacher is None else teacher.num_parameters()
-            shape = shape_of(trainer.model, trainer.args.train_batch_size, int(lengths.max()), beside)
+            longest = int(lengths.max())
+            num_texts = min(trainer.args.train_batch_size, trainer.pass_limit(is_trained=True).rows(longest))
+            shape = shape_of(trainer.model, num_texts, longest, beside)
             estimated = estimated_bytes(shape)
             trainer._get_train_sampler = lambda *_: LengthSortedSampler(lengths)
             trainer.add_callback(StepTimes(num_steps=_NUM_STEPS))
@@ -141,11 +143,10 @@ def _trainer(arguments: Mapping[str, Any], inputs: TrialInputs, settings: TrialS
 
 def _evaluate_longest(trainer: Any, split: TokenizedSplit) -> None:
     """Evaluate the longest texts of a split, as many as an evaluation step has."""
-    size = trainer.args.per_device_eval_batch_size
-    longest = np.argsort(-split.lengths, kind="stable")[:size]
-    KeptBatches(selected(split, longest.tolist()), size, trainer.data_collator.pad_token_id).logits(
-        trainer.model
-    )
+    args, pad = trainer.args, trainer.data_collator.pad_token_id
+    size = args.per_device_eval_batch_size
+    longest = selected(split, np.argsort(-split.lengths, kind="stable")[:size].tolist())
+    KeptBatches(longest, size, pad, args.max_batch_tokens).logits(trainer.model)
 
 
 class StepTimes(TrainerCallback):

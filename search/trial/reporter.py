@@ -290,7 +290,8 @@ class EpochReporter(TrainerCallback):
         split = self._inputs.validation
         if self._evaluated is None:
             pad = int(model.config.pad_token_id or 0)
-            self._evaluated = KeptBatches(split, args.per_device_eval_batch_size, pad)
+            tokens = self._settings.training.batch_tokens
+            self._evaluated = KeptBatches(split, args.per_device_eval_batch_size, pad, tokens)
         logits = self._evaluated.logits(model)
         if not np.isfinite(flat(logits)).all():
             raise TrialFailedError(

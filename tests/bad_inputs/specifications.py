@@ -229,6 +229,10 @@ TOGETHER: dict[str, tuple[tuple[str, ...], str]] = {
         "cross_fit_epochs",
     ),
     "length-a-word": ((f"{key(TrainingConfig, 'max_length')}=automatic",), "auto"),
+    "pass-below-a-text": (
+        (f"{key(TrainingConfig, 'max_length')}=32", f"{key(TrainingConfig, 'max_batch_tokens')}=16"),
+        key(TrainingConfig, "max_batch_tokens"),
+    ),
     "mask-ends-before-it-begins": (
         (f"{key(PruningConfig, 'begin')}=0.8", f"{key(PruningConfig, 'end')}=0.2"),
         "begin",
@@ -317,6 +321,7 @@ TOGETHER: dict[str, tuple[tuple[str, ...], str]] = {
     "layers-empty": ((f"{key(StudentConfig, 'layers')}=[]",), "layers"),
     "custom-below": ((f"{field(TrialResources, 'custom').path}={{x: -1}}",), "custom"),
     "custom-not-a-number": ((f"{field(TrialResources, 'custom').path}={{x: .nan}}",), "custom"),
+    "lengths-twice": (("benchmark.lengths=[32, 32]",), "lengths"),
     "batch-sizes-zero": (("benchmark.batch_sizes=[0]",), "batch_sizes"),
     "unlabelled-folder": (
         (f"{field(DataConfig, 'unlabelled').path}={{{field(UnlabelledConfig, 'path').name}: /}}",),

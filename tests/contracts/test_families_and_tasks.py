@@ -39,8 +39,12 @@ CASES = [
 ]
 
 
+def takes_pairs(task: Task) -> bool:
+    return len(task.text_columns) > 1 or task.of_windows
+
+
 def texts_of(task: Task) -> list[Any]:
-    return TEXTS if len(task.text_columns) == 1 else list(zip(TEXTS, TEXTS[5:], strict=False))
+    return list(zip(TEXTS, TEXTS[5:], strict=False)) if takes_pairs(task) else TEXTS
 
 
 def distilled(family: str, task: Task, folder: Path) -> tuple[float, float]:
@@ -108,7 +112,7 @@ def test_a_family_learns_a_task_and_answers_without_torch(family: str, task: Tas
     assert after < before
     options: Any = {
         "config": ExportConfig(), "max_length": MAX_LENGTH, "task": task.name,
-        "takes_pairs": len(task.text_columns) > 1,
+        "takes_pairs": takes_pairs(task),
     }  # fmt: skip
     record = build_variant("onnx", tmp_path / "student", tmp_path / "onnx", **options)
     assert record.max_abs_diff < 1e-4

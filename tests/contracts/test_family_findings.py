@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from families_page import HOW, PAGE, Findings, as_markdown, read_record, write
+from families_page import HOW, PAGE, as_markdown, put, read_record
 from family_probes import LABELS, MAX_LENGTH, PROBES, Subject, with_other_form
 from models import tiny_classifier, tiny_data
 from tiny_families import OTHER_FORMS, TINY, TOPICS, config_of, tiny_model, tokenizer_of
@@ -77,34 +77,24 @@ def subject_of(tmp_path_factory: pytest.TempPathFactory) -> Make:
     return make
 
 
-@pytest.fixture(scope="module")
-def findings(request: pytest.FixtureRequest) -> Iterator[tuple[Findings, bool]]:
-    """What is recorded, and whether what these tests find is written instead of compared (--write-families)."""
-    writes, found = bool(request.config.getoption("--write-families")), read_record()
-    yield found, writes
-    if writes:
-        write({family: {name: found[family][name] for name in PROBES} for family in FAMILIES})
-
-
 def test_there_is_a_tiny_model_of_every_family() -> None:
     assert sorted(TINY) == FAMILIES
 
 
 @pytest.mark.parametrize(("family", "capability"), CASES)
 def test_a_capability_works_or_is_refused_with_the_reason(
-    family: str, capability: str, subject_of: Make, findings: tuple[Findings, bool]
+    family: str, capability: str, subject_of: Make, request: pytest.FixtureRequest
 ) -> None:
-    recorded, writes = findings
     found = PROBES[capability].run(subject_of(family)).to_json()
-    if writes:
-        recorded.setdefault(family, {})[capability] = found
+    if request.config.getoption("--write-families"):
+        put(family, capability, found)
     else:
-        assert found == recorded.get(family, {}).get(capability), f"docs/families.json is out of date; {HOW}"
+        assert found == read_record()[family][capability], f"docs/families.json is out of date; {HOW}"
 
 
 def test_the_page_is_that_of_the_record(request: pytest.FixtureRequest) -> None:
     if request.config.getoption("--write-families"):
-        pytest.skip("it is written at the end")
+        pytest.skip("it is being written")
     record = read_record()
     assert list(record) == FAMILIES and all(set(found) == set(PROBES) for found in record.values())
     assert as_markdown(record) == PAGE.read_text(encoding="utf-8"), HOW

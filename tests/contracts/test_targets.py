@@ -42,6 +42,8 @@ QUICK = {
     "batch_sizes": [2],
     "gpu_batch_sizes": [2],
     "num_threads": 1,
+    "lengths": [64, 96],
+    "effort": "quick",
 }
 # A target of variants opens one of them, any other a checkpoint; one on a GPU what another opens on the CPU.
 VARIANT_OF = {each.target: each.name for each in reversed(kinds.variants())}
@@ -148,6 +150,13 @@ def test_its_rows_are_measured_as_it_says(name, folders, tmp_path) -> None:
     if profile is not None:
         assert set(profile) == {*PROFILED, "first_call"}
         assert all(each > 0 for each in profile.values())
+    lengths = measured["length_ms"]
+    if lengths is not None:  # TensorRT has one length
+        # A graph has the positions of the job's texts, 16, and the checkpoint 66.
+        most = 16 if target.is_onnx else 66 if name != "baseline" else 200
+        assert list(lengths) == [each for each in ("16", "64", "96") if int(each) <= most]
+        assert all(each["p50"] > 0 for each in lengths.values())
+    assert (lengths is None) == (name == "tensorrt")
     assert ("files_mb" in measured) == target.can_be_sealed
     if target.can_be_sealed:
         read = [folders[name] / each for each in ("model.onnx", "tokenizer.json", "distiltune.json")]

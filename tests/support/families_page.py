@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from family_probes import PROBES
+from tiny_families import TINY
 
 DOCS = Path(__file__).parents[2] / "docs"
 RECORD, PAGE = DOCS / "families.json", DOCS / "families.md"
@@ -70,10 +71,16 @@ def read_record() -> Findings:
     return json.loads(RECORD.read_text(encoding="utf-8")) if RECORD.is_file() else {}
 
 
-def write(findings: Findings) -> None:
-    """Write record and page."""
-    RECORD.write_text(json.dumps(findings, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    PAGE.write_text(as_markdown(findings), encoding="utf-8")
+def put(family: str, capability: str, found: dict[str, Any]) -> None:
+    """Write a finding into the record, and the page once there is one of every capability and family."""
+    record = read_record()
+    record[family] = {**record.get(family, {}), capability: found}
+    ordered = {
+        name: {each: own[each] for each in PROBES if each in own} for name, own in sorted(record.items())
+    }
+    RECORD.write_text(json.dumps(ordered, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    if list(ordered) == sorted(TINY) and all(len(own) == len(PROBES) for own in ordered.values()):
+        PAGE.write_text(as_markdown(ordered), encoding="utf-8")
 
 
 def as_markdown(findings: Findings) -> str:

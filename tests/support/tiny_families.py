@@ -198,6 +198,8 @@ def tokenizer_of(family: str) -> Any:
 
 def names_of_labels(task: Task) -> list[str]:
     """Names of a model's outputs."""
+    if task.fixed_outputs:
+        return [*task.fixed_outputs]
     return tag_names(["city", "name"]) if task.label_kind.name == "tags" else ["red", "blue", "grey"]
 
 

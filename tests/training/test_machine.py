@@ -1,4 +1,4 @@
-"""The GPUs of a machine, as a made-up driver describes them."""
+"""The free memory of a machine, and its GPUs as a made-up driver describes them."""
 
 from __future__ import annotations
 
@@ -68,3 +68,63 @@ def test_the_device_of_a_process_is_named_with_its_driver(monkeypatch, tmp_path)
 def test_the_real_driver_and_torch_agree():
     assert len(machine.gpus()) >= machine.num_visible_gpus() >= 1
     assert any(each.name in machine.describe_device(use_gpu=True) for each in machine.gpus())
+
+
+def memory_files(folder, available="2048 kB", **groups):
+    """Files in which a kernel describes its memory, and the limit of a container."""
+    folder.mkdir()
+    (folder / "meminfo").write_text(f"MemTotal:  99999 kB\nMemFree: 10 kB\nMemAvailable:  {available}\n")
+    for name, content in groups.items():
+        path = folder / name.replace("__", "/").replace("_of_", ".")
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(content)
+    return folder
+
+
+V1 = "memory__memory_of_"
+
+
+@pytest.mark.parametrize(
+    ("groups", "expected"),
+    [
+        ({}, 2048 * 1024),
+        ({"memory_of_max": "max\n", "memory_of_current": "5\n"}, 2048 * 1024),
+        (
+            {
+                "memory_of_max": "1000\n",
+                "memory_of_current": "700\n",
+                "memory_of_stat": "anon 600\ninactive_file 90\n",
+            },
+            390,
+        ),
+        (
+            {"memory_of_max": "9", "memory_of_current": "700", "memory_of_stat": "inactive_file 90\n"},
+            0,
+        ),
+        (
+            {
+                f"{V1}limit_in_bytes": "1000",
+                f"{V1}usage_in_bytes": "400",
+                f"{V1}stat": "total_inactive_file 1\n",
+            },
+            601,
+        ),
+        (
+            {
+                f"{V1}limit_in_bytes": str(2**63),
+                f"{V1}usage_in_bytes": "400",
+                f"{V1}stat": "total_inactive_file 1\n",
+            },
+            2048 * 1024,
+        ),
+    ],
+)
+def test_free_memory_is_that_of_the_system_within_the_containers_limit(groups, expected, tmp_path):
+    folder = memory_files(tmp_path / "files", **groups)
+    assert machine.free_memory(folder, folder) == expected
+
+
+def test_a_system_that_does_not_tell_has_half_of_its_memory(tmp_path):
+    folder = memory_files(tmp_path / "files", available="")
+    assert machine.free_memory(folder, tmp_path) == machine.free_memory(tmp_path, tmp_path) > 2**20
+    assert 0 < machine.free_memory() < 2 * machine.free_memory(tmp_path, tmp_path)

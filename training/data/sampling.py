@@ -1,4 +1,4 @@
-"""Samplers that group texts by length, so that batches have little padding, and draw every class equally often.
+"""Samplers that group texts by length or by label, and draw every class equally often.
 
 transformers' own grouped sampler draws from the global generator, so a run resumed inside an epoch has a
 different order from the uninterrupted one; it reads every row of the dataset to get the lengths; and it
@@ -90,6 +90,42 @@ class BalancedSampler(Sampler[int]):
 
     def __iter__(self) -> Iterator[int]:
         return iter(balanced_rows(self.classes, np.random.default_rng((self.seed, self.epoch))).tolist())
+
+
+class LabelGroupedSampler(Sampler[int]):
+    """Sample each text once per epoch, in a random order of groups of texts with the same label.
+
+    Any batch of two groups or more then has pairs of texts with the same label and with different ones, however many
+    labels there are. The order depends only on ``seed`` and the epoch.
+
+    Args:
+        classes: Label of each text, int[N].
+        group_size: Texts of a group; a label's last group may have fewer.
+        seed: Seed of the order.
+    """
+
+    def __init__(self, classes: np.ndarray, group_size: int, seed: int) -> None:
+        self.classes = np.asarray(classes)
+        self.group_size = group_size
+        self.seed = seed
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Set the epoch, which determines the order."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self.classes)
+
+    def __iter__(self) -> Iterator[int]:
+        random = np.random.default_rng((self.seed, self.epoch))
+        order = random.permutation(len(self.classes))
+        order = order[np.argsort(self.classes[order], kind="stable")]
+        _, starts, labels = np.unique(self.classes[order], return_index=True, return_inverse=True)
+        groups = labels * len(order) + (np.arange(len(order)) - starts[labels]) // self.group_size
+        _, groups = np.unique(groups, return_inverse=True)
+        places = random.permutation(int(groups.max(initial=-1)) + 1)
+        return iter(order[np.argsort(places[groups], kind="stable")].tolist())
 
 
 class LengthSortedSampler(Sampler[int]):

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 IGNORED_LABEL = -100
 """Label of an unlabelled text; cross-entropy ignores it, as PyTorch's does by default."""
+EXAMPLES = "examples"
+"""Key of a batch of a task of tokens: the tokens with a label, as numbers in the flattened batch, int64[W]."""
 TOKEN_TYPES = "token_type_ids"
 """Input of a model that tells the two texts of a pair apart."""
 

@@ -46,7 +46,7 @@ _NOT_SEARCHED = {
     "output_dir", "report_to", "run_name", "project", "local_rank", "debug", "resume_from_checkpoint",
     "eval_strategy", "eval_steps", "logging_strategy", "logging_steps", "load_best_model_at_end",
     "metric_for_best_model", "greater_is_better", "disable_tqdm", "remove_unused_columns", "label_names",
-    "length_column_name", "data_on_device", "use_cpu", "accelerator_config", "parallelism_config",
+    "length_column_name", "data_on_device", "use_cpu", "max_batch_tokens", "accelerator_config", "parallelism_config",
     "enable_jit_checkpoint",
 }  # fmt: skip
 
@@ -57,7 +57,8 @@ class FastTrainingArguments(TrainingArguments):
 
     Differences from transformers' defaults: batches are grouped by length, bf16 is used where the hardware supports
     it, AdamW is fused, a NaN loss is logged instead of filtered, and checkpoints are saved once per epoch. A process
-    computes on one GPU, and ``tf32`` applies while it trains alone.
+    computes on one GPU, and ``tf32`` applies while it trains alone. Batches of long texts are split into passes that
+    fit in memory.
     """
 
     bf16: bool | None = field(  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -76,6 +77,13 @@ class FastTrainingArguments(TrainingArguments):
             "choices": ["random", "sequential", "group_by_length", "batch_rebalance"],
         },
     )
+    max_batch_tokens: int | None = field(
+        default=None,
+        metadata={
+            "help": "Most tokens of a forward pass of several texts, padding included: a batch with more is split into "
+            "passes, without a change of loss and gradients. Default: what half of the free memory holds."
+        },
+    )
     logging_steps: float = field(default=50, metadata={"help": "Log every this many optimizer steps."})
     logging_nan_inf_filter: bool = field(
         default=False, metadata={"help": "Hide losses that are not finite (checks every loss)."}
@@ -86,6 +94,9 @@ class FastTrainingArguments(TrainingArguments):
         if not torch.accelerator.is_available() and not is_torch_xla_available():
             # Without this, transformers rejects bf16 on a CPU, and the data loader warns about pinned memory.
             self.use_cpu = True
+        most = self.max_batch_tokens
+        accepted = most is None or (type(most) is int and most > 0)
+        check_range("max_batch_tokens", most, accepted, "a whole number above 0, or null")
         if self.bf16 is None:
             resolved = not self.fp16 and hardware_has_bf16(use_cpu=self.use_cpu)
             self.bf16 = resolved  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -292,7 +303,7 @@ def arguments_from_config(
     }
     values = config.model_dump(exclude=apart)
     values = {_SHORT_NAMES.get(name, name): value for name, value in values.items()}
-    values["disable_tqdm"] = True
+    values["disable_tqdm"], values["max_batch_tokens"] = True, config.batch_tokens
     values["losses"] = _losses(config, overrides)
     overrides = {name: value for name, value in overrides.items() if name not in section_paths()}
     for where, given in (("training.arguments", config.arguments), ("overrides", overrides)):

@@ -26,6 +26,8 @@ from ..section_registry import SectionsByName
 from .losses.base import LossTerm, with_sections
 
 AUTO = "auto"
+MOST_AUTOMATIC = 8192
+"""Most tokens that ``max_length: auto`` stands for."""
 LEAST_TOKENS, _MOST_TOKENS = 4, 2**20
 
 
@@ -64,7 +66,14 @@ class TrainingConfig(OptimizationConfig):
     max_length: MaxLength = Field(
         default="auto",
         description="Texts are truncated to this many tokens, including special tokens. `auto`: what 99.5 % of the "
-        "training texts need, rounded up to a multiple of 8, at least 16, and at most what teacher and student accept.",
+        "training texts need, rounded up to a multiple of 8, at least 16, and at most what teacher and student accept "
+        "and 8192.",
+    )
+    max_batch_tokens: MaxLength = Field(
+        default="auto",
+        description="Most tokens of a forward pass of several texts, padding included, where teacher and student are "
+        "trained, texts labelled and trials evaluated: a batch with more is split, without a change of loss and "
+        "gradients. `auto`: what half of the free memory holds.",
     )
     logits_precision: Literal["float32", "tf32", "bfloat16"] = Field(
         default="float32",
@@ -108,6 +117,11 @@ class TrainingConfig(OptimizationConfig):
         """Return the section with the values of ``by_kind`` for a kind of student; None has none."""
         own = self.by_kind.get(kind or "")
         return self if own is None else self.model_copy(update=own.model_dump(exclude_none=True))
+
+    @property
+    def batch_tokens(self) -> int | None:
+        """Most tokens of a forward pass of several texts; None: by the memory that is free."""
+        return None if isinstance(self.max_batch_tokens, str) else self.max_batch_tokens
 
     @property
     def num_tokens(self) -> int:

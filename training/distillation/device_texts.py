@@ -12,9 +12,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
 from ..data.collator import DistillationCollator
-from ..data.tokenized import TokenizedDataset, TokenizedSplit
+from ..data.tokenized import EXAMPLES, IGNORED_LABEL, TokenizedDataset, TokenizedSplit
 from ..models.attention_mask import PADDED
-from ..ragged import flat
+from ..ragged import Ragged, Rows, flat, offsets_of
 
 _SHARE = 0.25  # of a GPU's free memory: the rest is for the model, its gradients and activations
 _NUM_COMPARED = 16  # texts
@@ -43,10 +43,12 @@ class DeviceTexts:
         self._lengths = torch.from_numpy(lengths.copy()).to(device)
         types = [_own(each.token_types, each) for each in splits if each.token_types is not None]
         self._types = _joined(types, device, np.int8) if types else None  # int8[total]
-        labels: list[Any] = [each.labels for each in splits]
+        labels = [_values(each.labels) for each in splits]
         self._labels = _joined(labels, device, np.float32 if labels[0].dtype.kind == "f" else np.int64)
-        logits: list[Any] = [each.teacher_logits for each in parts if each.teacher_logits is not None]
-        self._logits = _joined(logits, device, np.float32) if logits else None  # [N, C]
+        logits = [_values(each.teacher_logits) for each in parts if each.teacher_logits is not None]
+        self._logits = _joined(logits, device, np.float32) if logits else None  # [N, C] or [total, C]
+        of_tokens = isinstance(splits[0].labels, Ragged)
+        self._words = _Words(np.concatenate(labels), lengths, device) if of_tokens else None
         self._columns = torch.arange(self._width(int(lengths.max())), device=device)
 
     def __len__(self) -> int:
@@ -56,13 +58,14 @@ class DeviceTexts:
         multiple = self._collator.pad_to_multiple_of or 1
         return -(-longest // multiple) * multiple
 
-    def batch(self, rows: Tensor, lengths: np.ndarray) -> dict[str, Any]:
-        """Gather a batch: the tensors that the collator returns, and whether any text is padded.
+    def batch(self, rows: Tensor, numbers: np.ndarray) -> dict[str, Any]:
+        """Gather a batch: the tensors that the collator returns, whether any text is padded, and where its words are.
 
         Args:
             rows: Numbers of the texts, int64[B], on the device.
-            lengths: Their lengths, int64[B], on the host: the shapes are known without asking the device.
+            numbers: The same on the host, so that all shapes are known without asking the device.
         """
+        lengths = self.lengths[numbers]
         width = self._width(int(lengths.max()))
         columns = self._columns[:width]
         kept = columns < self._lengths[rows][:, None]  # [B, L]
@@ -71,12 +74,17 @@ class DeviceTexts:
         found: dict[str, Any] = {
             "input_ids": torch.where(kept, ids, self._collator.pad_token_id),
             "attention_mask": kept.long(),
-            "labels": self._labels[rows],
+            "labels": self._labels[rows if self._words is None else places],
         }
         if self._types is not None:
             found["token_type_ids"] = torch.where(kept, self._types[places].long(), 0)
         if self._logits is not None:
-            found["teacher_logits"] = self._logits[rows]
+            found["teacher_logits"] = self._logits[rows if self._words is None else places]
+        if self._words is not None:
+            found["labels"] = torch.where(kept, found["labels"], IGNORED_LABEL)
+            if self._logits is not None:
+                found["teacher_logits"] = torch.where(kept[..., None], found["teacher_logits"], 0)
+            found[EXAMPLES] = self._words.places(rows, numbers, width)
         found[PADDED] = bool((lengths < width).any())
         return found
 
@@ -85,8 +93,9 @@ class DeviceTexts:
         spread = np.linspace(0, len(self) - 1, _NUM_COMPARED).astype(np.int64)
         rows = np.unique([*spread, *np.argsort(self.lengths, kind="stable")[[0, -1]]])
         expected = self._collator([dataset[int(row)] for row in rows])
-        found = self.batch(torch.from_numpy(rows).to(self._device), self.lengths[rows])
+        found = self.batch(torch.from_numpy(rows).to(self._device), rows)
         found.pop(PADDED)
+        found.pop(EXAMPLES, None)
         return expected.keys() == found.keys() and all(
             _are_same(value, found[name].cpu()) for name, value in expected.items()
         )
@@ -101,6 +110,32 @@ class DeviceTexts:
             collate_fn=order.collate,
             drop_last=drop_last,
         )
+
+
+class _Words:
+    """The tokens with a label of N texts, on a device.
+
+    Args:
+        labels: Labels of all tokens, int[total]; ``IGNORED_LABEL`` for a token without.
+        lengths: Tokens of each text, int64[N].
+        device: Where their places are kept.
+    """
+
+    def __init__(self, labels: np.ndarray, lengths: np.ndarray, device: torch.device) -> None:
+        tokens = np.flatnonzero(labels != IGNORED_LABEL)
+        starts = offsets_of(lengths)
+        text_of = np.searchsorted(starts, tokens, "right") - 1
+        self._counts = np.bincount(text_of, minlength=len(lengths))  # int64[N], on the host
+        self._num = torch.from_numpy(self._counts).to(device)
+        self._first = torch.from_numpy(offsets_of(self._counts)[:-1]).to(device)  # int64[N]
+        self._at = torch.from_numpy(tokens - starts[text_of]).to(device)  # int64[W], the place in its text
+
+    def places(self, rows: Tensor, numbers: np.ndarray, width: int) -> Tensor:
+        """Return the numbers of a batch's words among its B · width tokens, ascending, without asking the device."""
+        num, total = self._num[rows], int(self._counts[numbers].sum())
+        of = torch.repeat_interleave(torch.arange(len(rows), device=num.device), num, output_size=total)
+        within = torch.arange(total, device=num.device) - (num.cumsum(0) - num)[of]
+        return of * width + self._at[self._first[rows][of] + within]
 
 
 class _EpochOrder(Sampler[int]):
@@ -138,7 +173,7 @@ class _EpochOrder(Sampler[int]):
         """Gather the batch at consecutive places of the order."""
         start, end = places[0], places[-1] + 1
         assert end - start == len(places), "one process trains, and takes the order as it is"
-        return self._texts.batch(self._rows[start:end], self._texts.lengths[self._host[start:end]])
+        return self._texts.batch(self._rows[start:end], self._host[start:end])
 
 
 def device_texts(dataset: Any, collator: Any, device: torch.device) -> DeviceTexts | None:
@@ -176,28 +211,46 @@ def can_be_kept(dataset: Any, collator: Any) -> bool:
     ):
         return False
     splits = [each.split for each in parts]
-    rows = [each for part in parts for each in (part.split.labels, part.teacher_logits) if each is not None]
-    if not all(isinstance(each, np.ndarray) for each in rows):  # labels or logits of tokens
-        return False
     others = {each.name for each in fields(TokenizedSplit)} - _KNOWN
-    shapes = {(each.labels.dtype, each.labels.shape[1:]) for each in splits}
     return (
         sum(map(len, splits)) > 0
         and all(getattr(split, name) is None for split in splits for name in others)
-        and len(shapes) == 1
-        and next(iter(shapes))[0].kind in "iuf"
-        and len({(each.teacher_logits is None, each.split.token_types is None) for each in parts}) == 1
+        and all(map(_is_whole, parts))
+        and len({_form(each) for each in parts}) == 1
     )
+
+
+def _is_whole(part: TokenizedDataset) -> bool:
+    """Return whether labels are numbers, one for each text or each token, and the teacher's logits likewise."""
+    labels, logits = part.split.labels, part.teacher_logits
+    if isinstance(labels, Ragged):
+        same = np.array_equal(labels.lengths, part.split.lengths)
+        return same and labels.values.dtype.kind in "iu" and (logits is None or isinstance(logits, Ragged))
+    return labels.dtype.kind in "iuf" and not isinstance(logits, Ragged)
+
+
+def _form(part: TokenizedDataset) -> tuple[Any, ...]:
+    """Return what parts that are joined have in common."""
+    labels = part.split.labels
+    of_token = flat(labels)
+    shape = (isinstance(labels, Ragged), of_token.dtype, of_token.shape[1:])
+    return *shape, part.teacher_logits is None, part.split.token_types is None
 
 
 def _num_bytes(parts: Sequence[TokenizedDataset]) -> int:
     logits = sum(flat(each.teacher_logits).size for each in parts if each.teacher_logits is not None)
-    return sum(5 * int(each.lengths.sum()) + 32 * len(each) for each in parts) + 4 * logits
+    labels = sum(16 * len(each.labels.values) for each in parts if isinstance(each.labels, Ragged))
+    return sum(5 * int(each.lengths.sum()) + 32 * len(each) for each in parts) + labels + 4 * logits
 
 
 def _own(of_tokens: np.ndarray, split: TokenizedSplit) -> np.ndarray:
     """Return what a flat array has for the tokens of a split, which may be a part of another one."""
     return of_tokens[split.offsets[0] : split.offsets[-1]]
+
+
+def _values(rows: Rows) -> np.ndarray:
+    """Return an array, or the values of rows of different lengths, which may be a part of others."""
+    return rows.values[rows.offsets[0] : rows.offsets[-1]] if isinstance(rows, Ragged) else rows
 
 
 def _are_same(one: Tensor, other: Tensor) -> bool:

@@ -1,22 +1,88 @@
-"""A ``transformers.Trainer`` without what costs a step time and gives nothing."""
+"""A ``transformers.Trainer`` whose passes fit in memory, and one without what costs a step time and gives nothing."""
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from transformers import Trainer
 
+from ..models.passes import (
+    MOST_TOKENS,
+    Part,
+    PassLimit,
+    inference_limit,
+    parts_of,
+    step_in_parts,
+    training_limit,
+)
 
-class LeanTrainer(Trainer):
-    """Train as ``Trainer`` does, with the same result, in less time for each step."""
+logger = logging.getLogger(__name__)
 
-    _num_matmul_parameters: int | None = None
+
+class BoundedTrainer(Trainer):
+    """Train as ``Trainer`` does, in forward passes with a bounded number of tokens.
+
+    A batch with more, padding included, is split into passes of texts of similar lengths. Loss and gradients of a step
+    are those of the whole batch: only their rounding differs, and the numbers that dropout draws. The bound is
+    ``args.max_batch_tokens``, or follows from the memory that is free.
+    """
+
+    learns_tokens: bool = False
+    """Whether labels are those of tokens."""
+    _limits: dict[bool, PassLimit] | None = None
 
     def bare_model(self) -> Any:
         """Return the model without what distributed training wraps it in."""
         assert self.model is not None
         return self.accelerator.unwrap_model(self.model)
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """Train as ``Trainer`` does."""
+        self._limits = None
+        return super().train(*args, **kwargs)
+
+    def pass_limit(self, *, is_trained: bool) -> PassLimit:
+        """Return the bound on passes with gradients, or on those without; found out once for each training."""
+        limits = self._limits = {} if self._limits is None else self._limits
+        if is_trained not in limits:
+            model, given = self.bare_model(), getattr(self.args, "max_batch_tokens", None)
+            limits[is_trained] = (
+                training_limit(model, given)
+                if is_trained
+                else inference_limit(model, given, most=MOST_TOKENS)
+            )
+        return limits[is_trained]
+
+    def parts(self, inputs: dict[str, Any], *, is_trained: bool) -> list[Part]:
+        """Split a batch into passes."""
+        multiple = getattr(self.args, "pad_to_multiple_of", None) or 1
+        limit = self.pass_limit(is_trained=is_trained)
+        return parts_of(inputs, limit, multiple=multiple, of_tokens=self.learns_tokens)
+
+    def training_step(
+        self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None = None
+    ) -> Tensor:
+        """Compute loss and gradients as ``Trainer`` does, in one pass or several."""
+        step = super().training_step
+        if num_items_in_batch is None:  # what a loss is divided by is known for a whole batch alone
+            return step(model, inputs)
+        parts = self.parts(inputs, is_trained=True)
+        if len(parts) == 1:
+            return step(model, parts[0].batch, num_items_in_batch)
+        if self.state.global_step == 0:
+            num, length = inputs["input_ids"].shape
+            logger.info("%d texts of up to %d tokens are learned from in %d passes", num, length, len(parts))
+        return step_in_parts(
+            parts, lambda part: step(model, part, num_items_in_batch), self.accelerator, model
+        )
+
+
+class LeanTrainer(BoundedTrainer):
+    """Train as ``Trainer`` does, with the same result, in less time for each step."""
+
+    _num_matmul_parameters: int | None = None
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
         """Count as ``Trainer`` does, without walking through all modules at every step."""

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import IterableDataset
 
 from ...errors import InputError, ModelError
-from ..data.tokenized import TOKEN_TYPES
+from ..data.tokenized import EXAMPLES, TOKEN_TYPES
 from ..models.attention_mask import PADDED, with_known_padding
 from ..models.token_types import forward_names, reads_token_types
 from .arguments import DistillationTrainingArguments
@@ -128,7 +128,7 @@ class TeacherTargets:
 
 
 def _inputs_for(columns: set[str], other_columns: set[str], inputs: Mapping[str, Any]) -> dict[str, Any]:
-    left_out = {"labels", TEACHER_COLUMN, PADDED, *({*other_columns, TOKEN_TYPES} - columns)}
+    left_out = {"labels", TEACHER_COLUMN, PADDED, EXAMPLES, *({*other_columns, TOKEN_TYPES} - columns)}
     return {name: value for name, value in inputs.items() if name not in left_out}
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate.data_loader import BatchSamplerShard
 from torch import Tensor, nn
@@ -25,6 +26,7 @@ from ..data.sampling import (
     in_dataset_order,
     innermost_sampler,
 )
+from ..models.passes import Part, run_in_parts
 from ..models.runtime import float32_products
 from ..tasks import SINGLE_LABEL, Task
 from .arguments import DistillationTrainingArguments
@@ -90,6 +92,7 @@ class DistillationTrainer(LeanTrainer):
         args = args if args is not None else DistillationTrainingArguments(output_dir="tmp_trainer")
         kwargs.setdefault("compute_metrics", task.compute_metrics)
         self.task = task
+        self.learns_tokens = task.of_tokens
         self._terms = StepTerms()
         self._eval_sums: list[tuple[Tensor, int]] = []
         self._step_weight: Tensor | None = None
@@ -104,7 +107,8 @@ class DistillationTrainer(LeanTrainer):
             multiple = args.pad_to_multiple_of
             self.data_collator = DistillationCollator(self._pad_token_id(), multiple)
         if args.dropout is not None:
-            set_dropout(self.bare_model(), args.dropout, on_cpu=args.device.type == "cpu")
+            longest = int(np.max(getattr(self.train_dataset, "lengths", 0), initial=0))
+            set_dropout(self.bare_model(), args.dropout, on_cpu=args.device.type == "cpu", longest=longest)
         self.teacher_model = teacher_model
         self.targets = TeacherTargets(self.bare_model(), teacher_model, args)
         self.targets.check_dataset(self.train_dataset)
@@ -263,14 +267,14 @@ class DistillationTrainer(LeanTrainer):
     def _num_examples(self, inputs: Mapping[str, Any]) -> Tensor | int:
         """Return how many examples of a batch the loss is averaged over: texts, or words of a task of tokens."""
         examples = self.task.examples(inputs)
-        return _num_rows(inputs) if examples is None else examples.sum().clamp(min=1)
+        return _num_rows(inputs) if examples is None else max(1, len(examples))
 
     def _of_examples(self, inputs: Mapping[str, Any], *of_batch: Tensor | None) -> list[Tensor | None]:
         """Return the logits [B, ..., C] or labels [B, ...] of the examples alone."""
         examples = self.task.examples(inputs)
         if examples is None:
             return list(of_batch)
-        return [None if each is None else each[examples] for each in of_batch]
+        return [None if each is None else each.flatten(0, 1).index_select(0, examples) for each in of_batch]
 
     def _runnable(self, model: nn.Module) -> Any:
         """Return the model, or the same compiled if the arguments request it."""
@@ -283,12 +287,17 @@ class DistillationTrainer(LeanTrainer):
     # ---- Evaluation -------------------------------------------------------------------------------------
 
     def _evaluation_loss(self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool) -> Any:
-        outputs = model(**self.targets.student_inputs(inputs))
+        parts, width = self.parts(inputs, is_trained=False), _width(inputs)
+        if len(parts) == 1:
+            outputs = model(**self.targets.student_inputs(inputs))
+        else:
+            outputs = {"logits": self._logits_in_parts(model, parts, width)}
         logits, labels = self._of_examples(inputs, outputs["logits"], inputs.get("labels"))
         assert logits is not None
         loss = logits.new_zeros(()) if labels is None else self.task.hard_loss(logits, labels)
         if self.args.eval_with_teacher:
-            (teacher_logits,) = self._of_examples(inputs, self.targets.logits(inputs, self.args.device))
+            found = run_in_parts(parts, lambda part: self.targets.logits(part, self.args.device), width)
+            (teacher_logits,) = self._of_examples(inputs, found)
             assert teacher_logits is not None
             teacher_logits = with_own_for_missing(teacher_logits, logits)
             soft = self.task.soft_loss(logits, teacher_logits, temperature=self.args.temperature)
@@ -304,8 +313,16 @@ class DistillationTrainer(LeanTrainer):
     ) -> tuple[Tensor | None, Any, Any]:
         """Predict as ``Trainer`` does, including rows without labels."""
         if inputs.get("labels") is None:
+            parts = self.parts(self._prepare_inputs(inputs), is_trained=False)
+            if len(parts) > 1:
+                with torch.no_grad(), self.compute_loss_context_manager():
+                    logits = self._logits_in_parts(model, parts, _width(inputs))
+                return None, None if prediction_loss_only else logits, None
             inputs = self.targets.student_inputs(inputs)
         return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
+
+    def _logits_in_parts(self, model: nn.Module, parts: list[Part], width: int) -> Tensor:
+        return run_in_parts(parts, lambda part: model(**self.targets.student_inputs(part))["logits"], width)
 
     def evaluation_loop(self, dataloader: DataLoader, *args: Any, **kwargs: Any) -> EvalLoopOutput:
         """Evaluate as ``Trainer`` does, with predictions and labels in the dataset's order."""
@@ -361,3 +378,7 @@ class DistillationTrainer(LeanTrainer):
 
 def _num_rows(inputs: Mapping[str, Any]) -> int:
     return len(inputs["input_ids"]) if "input_ids" in inputs else len(next(iter(inputs.values())))
+
+
+def _width(inputs: Mapping[str, Any]) -> int:
+    return inputs["input_ids"].shape[1] if "input_ids" in inputs else 0

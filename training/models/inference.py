@@ -18,13 +18,12 @@ from ..data.tokenized import TokenizedDataset, TokenizedSplit
 from ..ragged import Ragged, Rows, flat, offsets_of
 from .attention_mask import PADDED, with_known_padding
 from .first_token import first_token_in_last_layer
+from .passes import MOST_TOKENS, inference_limit, length_batches
 from .runtime import evaluation_device, float32_products, intra_op_threads, without_mixed_precision
 from .token_types import without_unread_types
 
 DTYPES = ("float32", "tf32", "bfloat16")
 _REPORT_EVERY_S = 1.0
-_MAX_TOKENS = 16_384  # in one batch, padding included: bounds memory when texts are long
-_MOST_TOKENS = 2**19  # on a GPU: more make no batch faster
 _KEPT_BYTES = 256 * 2**20
 
 
@@ -48,7 +47,8 @@ def compute_logits(
         split: Texts tokenized with the model's tokenizer.
         pad_token_id: Token id for padding.
         num_threads: Intra-op threads.
-        batch_size: Maximum number of texts per batch on a CPU; on a GPU its free memory decides.
+        batch_size: Maximum number of texts per batch on a CPU; on a GPU its free memory decides. On both a batch of
+            several texts has at most the tokens of ``inference_limit``.
         dtype: Type of the multiplications, one of ``DTYPES``.
         use_gpu: Whether a GPU may be used; None uses one if available.
         report: Called at most once a second; ``done`` and ``total`` count distinct texts.
@@ -174,15 +174,16 @@ class KeptBatches:
         split: N texts tokenized with the model's tokenizer.
         batch_size: Texts of a batch, of similar lengths.
         pad_token_id: Token id for padding.
+        num_tokens: Most tokens of a batch of several texts; None: as ``inference_limit`` of the first model.
     """
 
-    def __init__(self, split: TokenizedSplit, batch_size: int, pad_token_id: int) -> None:
-        self._split, self._pad_token_id = split, pad_token_id
-        order = np.argsort(split.lengths, kind="stable")
-        self._rows = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+    def __init__(
+        self, split: TokenizedSplit, batch_size: int, pad_token_id: int, num_tokens: int | None = None
+    ) -> None:
+        self._split, self._batch_size, self._pad_token_id = split, batch_size, pad_token_id
+        self._num_tokens = num_tokens
+        self._rows: list[np.ndarray] = []
         self._kept: list[tuple[np.ndarray, dict[str, Any]]] = []
-        widths = [len(rows) * int(split.lengths[rows].max()) for rows in self._rows]
-        self._can_be_kept = 16 * sum(widths) <= _KEPT_BYTES  # ids and mask, 8 bytes each
 
     @torch.no_grad()
     def logits(self, model: PreTrainedModel) -> Rows:
@@ -190,33 +191,55 @@ class KeptBatches:
 
         They are copied from the device when all batches have been run, so that the host need not wait for each.
         """
-        found = ((rows, each) for rows, _, each in _logits_of(model, self._batches(model.device)))
+        found = ((rows, each) for rows, _, each in _logits_of(model, self._batches(model)))
         table = LogitsTable(self._split.lengths)
         for rows, logits in list(found) if self._can_be_kept else found:
             table.put(rows, logits)
         return table.logits
 
-    def _batches(self, device: torch.device) -> Iterable[tuple[np.ndarray, dict[str, Any]]]:
+    def _batches(self, model: PreTrainedModel) -> Iterable[tuple[np.ndarray, dict[str, Any]]]:
         if self._kept:
             return self._kept
-        collated = ((rows, _collated(self._split, rows, self._pad_token_id, device)) for rows in self._rows)
+        self._rows = self._rows or self._rows_for(model)
+        pad, device = self._pad_token_id, model.device
+        collated = ((rows, _collated(self._split, rows, pad, device)) for rows in self._rows)
         if not self._can_be_kept:
             return collated
         self._kept = list(collated)
         return self._kept
 
+    def _rows_for(self, model: PreTrainedModel) -> list[np.ndarray]:
+        """Return the rows of each batch, the shortest texts first; one with too many tokens is cut up."""
+        lengths, size = self._split.lengths, self._batch_size
+        limit = inference_limit(model, self._num_tokens, most=MOST_TOKENS)
+        order = np.argsort(lengths, kind="stable")
+        wholes = [order[start : start + size] for start in range(0, len(order), size)]
+        return [
+            whole[start : start + num]
+            for whole in wholes
+            for num in [limit.rows(max(1, int(lengths[whole[-1]])))]
+            for start in range(0, len(whole), num)
+        ]
+
+    @property
+    def _can_be_kept(self) -> bool:
+        lengths = self._split.lengths
+        widths = [len(rows) * int(lengths[rows].max()) for rows in self._rows]
+        return 16 * sum(widths) <= _KEPT_BYTES  # ids and mask, 8 bytes each
+
 
 def _logits_of_rows(
     model: PreTrainedModel, split: TokenizedSplit, rows: np.ndarray, batch_size: int, pad_token_id: int
 ) -> Iterator[tuple[np.ndarray, Tensor, Tensor]]:
-    """Run a model on rows of a split as ``logits_of_batches`` does; on a GPU in batches as large as its memory allows.
+    """Run a model on rows of a split as ``logits_of_batches`` does, in batches as large as memory allows.
 
-    Where a batch does not fit all the same, the rest is run in batches of half the tokens.
+    On a GPU, where a batch does not fit all the same, the rest is run in batches of half the tokens.
     """
-    lengths, num_done, num_tokens = split.lengths[rows], 0, _MAX_TOKENS
+    lengths, num_done = split.lengths[rows], 0
+    longest = int(lengths.max(initial=1))
+    num_tokens = batch_tokens(model, longest)
     if model.device.type == "cuda":
-        free = torch.cuda.mem_get_info(model.device)[0]
-        batch_size, num_tokens = len(rows), tokens_in_memory(model.config, int(lengths.max(initial=1)), free)
+        batch_size = len(rows)
     while num_done < len(rows):
         batches = (rows[each] for each in length_batches(lengths, batch_size, num_tokens, num_done))
         try:
@@ -224,42 +247,12 @@ def _logits_of_rows(
                 num_done += len(each[0])
                 yield each
         except torch.cuda.OutOfMemoryError:
-            if num_tokens < 2 * int(lengths.max()):
+            if num_tokens < 2 * longest:
                 raise
             num_tokens //= 2
             torch.cuda.empty_cache()
 
 
-def tokens_in_memory(config: Any, length: int, num_bytes: int) -> int:
-    """Return the tokens of a batch that half of some memory holds, padding included, in 32 bits without gradients.
-
-    Counted are eight states and two of the feed-forward part for each token of one layer, and its attention scores
-    twice; a layer's memory is used again by the next one.
-
-    Args:
-        config: transformers configuration of the model.
-        length: Tokens of the longest text.
-        num_bytes: Free memory in bytes.
-    """
-    width, num_heads = config.hidden_size, getattr(config, "num_attention_heads", 0)
-    inner = getattr(config, "intermediate_size", None) or getattr(config, "hidden_dim", None) or 4 * width
-    of_token = 4 * (8 * width + 2 * inner + 2 * num_heads * length)
-    return max(length, min(_MOST_TOKENS, num_bytes // 2 // of_token))
-
-
-def length_batches(
-    lengths: np.ndarray, batch_size: int, num_tokens: int = _MAX_TOKENS, start: int = 0
-) -> Iterator[np.ndarray]:
-    """Yield batches of indices into ``lengths``, longest first.
-
-    Args:
-        lengths: Tokens of each text, int[N].
-        batch_size: Most texts of a batch.
-        num_tokens: Most tokens of a batch of several texts, padding included.
-        start: How many of the longest texts are left out.
-    """
-    order = np.argsort(-lengths, kind="stable")
-    while start < len(order):
-        size = max(1, min(batch_size, num_tokens // int(lengths[order[start]])))
-        yield order[start : start + size]
-        start += size
+def batch_tokens(model: PreTrainedModel, length: int) -> int:
+    """Return the most tokens of a batch in which ``compute_logits`` runs several texts of up to ``length`` tokens."""
+    return inference_limit(model).tokens(length)

@@ -89,6 +89,13 @@ def without_mixed_precision(model: nn.Module) -> Iterator[None]:
         model.forward = wrapped
 
 
+def end_mixed_precision(model: nn.Module) -> None:
+    """Remove the autocast that a training in mixed precision has left around a model, so that another may begin."""
+    if "_original_forward" in vars(model):
+        vars(model).pop("_original_forward")
+        vars(model).pop("forward")
+
+
 def evaluation_device(use_gpu: bool | None) -> torch.device:
     """Return CUDA's current device if available and ``use_gpu`` is not False, else the CPU."""
     wanted = use_gpu is None or use_gpu

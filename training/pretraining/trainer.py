@@ -9,13 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Sampler
-from transformers import PreTrainedModel, Trainer
+from transformers import PreTrainedModel
 from transformers.trainer_pt_utils import nested_gather
 from transformers.trainer_utils import EvalLoopOutput
 
 from ...errors import InputError
 from ..data.collator import DistillationCollator
 from ..data.sampling import LengthGroupedSampler, dataset_lengths
+from ..distillation.lean_trainer import BoundedTrainer
 from ..models.runtime import float32_products
 from .arguments import PretrainingArguments
 from .loss import PARTS, TripleLoss
@@ -24,7 +25,7 @@ from .masking import Masking
 _TRAINING, _EVALUATION = range(2)
 
 
-class PretrainingTrainer(Trainer):
+class PretrainingTrainer(BoundedTrainer):
     """Train a masked-language model on masked texts and on a teacher's predictions and hidden states.
 
     The loss of a step is ``pretraining_loss`` over all its texts, regardless of the number of micro-batches
@@ -51,6 +52,7 @@ class PretrainingTrainer(Trainer):
     args: PretrainingArguments
     # compute_loss divides by the tokens of the whole step: the Trainer must not divide again.
     loss_is_scaled_for_ga = True
+    learns_tokens = True
 
     def __init__(
         self,
@@ -151,7 +153,11 @@ class PretrainingTrainer(Trainer):
         self._num_evaluated += 1
         with torch.no_grad(), self.compute_loss_context_manager():
             counts = self.triple_loss.counts(batch)
-            parts = self.triple_loss.parts(model, batch, counts)
+            found = [
+                self.triple_loss.parts(model, each.batch, counts)
+                for each in self.parts(batch, is_trained=False)
+            ]
+            parts = torch.stack(found).sum(dim=0)
         self._eval_sums = self._eval_sums + torch.cat([parts * counts, counts])
         return self.triple_loss.weighted(parts), None, None
 

@@ -16,6 +16,7 @@ from ...texts import TextOrPair
 from ..data.tokenized import TokenizedSplit
 from ..models.families import Capability, family_of
 from ..models.inference import logits_of_batches
+from ..models.passes import length_batches, training_limit
 from ..models.structured_pruning import head_size, keep_heads, keep_rows, num_heads, num_rows, readers
 from ..tasks import SINGLE_LABEL, Task
 from .size_config import WidthConfig
@@ -131,8 +132,7 @@ def importance(
     hooks = [
         reader.register_forward_pre_hook(partial(_record, read, place)) for place, reader in places.items()
     ]
-    order = np.argsort(-split.lengths, kind="stable")
-    batches = (order[start : start + _BATCH_SIZE] for start in range(0, len(order), _BATCH_SIZE))
+    batches = length_batches(split.lengths, _BATCH_SIZE, training_limit(model).tokens)
     pad = int(model.config.pad_token_id or 0)
     sums: dict[_Place, Tensor] = {}
     try:

@@ -194,9 +194,10 @@ class Task(Measured):
     # ---- Losses -----------------------------------------------------------------------------------------
 
     def examples(self, batch: Mapping[str, Any]) -> Tensor | None:
-        """Return which tokens of a batch a loss is averaged over, bool[B, L]; None: its B texts.
+        """Return the tokens of a batch that a loss is averaged over; None: its B texts.
 
-        Logits, labels and the teacher's logits of these tokens are what the losses get: [B] below is their number.
+        They are numbers of tokens in the flattened batch [B · L], ascending, int64[W]. Logits, labels and the teacher's
+        logits of these tokens are what the losses get: [B] below is their number.
         """
         del batch
         return None
@@ -260,6 +261,23 @@ class Task(Measured):
         """Return the class of each text, int[N], -100 for none; None for a task whose texts have no single class."""
         del labels
         return None
+
+    def label_sets(self, labels: Tensor, num_outputs: int) -> Tensor:
+        """Return which labels each of N texts has, bool[N, C].
+
+        Args:
+            labels: Labels of N texts.
+            num_outputs: C.
+
+        Raises:
+            NotImplementedError: Texts have no labels that two of them may share.
+        """
+        raise NotImplementedError
+
+    @property
+    def shares_labels(self) -> bool:
+        """Whether two texts may have the same label, so that ``label_sets`` tells which do."""
+        return type(self).label_sets is not Task.label_sets
 
     # ---- Predictions ------------------------------------------------------------------------------------
 

@@ -60,7 +60,7 @@ def task_of_checkpoint(name: str) -> str | None:
     try:
         config = json.loads(read_regular(Path(name).expanduser() / "config.json", _MOST_BYTES))
         config = config if isinstance(config, dict) else {}
-    except (OSError, RecursionError, ValueError):
+    except (OSError, RuntimeError, ValueError):  # such as the home of nobody
         return None
     given, named = config.get("problem_type"), config.get("architectures")
     if given is not None:

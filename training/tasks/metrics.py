@@ -72,6 +72,8 @@ class Metric:
         statistics: Function of predictions and labels of N texts to float[N, K], numbers of each text whose sums over
             texts determine the metric; None where there are none. A resample's value follows from its sums.
         of_statistics: Function of those sums, [..., K], to values [...]; None without ``statistics``.
+        of_draws: Function of predictions and labels of N texts to a function of how often each of R resamples has each
+            text, int[R, N], to values float[R], 0 where the metric is undefined; None for a metric without.
         is_accuracy: Whether it is the share of the texts that are right, which an exact test compares.
         concerns: Function of labels[N] to bool[N], the texts that the metric is about; None: all of them.
     """
@@ -83,6 +85,7 @@ class Metric:
     concerns: Callable[[np.ndarray], np.ndarray] | None = None
     statistics: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None
     of_statistics: Callable[[np.ndarray], np.ndarray] | None = None
+    of_draws: Callable[[np.ndarray, np.ndarray], Callable[[np.ndarray], np.ndarray]] | None = None
     is_accuracy: bool = False
 
     @property

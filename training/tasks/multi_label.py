@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
@@ -102,6 +103,11 @@ class MultiLabel(Task):
         del num_outputs
         return np.array(labels)
 
+    def label_sets(self, labels: Tensor, num_outputs: int) -> Tensor:
+        """Return where labels[N, C] are 1, bool[N, C]."""
+        del num_outputs
+        return labels > 0
+
     def predictions(self, logits: np.ndarray) -> np.ndarray:
         """Return the logits, float16[N, C]; those above 0 stay above it."""
         bounded = np.clip(logits, -65504, 65504).astype(np.float16)
@@ -140,7 +146,7 @@ class MultiLabel(Task):
         """Return a metric by its name."""
         mode, (kind, _, label) = self.metric_mode(name), name.partition(".")
         if name == _MAP:
-            return Metric(name, mode, mean_average_precision)
+            return Metric(name, mode, mean_average_precision, of_draws=precision_of_draws)
         if name == _SUBSET:
             return _of_sums(
                 name, mode, self._rights, lambda sums: ratio(sums[..., 0], sums[..., 1]), is_accuracy=True
@@ -175,19 +181,71 @@ def mean_average_precision(scores: np.ndarray, labels: np.ndarray) -> float | No
     Returns:
         0 to 1; None where no text has any label.
     """
+    if not _sets(labels).any():
+        return None
+    return float(precision_of_draws(scores, labels)(np.ones((1, len(labels)), np.int32))[0])
+
+
+def precision_of_draws(scores: np.ndarray, labels: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+    """Rank N texts once, to compute ``mean_average_precision`` of many resamples of them.
+
+    Returns:
+        A function of how often each of R resamples has each text, int[R, N], to float64[R]; 0 for a resample in which
+        no text has any label.
+    """
     truth = _sets(labels)
-    found = [
-        _average_precision(scores[:, each], truth[:, each]) for each in np.flatnonzero(truth.any(axis=0))
-    ]
-    return float(np.mean(found)) if found else None
+    rankings = [_Ranking.of(scores[:, each], truth[:, each]) for each in np.flatnonzero(truth.any(axis=0))]
+
+    def values(times: np.ndarray) -> np.ndarray:
+        by_text = np.ascontiguousarray(times.T, dtype=np.int32)
+        total, num = np.zeros(len(times)), np.zeros(len(times))
+        for ranking in rankings:
+            found, is_there = ranking.average_precision(by_text)
+            total += found
+            num += is_there
+        return ratio(total, num)
+
+    return values
 
 
-def _average_precision(scores: np.ndarray, truth: np.ndarray) -> float:
-    order = np.argsort(-scores.astype(np.float32), kind="stable")
-    ranked = scores[order]
-    last = np.append(ranked[1:] != ranked[:-1], True)  # of the texts with one score
-    hits, places = np.cumsum(truth[order])[last], np.flatnonzero(last) + 1
-    return float((np.diff(hits, prepend=0) * hits / places).sum() / hits[-1])
+@dataclass(frozen=True)
+class _Ranking:
+    """The ranks of N texts for one label, of which only the G ranks with a text that has the label are told apart.
+
+    Attributes:
+        order: The texts up to the last of these ranks, by descending score, int[M].
+        starts: Where in ``order`` the texts begin that come after the rank before, int[G].
+        right: The texts with the label, by descending score.
+        right_starts: Where in ``right`` those of each rank begin, int[G].
+    """
+
+    order: np.ndarray
+    starts: np.ndarray
+    right: np.ndarray
+    right_starts: np.ndarray
+
+    @classmethod
+    def of(cls, scores: np.ndarray, truth: np.ndarray) -> _Ranking:
+        """Rank texts by scores float[N]; at least one has the label, bool[N]."""
+        order = np.argsort(-scores.astype(np.float32), kind="stable")
+        ranked, has_label = scores[order], truth[order]
+        is_last = np.append(ranked[1:] != ranked[:-1], True)  # of the texts with one score
+        rank = np.cumsum(is_last) - is_last
+        of_right = rank[has_label]
+        ends = np.flatnonzero(is_last)[np.unique(of_right)] + 1
+        return cls(
+            order[: ends[-1]],
+            np.concatenate([[0], ends[:-1]]),
+            order[has_label],
+            np.unique(of_right, return_index=True)[1],
+        )
+
+    def average_precision(self, by_text: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the average precision of each resample, and whether it has a text with the label, from int[N, R]."""
+        passed = np.add.reduceat(by_text[self.order], self.starts, axis=0).cumsum(axis=0)  # [G, R]
+        gained = np.add.reduceat(by_text[self.right], self.right_starts, axis=0)
+        hits = gained.cumsum(axis=0)
+        return ratio((gained * ratio(hits, passed)).sum(axis=0), hits[-1]), hits[-1] > 0
 
 
 def _sets(values: np.ndarray) -> np.ndarray:
@@ -218,7 +276,15 @@ def _of_sums(
     def measure(predictions: np.ndarray, labels: np.ndarray) -> float:
         return float(of_statistics(statistics(predictions, labels).sum(axis=0, dtype=np.float64)))
 
-    return Metric(name, mode, measure, None, concerns, statistics, of_statistics, is_accuracy)
+    return Metric(
+        name,
+        mode,
+        measure,
+        concerns=concerns,
+        statistics=statistics,
+        of_statistics=of_statistics,
+        is_accuracy=is_accuracy,
+    )
 
 
 MULTI_LABEL = TASKS.register(MultiLabel())

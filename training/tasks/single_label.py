@@ -95,6 +95,12 @@ class SingleLabel(Task):
         """Return the labels, int[N]."""
         return labels
 
+    def label_sets(self, labels: Tensor, num_outputs: int) -> Tensor:
+        """Return the one-hot form of labels[N], bool[N, C]; a row without its label for one beyond the outputs."""
+        import torch
+
+        return labels[:, None] == torch.arange(num_outputs, device=labels.device)
+
     def predictions(self, logits: np.ndarray) -> np.ndarray:
         """Return the class of the largest logit, int64[N]; of equal ones, the first."""
         return logits.argmax(axis=-1)

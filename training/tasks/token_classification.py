@@ -120,14 +120,17 @@ class TokenClassification(Task):
     # ---- Losses -----------------------------------------------------------------------------------------
 
     def examples(self, batch: Mapping[str, Any]) -> Tensor | None:
-        """Return which pieces begin a word, bool[B, L]; without labels, which are not padding."""
-        from ..data.tokenized import IGNORED_LABEL
+        """Return the pieces that begin a word, int64[W]; without labels, those that are not padding.
 
-        labels = batch.get("labels")
-        if labels is not None:
-            return labels != IGNORED_LABEL
-        mask = batch.get("attention_mask")
-        return None if mask is None else mask.bool()
+        Where the batch does not have them, a GPU is waited for.
+        """
+        from ..data.tokenized import EXAMPLES, IGNORED_LABEL
+
+        known, labels, mask = (batch.get(name) for name in (EXAMPLES, "labels", "attention_mask"))
+        if known is not None or (labels is None and mask is None):
+            return known
+        kept: Any = mask if labels is None else labels != IGNORED_LABEL
+        return kept.flatten().nonzero().flatten()
 
     def hard_loss(
         self,

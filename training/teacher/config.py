@@ -36,6 +36,16 @@ _KEYS = re.compile(rf"(?<![\w./-])teacher(?=\.(?:{'|'.join(_OF_ONE)})\b)|^teache
 _MOST_MEMBERS = 100
 
 
+class ContrastiveConfig(OptimizationConfig):
+    """Fine-tune the encoder on pairs of training texts, before the classifier is trained, as SetFit does."""
+
+    num_train_epochs: Epochs = 10
+    learning_rate: LearningRate = 1e-4
+    batch_size: Annotated[
+        int, Field(ge=2, le=2**20, description="Texts per step, all of whose pairs are compared.")
+    ] = 32
+
+
 class FineTuneConfig(OptimizationConfig):
     """Fine-tune a pretrained encoder into the teacher."""
 
@@ -47,6 +57,11 @@ class FineTuneConfig(OptimizationConfig):
         default=None, description="Required SHA-256 of the encoder's model.safetensors."
     )
     learning_rate: LearningRate = 2e-4
+    contrastive: ContrastiveConfig | None = Field(
+        default=None,
+        description="For few texts a label: first bring texts that share a label near each other and move others apart "
+        "(SetFit's recipe), then train the classifier; `{}` has what suits 8 texts a label.",
+    )
 
 
 class ScratchConfig(OptimizationConfig):
@@ -314,6 +329,17 @@ class TeacherConfig(OneTeacher):
         """Weight of each teacher relative to the others."""
         members = self.ensemble if isinstance(self.ensemble, list) else [None] * self.ensemble
         return [1.0 if each is None or each.weight is None else each.weight for each in members]
+
+    @property
+    def remedy_for_few_texts(self) -> str | None:
+        """What helps a teacher where labels have few texts; None where all have that, or are not trained here."""
+        for path, each in self.sections():
+            if each.fine_tune is not None and each.fine_tune.contrastive is None:
+                key = ".".join((*path, "fine_tune.contrastive"))
+                return f"fine-tune the teacher on pairs of texts first ({key}: {{}})"
+        if any(each.scratch is not None for each in self.members):
+            return "fine-tune a pretrained encoder, on pairs of texts first (teacher.fine_tune with contrastive: {})"
+        return None
 
     def mixture_keys(self) -> list[Any]:
         """Return what the mixture depends on besides the teachers, as JSON values."""

@@ -33,6 +33,7 @@ from ..section import Balance
 from ..tasks import SINGLE_LABEL, Task
 from .best_epoch import BestEpoch
 from .config import OneTeacher
+from .contrastive import contrastive_of, fine_tune_contrastively
 from .file_teacher import prepare_file_teacher
 from .initial import InitialTeacher, initial_teacher
 from .trainer import teacher_trainer
@@ -96,7 +97,8 @@ def prepare_teacher(
         The record: ``kind`` (checkpoint, fine_tune, scratch, or logits, whose record is that of
         ``prepare_file_teacher``), ``validation_accuracy`` and the other metrics of the
         saved model, ``num_parameters``, ``num_layers``, ``epochs`` (each with its metrics),
-        ``best_epoch`` (None without training), ``seconds``, ``key``, ``fingerprint``, and ``reused``.
+        ``best_epoch`` (None without training), ``contrastive_epochs`` where the encoder had any, ``seconds``, ``key``,
+        ``fingerprint``, and ``reused``.
 
     Raises:
         ModelError: The checkpoint cannot be loaded, its labels are not the data's, its tokenizer does not cover the
@@ -119,13 +121,19 @@ def prepare_teacher(
             for name in ("train", "validation")
         }
         measure = partial(_measure, initial, splits["validation"], data, goal, num_threads, use_gpu)
-        trained = {"epochs": [], "best_epoch": None}
+        trained: dict[str, Any] = {"epochs": [], "best_epoch": None}
         if initial.recipe is not None:
             doing = "fine-tuning" if config.fine_tune is not None else "training"
             best = BestEpoch(initial.model, measure, report, goal, task.metric_mode(goal), doing)
             on_gpu = evaluation_device(use_gpu).type != "cpu"
+            contrastive = contrastive_of(initial)
+            if contrastive is not None:
+                trained["contrastive_epochs"] = contrastive.num_train_epochs
+                unfinished = _train_encoder(
+                    initial, splits["train"], config.seed, data.out_of_scope_id, report, unfinished, on_gpu
+                )
             _train(initial, splits["train"], config.seed, best, unfinished, balance, use_gpu=on_gpu)
-            trained = {"epochs": best.epochs, "best_epoch": best.number}
+            trained |= {"epochs": best.epochs, "best_epoch": best.number}
         metrics = measure()
     kind = next(name for name in ("checkpoint", "fine_tune", "scratch") if getattr(config, name) is not None)
     record = {
@@ -230,6 +238,26 @@ def _measure(
         also=[metric],
         label_names=data.label_names,
     )
+
+
+def _train_encoder(
+    initial: InitialTeacher,
+    train: TokenizedSplit,
+    seed: int,
+    out_of_scope_id: int | None,
+    report: ReportProgress | None,
+    unfinished: UnfinishedTraining | None,
+    use_gpu: bool,
+) -> UnfinishedTraining | None:
+    """Fine-tune the encoder contrastively, in place, unless its classifier has epochs that are resumed.
+
+    Returns:
+        The place for the epochs of the classifier.
+    """
+    before, after = (None, None) if unfinished is None else map(unfinished.below, ("encoder", "classifier"))
+    if after is None or after.last() is None:
+        fine_tune_contrastively(initial, train, seed, out_of_scope_id, report, before, use_gpu=use_gpu)
+    return after
 
 
 def _train(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any, TypeVar
 
 from transformers import TrainerCallback
 from transformers.trainer_callback import PrinterCallback
@@ -12,10 +13,11 @@ from ..data.tokenized import TokenizedDataset, TokenizedSplit
 from ..distillation.arguments import DistillationTrainingArguments
 from ..distillation.trainer import DistillationTrainer
 from ..models.trainable_embedding_rows import train_used_rows
-from ..section import Balance
+from ..section import Balance, OptimizationConfig
 from .initial import InitialTeacher
 
 _WEIGHT_DECAY = 0.01
+Kind = TypeVar("Kind", bound=DistillationTrainer)
 
 
 def teacher_trainer(
@@ -30,10 +32,45 @@ def teacher_trainer(
     use_gpu: bool,
     bf16: bool | None = None,
 ) -> DistillationTrainer:
-    """Create the trainer of a teacher that has a recipe.
+    """Create the trainer of a teacher that has a recipe; arguments as in ``make_trainer``."""
+    recipe = initial.recipe
+    assert recipe is not None
+    return make_trainer(
+        DistillationTrainer,
+        recipe,
+        initial,
+        train,
+        seed,
+        work,
+        callbacks,
+        balance,
+        saves=saves,
+        use_gpu=use_gpu,
+        bf16=bf16,
+    )
+
+
+def make_trainer(
+    kind: type[Kind],
+    recipe: OptimizationConfig,
+    initial: InitialTeacher,
+    train: TokenizedSplit,
+    seed: int,
+    work: Path,
+    callbacks: list[TrainerCallback],
+    balance: Balance = "none",
+    *,
+    saves: bool,
+    use_gpu: bool,
+    bf16: bool | None = None,
+    **more: Any,
+) -> Kind:
+    """Create a trainer of a teacher.
 
     Args:
-        initial: The teacher.
+        kind: Class of the trainer.
+        recipe: The optimization.
+        initial: The teacher; of its embedding table only the rows that the texts use are trained.
         train: Tokenized training split.
         seed: Seed of shuffling and dropout.
         work: Directory for checkpoints.
@@ -42,11 +79,10 @@ def teacher_trainer(
         saves: Whether a checkpoint is saved after each epoch.
         use_gpu: Whether to train on a GPU.
         bf16: Whether to train in bfloat16; None: if the hardware multiplies it.
+        **more: Further arguments of that class.
     """
-    recipe = initial.recipe
-    assert recipe is not None
     train_used_rows(initial.model, train.input_ids)
-    trainer = DistillationTrainer(
+    trainer = kind(
         model=initial.model,
         args=DistillationTrainingArguments(
             output_dir=str(work),
@@ -70,6 +106,7 @@ def teacher_trainer(
         data_collator=DistillationCollator(initial.tokenizer.pad_token_id),
         callbacks=callbacks,
         task=initial.task,
+        **more,
     )
     trainer.remove_callback(PrinterCallback)
     return trainer

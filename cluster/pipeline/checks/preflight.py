@@ -17,6 +17,7 @@ from ...store.runs import Run, Storage
 from ..lengths import measure_texts, with_number
 from ..warm_start import warm_start_trials
 from .models import check_models
+from .passes import check_given_tokens, check_memory
 from .targets import check_targets
 from .texts import check_new_pieces, check_texts
 
@@ -187,6 +188,12 @@ def _check_texts(job: CheckedJob) -> None:
     )
 
 
+def _check_passes(job: CheckedJob) -> None:
+    check_given_tokens(job.settled_config)
+    if isinstance(job.settled_config.training.max_length, int):
+        check_memory(job.settled_local_config, job.checkpoints)
+
+
 def _held_length(job: CheckedJob) -> int | None:
     """Return the number of tokens that the run chose before it was resumed; None if it has chosen none."""
     result = {} if job.run is None else job.run.stage_record("data").get("result") or {}
@@ -235,6 +242,12 @@ CHECKS = (
         "texts",
         ("task", "data", "teacher", "student", "search"),
         _check_texts,
+        frozenset({"data", "checkpoints"}),
+    ),
+    Check(
+        "long texts",
+        ("task", "data", "teacher", "student", "search", "training", "resources"),
+        _check_passes,
         frozenset({"data", "checkpoints"}),
     ),
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -74,11 +75,13 @@ def training_batches(lengths: np.ndarray, batch_size: int, seed: int, *, grouped
     return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
 
 
-def inference_batches(lengths: np.ndarray, batch_size: int = 256) -> Batches:
-    """Return the batches in which ``compute_logits`` runs texts with these lengths, int[N]."""
-    from ....training.models.inference import length_batches
+def inference_batches(model: Any, lengths: np.ndarray, batch_size: int = 256) -> Batches:
+    """Return the batches in which ``compute_logits`` runs a model on texts with these lengths, int[N]."""
+    from ....training.models.inference import batch_tokens
+    from ....training.models.passes import length_batches
 
-    return list(length_batches(np.asarray(lengths), batch_size))
+    lengths = np.asarray(lengths)
+    return list(length_batches(lengths, batch_size, batch_tokens(model, int(lengths.max(initial=1)))))
 
 
 def tokens_of(batches: Batches, lengths: np.ndarray) -> np.ndarray:

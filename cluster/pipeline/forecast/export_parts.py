@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ....errors import ArtifactError
 from ....export.benchmark import targets
-from ....export.benchmark.measurements import median_text
+from ....export.benchmark.measurements import long_text, median_text, seconds_of_length
 from ....export.benchmark.targets.base import OpenOptions
 from ....export.variants.build import build_variant
 from ....search.space.students import student_name
@@ -17,6 +19,9 @@ from .request import TEACHER
 from .stopwatch import Stopwatch
 
 if TYPE_CHECKING:
+    from ....export.benchmark.config import BenchmarkConfig
+    from ....export.benchmark.targets.base import Opened
+    from ....texts import TextOrPair
     from .request import Point, Request
 
 PLAIN = "onnx"
@@ -50,8 +55,8 @@ def measure_latency_part(request: Request, points: list[Point], name: str) -> di
     """Measure a model (``teacher``, ``student`` or ``onnx``) as the benchmark runs it.
 
     Returns:
-        ``load_s``; ``call_s`` of one text of median length; ``batched_s`` of a text in a batch; and ``logits_s`` of a
-        text where accuracy is measured.
+        ``load_s``; ``call_s`` of one text of median length; ``batched_s`` of a text in a batch; ``logits_s`` of a text
+        where accuracy is measured; and ``lengths_s``, in which texts of ``benchmark.lengths`` are timed.
     """
     config, texts = request.config, texts_of(request.data.splits["validation"])
     folders = {TEACHER: _teacher(request), PLAIN: request.work / PLAIN}
@@ -71,7 +76,30 @@ def measure_latency_part(request: Request, points: list[Point], name: str) -> di
     opened.pipeline(some, batch_size=_NUM_BATCH)
     batched_s = watch.lap() / len(some)
     opened.logits(some)
-    return {"load_s": load_s, "call_s": call_s, "batched_s": batched_s, "logits_s": watch.lap() / len(some)}
+    found = {
+        "load_s": load_s,
+        "call_s": call_s,
+        "batched_s": batched_s,
+        "logits_s": watch.lap() / len(some),
+    }
+    return {**found, "lengths_s": _lengths_s(opened, texts, config.benchmark)}
+
+
+def _lengths_s(opened: Opened, texts: Sequence[TextOrPair], config: BenchmarkConfig) -> float:
+    """Return the seconds in which the benchmark times a model on texts of several lengths, from one call for each."""
+    total, watch = 0.0, Stopwatch()
+    for num_tokens in config.lengths if opened.at_length else ():
+        assert opened.at_length is not None
+        pipeline, text = opened.at_length(num_tokens), long_text(texts, num_tokens)
+        if pipeline is None:
+            break
+        watch.lap()
+        try:
+            pipeline(text)
+        except ArtifactError:  # of a graph without so many positions
+            break
+        total += seconds_of_length(watch.lap(), config)
+    return total
 
 
 def _teacher(request: Request) -> Path:

@@ -21,13 +21,15 @@ from ....errors import DistiltuneError, RunFailedError
 from ....export.benchmark.processes import PACKAGE, environment
 from ....progress import Progress, ReportProgress, ignore
 from ....storage.temporary import temporary_directory
+from ....training.machine import free_memory
 from ...store.runs import LOGITS, TEACHERS, Run
 from ..checks.preflight import CheckedJob
 from ..reuse.models import ModelReuse
 from ..reuse.search import SearchReuse
 from .request import Request, places_of
 from .search_time import Span
-from .stages import MIB, Known, StageForecast, StageForecasts
+from .stages import Known, StageForecast, StageForecasts
+from .teachers import MIB
 
 _LIMIT_S = 180.0  # of the measurements, on a machine that is far too busy
 _MOST_WAITING = 0.1
@@ -42,7 +44,7 @@ class Forecast:
         stages: The stages in order.
         measured_s: Seconds in which it was measured.
         free_bytes: Free space of the storage's disk; None where that is not a directory of this machine.
-        available_mib: Memory that is available now, in MiB; None where the system does not tell.
+        available_mib: Memory that is available now, in MiB; None where it is not known.
         waiting: Share of the measurements, 0 to 1, in which they waited for other processes.
     """
 
@@ -92,7 +94,7 @@ class Forecast:
         if self.available_mib is not None and self.memory_mib > self.available_mib:
             found.append(
                 f"about {self.memory_mib:,.0f} MiB of memory will be needed, but {self.available_mib:,.0f} are "
-                "available; lower training.batch_size or search.max_concurrent_trials"
+                "available; lower training.max_batch_tokens, training.batch_size or search.max_concurrent_trials"
             )
         return found
 
@@ -158,7 +160,7 @@ def forecast_job(job: CheckedJob, report: ReportProgress = ignore, seconds: floa
     known = Known(config, places, num_texts, job.data_seconds, import_s, frozenset(reused))
     stages = StageForecasts(known, measured).all()
     waiting = max((each["waiting"] for each in measured.values() if "waiting" in each), default=0.0)
-    return Forecast(stages, time.monotonic() - began, _free_bytes(job), _available_mib(), waiting)
+    return Forecast(stages, time.monotonic() - began, _free_bytes(job), free_memory() / MIB, waiting)
 
 
 def _existing(job: CheckedJob) -> tuple[dict[str, str], dict[str, Any]]:
@@ -264,11 +266,3 @@ def _free_bytes(job: CheckedJob) -> int | None:
         return None
     existing = next(each for each in (directory, *directory.absolute().parents) if each.is_dir())
     return shutil.disk_usage(existing).free
-
-
-def _available_mib() -> float | None:
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-    except OSError:
-        return None
-    return next((int(line.split()[1]) / 1024 for line in lines if line.startswith("MemAvailable:")), None)

@@ -23,6 +23,7 @@ from typing import Any
 from ....errors import RunFailedError, first_line
 from ....export.benchmark.memory import peak_memory_mb
 from ....export.benchmark.processes import end_with_parent
+from ....training.models.passes import tokens_of_passes
 from ...remote.baselines import baseline_specs
 from . import baseline_part, export_parts, parts
 from .request import TEACHER, Request, points_of, teacher_part
@@ -45,6 +46,11 @@ def measure(request: Request, report: Callable[[str], None]) -> dict[str, Any]:
         of its time in which it waited for other processes. ``search`` has a
         list ``points`` with the results of each process. ``lengths`` are the tokens of each training text, by kind.
     """
+    with tokens_of_passes(request.config.training.batch_tokens):  # which the children inherit
+        return _measured(request, report)
+
+
+def _measured(request: Request, report: Callable[[str], None]) -> dict[str, Any]:
     points = points_of(request.config.search.space)
     found: dict[str, Any] = {}
     if request.parts & {"teacher", "student", "search"}:

@@ -16,11 +16,11 @@ from ....training.teacher.cross_fit import cross_fit_work
 from ...specification.config import JobConfig
 from .request import Places, teacher_part
 from .search_time import Span, makespan, search_span
+from .teachers import checkpoint_bytes, how_made, in_passes, labelling_s, teacher_s, unlabelled
 from .trial_seconds import TrialSeconds
 
 _MEASURING_ERROR = 0.15  # a few steps, on a machine whose load changes
 _RAY_MIB = 700.0  # Ray's own processes and the command
-MIB = 2**20
 # Parts that are not measured, in imports of the libraries; as runs of several jobs had them.
 _RAY_START = 0.6  # Ray on this machine
 _PYTORCH_START = 0.6  # a process that measures a model of PyTorch
@@ -134,10 +134,10 @@ class StageForecasts:
     def _teacher(self) -> StageForecast:
         teachers = [each for each in self._teachers() if not each.get("is_held")]
         num_at_once = max(1, min(len(teachers), self._known.places.num_teachers))
-        seconds = self._worker_s + makespan(list(map(_teacher_s, teachers)), self._known.places.num_teachers)
+        seconds = self._worker_s + makespan(list(map(teacher_s, teachers)), self._known.places.num_teachers)
         disk = sum(each["bytes"] for each in teachers)
-        checkpoints = sorted(map(_checkpoint_bytes, teachers))
-        num, hows = self._config.teacher.num_members, dict.fromkeys(map(_how_made, teachers))
+        checkpoints = sorted(map(checkpoint_bytes, teachers))
+        num, hows = self._config.teacher.num_members, dict.fromkeys(map(how_made, teachers))
         return StageForecast(
             "teacher",
             _about(seconds),
@@ -161,15 +161,15 @@ class StageForecasts:
 
     def _logits(self) -> StageForecast:
         found, teachers = self._measured["teacher"], self._teachers()
-        total = max(sum(each["num_texts"][name] for name in _unlabelled(each)) for each in teachers)
+        total = max(sum(each["num_texts"][name] for name in unlabelled(each)) for each in teachers)
         tokenizing = teachers if self._config.teacher.are_different else [found]
         seconds = sum(each["tokenize_s"] for each in tokenizing) + found["duplicates_s"]
         # Each teacher of an ensemble labels in a task of its own, which tokenizes the texts as well.
         has_tasks = self._config.teacher.num_members > 1
-        once = [_labelling_s(each) + (each["tokenize_s"] if has_tasks else 0.0) for each in teachers]
+        once = [labelling_s(each) + (each["tokenize_s"] if has_tasks else 0.0) for each in teachers]
         seconds += makespan(once, self._known.places.num_teachers)
         seconds += self._cross_fit_s()
-        disk = sum(each["logits_bytes"][name] for each in teachers for name in _unlabelled(each))
+        disk = sum(each["logits_bytes"][name] for each in teachers for name in unlabelled(each))
         how = (
             f"{total:,} texts labelled, near-duplicates" if total else "no text is labelled, near-duplicates"
         )
@@ -195,6 +195,7 @@ class StageForecasts:
         once = self._worker_s + found["build_s"] + found["tokenize_s"]
         after_epoch = found["labelling_s"]["validation"] + 2 * found["training"]["save_s"]
         fold_s = once + work / num * found["training"]["epoch_s"] + work / (num - 1) * after_epoch
+        fold_s += (num - 1) / num * found["training"]["encoder_s"]
         return makespan([fold_s] * num, self._known.places.num_teachers)
 
     def _student(self) -> StageForecast:
@@ -229,6 +230,7 @@ class StageForecasts:
         side = "1 trial at a time" if places.num_trials == 1 else f"{places.num_trials} at a time"
         how = f"{num} trials, {side}, about {trials.mean_epoch_s:.1f} s an epoch"
         how += ", early stopping" if config.scheduler.is_active else ""
+        how += in_passes(*found["points"][0])
         span, most = span.widened(_MEASURING_ERROR).plus(begins), config.budget.wall_time_s
         if most is not None and span.high > most:
             how += f"; ended by search.budget.wall_time_s {most:g}" if span.middle > most else ""
@@ -299,7 +301,7 @@ class StageForecasts:
         num_sample = min(config.num_sample_texts, self._known.num_texts["test"])
         starts = {"onnx": _ONNX_START, BASELINE: 2 * _ONNX_START}  # a baseline has two processes
         seconds = starts.get(target, _PYTORCH_START) * import_s + latency["load_s"] + calls * call
-        seconds += latency.get("fit_s", 0.0)
+        seconds += latency.get("fit_s", 0.0) + latency.get("lengths_s", 0.0)
         seconds += sum(max(0.5, num_sample * (call if size == 1 else batched)) for size in config.batch_sizes)
         if target == "reference":
             return seconds + import_s
@@ -328,47 +330,13 @@ class StageForecasts:
         )
 
 
-def _teacher_s(found: Mapping[str, Any]) -> float:
-    """Return the seconds in which a teacher is prepared."""
-    training, labelling = found["training"], found["labelling_s"]
-    once = found["build_s"] + found["tokenize_s"] + found["save_s"] + labelling["validation"]
-    if training is None:
-        return once
-    epoch = training["epoch_s"] + labelling["validation"] + 2 * training["save_s"]
-    return once + training["epochs"] * epoch
-
-
-def _checkpoint_bytes(found: Mapping[str, Any]) -> int:
-    """Return the size of what an unfinished training keeps."""
-    training = found["training"]
-    return 0 if training is None else training["checkpoint_bytes"] + training["model_bytes"]
-
-
-def _how_made(found: Mapping[str, Any]) -> str:
-    training = found["training"]
-    if training is None:
-        return "loaded and measured"
-    return f"{training['epochs']:g} epochs of {training['epoch_s']:.0f} s"
-
-
-def _unlabelled(found: Mapping[str, Any]) -> list[str]:
-    """Return the kinds of texts whose logits a teacher has to compute."""
-    return [name for name in found["labelling_s"] if name not in found["cached"]]
-
-
-def _labelling_s(found: Mapping[str, Any]) -> float:
-    """Return the seconds in which a teacher is loaded and labels texts."""
-    kinds = _unlabelled(found)
-    return sum(found["labelling_s"][name] for name in kinds) + (found["build_s"] if kinds else 0.0)
-
-
 def _about(seconds: float) -> Span:
     return Span.exact(seconds).widened(_MEASURING_ERROR)
 
 
 def _faster(latency: Mapping[str, float], share: float) -> dict[str, float]:
     return {
-        name: value * share if name in ("call_s", "batched_s", "logits_s") else value
+        name: value * share if name in ("call_s", "batched_s", "logits_s", "lengths_s") else value
         for name, value in latency.items()
     }
 

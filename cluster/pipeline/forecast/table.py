@@ -5,7 +5,7 @@ from __future__ import annotations
 from ...watching.console import bytes_text
 from .forecast import Forecast
 from .search_time import Span
-from .stages import MIB
+from .teachers import MIB
 
 
 def lines_of(forecast: Forecast) -> list[str]:

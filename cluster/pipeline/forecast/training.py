@@ -90,7 +90,8 @@ def measure_training(
         num_steps: Steps at most.
 
     Returns:
-        ``tokens`` and ``seconds`` of each step, ``save_s``, ``model_bytes`` and ``checkpoint_bytes``.
+        ``tokens`` and ``seconds`` of each step, ``save_s``, ``model_bytes`` and ``checkpoint_bytes``, and
+        ``passes``, the most ``tokens`` of a pass and their ``bytes`` where the longest batch is split, else None.
     """
     args = trainer.args
     batch_size = args.train_batch_size * args.gradient_accumulation_steps
@@ -119,7 +120,18 @@ def measure_training(
         "save_s": timer.save_s + copied_s,
         "model_bytes": sizes.get("model.safetensors", 0),
         "checkpoint_bytes": sum(sizes.values()),
+        "passes": _passes_of(trainer, whole, lengths),
     }
+
+
+def _passes_of(trainer: Any, batches: Batches, lengths: np.ndarray) -> dict[str, int] | None:
+    """Return the most ``tokens`` of a pass and their ``bytes``, where some micro-batch has more; else None."""
+    size, limit = trainer.args.train_batch_size, trainer.pass_limit(is_trained=True)
+    longest = max((int(lengths[rows].max(initial=1)) for rows in batches), default=1)
+    if size <= limit.rows(longest) or limit.shape is None:
+        return None
+    tokens = limit.tokens(longest)
+    return {"tokens": tokens, "bytes": tokens * limit.shape.token_bytes(longest)}
 
 
 def measure_teacher(
@@ -132,7 +144,9 @@ def measure_teacher(
     wait: Callable[[], None],
     balance: Balance = "none",
 ) -> dict[str, Any]:
-    """Measure the training of a teacher: the result of ``measure_training``, and ``epochs`` and ``epoch_s``.
+    """Measure the training of a teacher: the result of ``measure_training``, ``epochs``, ``epoch_s`` and ``encoder_s``.
+
+    ``encoder_s`` are the seconds of contrastive fine-tuning before the epochs.
 
     Args:
         initial: The teacher, which has a recipe.
@@ -146,19 +160,47 @@ def measure_teacher(
     """
     from ....training.teacher.trainer import teacher_trainer
 
-    assert initial.recipe is not None
+    recipe, lengths = initial.recipe, splits["train"].lengths
+    assert recipe is not None
     with intra_op_threads(num_threads), quiet():
         on_gpu = torch.cuda.is_available()
+        encoder_s = _encoder_s(initial, splits["train"], seed, seconds, work, wait, use_gpu=on_gpu)
         trainer = teacher_trainer(
             initial, splits["train"], seed, work, [], balance, saves=True, use_gpu=on_gpu
         )
-        lengths = splits["train"].lengths
         with first_token_in_last_layer(initial.model):
             measured = measure_training(trainer, lengths, seconds, wait)
-    batches = training_batches(lengths, initial.recipe.batch_size, seed)
+    batches = training_batches(lengths, recipe.batch_size, seed)
     cost = BatchCost.fit(measured["tokens"], measured["seconds"])
     epoch_s = cost.of(tokens_of(batches, lengths))
-    return {**measured, "epochs": initial.recipe.num_train_epochs, "epoch_s": epoch_s}
+    return {**measured, "epochs": recipe.num_train_epochs, "epoch_s": epoch_s, "encoder_s": encoder_s}
+
+
+def _encoder_s(
+    initial: InitialTeacher,
+    train: TokenizedSplit,
+    seed: int,
+    seconds: float,
+    work: Path,
+    wait: Callable[[], None],
+    *,
+    use_gpu: bool,
+) -> float:
+    """Return the seconds of a teacher's contrastive fine-tuning, measured on some steps; 0 where it has none."""
+    from ....training.models.runtime import end_mixed_precision
+    from ....training.teacher.contrastive import contrastive_of, contrastive_trainer
+
+    recipe = contrastive_of(initial)
+    if recipe is None:
+        return 0.0
+    trainer = contrastive_trainer(initial, train, seed, work, [], saves=True, use_gpu=use_gpu)
+    with first_token_in_last_layer(initial.model):
+        measured = measure_training(trainer, train.lengths, seconds, wait)
+    end_mixed_precision(initial.model)
+    cost = BatchCost.fit(measured["tokens"], measured["seconds"])
+    batches = training_batches(train.lengths, recipe.batch_size, seed, grouped=False)
+    epoch_s = cost.of(tokens_of(batches, train.lengths))
+    return recipe.num_train_epochs * (epoch_s + 2 * measured["save_s"])
 
 
 def measure_inference(
@@ -180,9 +222,9 @@ def measure_inference(
             model, selected(split, rows.tolist()), pad_token_id=pad_token_id, num_threads=num_threads
         )
 
-    cost = measured_batches(run, inference_batches(lengths), lengths, seconds)
+    cost = measured_batches(run, inference_batches(model, lengths), lengths, seconds)
     return {
-        name: cost.of(tokens_of(inference_batches(each), each)) if len(each) else 0.0
+        name: cost.of(tokens_of(inference_batches(model, each), each)) if len(each) else 0.0
         for name, each in distinct.items()
     }
 
@@ -235,7 +277,7 @@ def _evaluation_s(trainer: DistillationTrainer, split: TokenizedSplit, seconds: 
     """Return the seconds of an evaluation on a split, measured on some of its batches."""
     model: Any = trainer.model
     pad = int(model.config.pad_token_id or 0)
-    batches = inference_batches(split.lengths, trainer.args.per_device_eval_batch_size)
+    batches = inference_batches(model, split.lengths, trainer.args.per_device_eval_batch_size)
 
     def run(rows: np.ndarray) -> None:
         with torch.no_grad():

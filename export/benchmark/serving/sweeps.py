@@ -9,7 +9,7 @@ from typing import Any
 
 from ....errors import InputError
 from ....texts import TextOrPair, from_json
-from ...machine import num_usable_cores
+from ....training.machine import num_usable_cores
 from ...runtime.classifier import TextClassifier
 from ..measurements import summary_ms
 from ..processes import call_in_process

@@ -34,6 +34,8 @@ class Opened:
             :meth:`~distiltune.export.runtime.classifier.TextClassifier.profile` does; None: that is not measured.
         num_nodes: Number of the graph's nodes by the provider of ONNX Runtime that they run on; None: not known.
         engine_build_s: Seconds in which an engine for this GPU was built when the model was opened; None: none was.
+        at_length: Returns the ``pipeline`` with texts truncated to another number of tokens, or None where the model
+            has no positions for so many; the same pipeline, if it reads whole texts. None: there is one length.
         with_cuda_graphs: Opens the model once more, with CUDA graphs, and returns its ``pipeline``; None: the target
             has none.
     """
@@ -49,6 +51,7 @@ class Opened:
     engine_build_s: float | None = None
     with_cuda_graphs: Callable[[], Callable[..., Any]] | None = None
     tokens: Callable[[Sequence[str]], list[Tokens]] | None = None
+    at_length: Callable[[int], Callable[..., Any] | None] | None = None
     windows: Callable[[Sequence[Any]], list[Window]] | None = None
 
 

@@ -31,7 +31,8 @@ def _open(options: OpenOptions) -> Opened:
 
     folder = Path(options.directory)
     opened = open_baseline(folder)
-    return Opened(opened, opened.logits, opened.labels, weights=folder / MODEL_FILE)
+    weights = folder / MODEL_FILE
+    return Opened(opened, opened.logits, opened.labels, weights=weights, at_length=lambda _: opened)
 
 
 register(

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from ....texts import num_characters
 from .answers import open_answerer
 from .base import Opened, OpenOptions, Target, register
 
@@ -51,9 +53,10 @@ def open_pipeline(
 
     from ....texts import as_columns
     from ....training import tasks
-    from ....training.checkpoints.load import label_names
+    from ....training.checkpoints.load import label_names, most_tokens
     from ....training.data.tokenized import TOKEN_TYPES, encodings_of
     from ....training.models.token_types import reads_token_types
+    from ...runtime.session.feeds import most_texts
     from ...runtime.tasks import Tokens
 
     types = [TOKEN_TYPES] if reads_token_types(model) else []
@@ -71,16 +74,36 @@ def open_pipeline(
     def given(text: Any) -> Any:
         return as_columns(text) if isinstance(text, tuple) else text
 
-    def call(texts: Any, batch_size: int = 1) -> Any:
+    def call(texts: Any, batch_size: int = 1, **cut: Any) -> Any:
+        if isinstance(texts, list):
+            batch_size = most_texts(batch_size, length_bound(texts, options.max_length))
         texts = [given(text) for text in texts] if isinstance(texts, list) else given(texts)
         with torch.inference_mode():
-            return classify(texts, batch_size=batch_size, **each_time)
+            return classify(texts, batch_size=batch_size, **{**each_time, **cut})
+
+    def at_length(num_tokens: int) -> Any:
+        most = most_tokens(model)
+        if most is not None and num_tokens > most:
+            return None
+        tokenizer.model_max_length = num_tokens
+        return call if of_tokens else partial(call, max_length=num_tokens)
 
     def tokens(texts: Sequence[str]) -> list[Tokens]:
         found = encodings_of(texts, tokenizer, options.max_length)
         return [Tokens(text, each.offsets, each.word_ids) for text, each in zip(texts, found, strict=True)]
 
-    return Opened(call, logits, label_names(model.config), tokens=tokens if of_tokens else None)
+    return Opened(
+        call,
+        logits,
+        label_names(model.config),
+        tokens=tokens if of_tokens else None,
+        at_length=at_length,
+    )
+
+
+def length_bound(texts: Sequence[TextOrPair], max_length: int) -> int:
+    """Return about the most tokens that texts can have: one for each character, and three special ones."""
+    return min(max_length, 3 + max(map(num_characters, texts), default=0))
 
 
 register(

@@ -28,7 +28,8 @@ def _open(options: OpenOptions) -> Opened:
     engine = {**shapes, "trt_min_subgraph_size": str(_LEAST_NODES), "trt_engine_cache_enable": "0"}
     began = time.perf_counter()
     opened = open_classifier(options, providers=[(TENSORRT, engine), CUDA], io_binding=True)
-    return replace(opened, engine_build_s=time.perf_counter() - began)
+    # For another length, the engine would be built again.
+    return replace(opened, engine_build_s=time.perf_counter() - began, at_length=None)
 
 
 def input_names(directory: Path) -> list[str]:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from .base import Opened, OpenOptions, Target, register
-from .pytorch import open_pipeline, set_threads
+from .pytorch import length_bound, open_pipeline, set_threads
 
 if TYPE_CHECKING:
     import numpy as np
@@ -34,7 +34,7 @@ def _open(options: OpenOptions) -> Opened:
     import torch
 
     from ....training import tasks
-    from ....training.checkpoints.load import load_classifier
+    from ....training.checkpoints.load import load_classifier, most_tokens
     from ....training.models.inference import compute_logits
 
     set_threads(options.num_threads)
@@ -55,9 +55,15 @@ def _open(options: OpenOptions) -> Opened:
         )
 
     opened = open_pipeline(model, tokenizer, logits, options, device=DEVICE)
-    return (
-        opened if task.of_tokens else replace(opened, pipeline=_classifier(model, tokenizer, opened, options))
-    )
+    if task.of_tokens:
+        return opened
+
+    def at_length(num_tokens: int) -> Any:
+        most = most_tokens(model)
+        cut = replace(options, max_length=num_tokens)
+        return None if most is not None and num_tokens > most else _classifier(model, tokenizer, opened, cut)
+
+    return replace(opened, pipeline=_classifier(model, tokenizer, opened, options), at_length=at_length)
 
 
 def _classifier(model: Any, tokenizer: Any, opened: Opened, options: OpenOptions) -> Any:
@@ -66,6 +72,7 @@ def _classifier(model: Any, tokenizer: Any, opened: Opened, options: OpenOptions
     import torch
 
     from ....texts import is_pair
+    from ...runtime.session.feeds import most_texts
     from ...runtime.tasks import DECODERS
 
     decoder, pinned = DECODERS[options.task], torch.cuda.is_available()
@@ -83,6 +90,7 @@ def _classifier(model: Any, tokenizer: Any, opened: Opened, options: OpenOptions
     def classify(texts: Any, batch_size: int = 32) -> Any:
         single = not isinstance(texts, list)
         texts = [texts] if single else texts
+        batch_size = most_texts(batch_size, length_bound(texts, options.max_length))
         found = [run(texts[i : i + batch_size]) for i in range(0, len(texts), batch_size)]
         answers = decoder.decode(np.concatenate(found), opened.labels, None)
         return answers[0] if single else answers

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,30 @@ from ....training.tasks.spans.windows import Window
 from ...artifact.manifest import MODEL_FILE, TOKENIZER_FILE
 
 _LEAST_MASK = 64
+_MOST_PAIRS = (
+    2**26
+)  # of tokens in a run of several texts, for which each attention head has a score of 4 bytes
+
+
+def most_texts(batch_size: int, length: int) -> int:
+    """Return the texts of a run whose longest has ``length`` tokens: at most ``batch_size``, fewer where it is long."""
+    return min(batch_size, max(1, _MOST_PAIRS // max(1, length) ** 2))
+
+
+def runs_of(lengths: Sequence[int], batch_size: int) -> Iterator[list[int]]:
+    """Yield the numbers of the texts in each run of a model, the shortest first, so that there is little padding.
+
+    Args:
+        lengths: Tokens of each text.
+        batch_size: Most texts of a run.
+    """
+    order = sorted(range(len(lengths)), key=lengths.__getitem__)
+    start = 0
+    while start < len(order):
+        rows = order[start : start + batch_size]
+        rows = rows[: most_texts(batch_size, lengths[rows[-1]])]
+        yield rows
+        start += len(rows)
 
 
 class Feeds:

@@ -33,6 +33,30 @@ def test_a_sound_job_is_shown_and_leaves_nothing(tmp_path, monkeypatch, capsys) 
 
 
 @pytest.mark.parametrize(
+    ("per_label", "rare", "line", "part"),
+    [
+        (10, 10, "data", "3 of 3 labels have fewer than 16 training texts (the median has 8): fine-tune"),
+        (10, 10, "data", "data.unlabelled"),
+        (60, 10, "labels", "1 of 3 labels has fewer than 16 training texts (the median has 48): rare ones"),
+        (60, 60, None, "fewer than 16"),
+    ],
+)
+def test_labels_with_few_texts_are_counted(
+    per_label, rare, line, part, tmp_path, monkeypatch, capsys
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    counts = {"refund": per_label, "delivery": per_label, "invoice": rare}
+    rows = [
+        f"please see to {label} number {n},{label}\n" for label, num in counts.items() for n in range(num)
+    ]
+    Path("data.csv").write_text("text,label\n" + "".join(rows))
+    Path("job.yaml").write_text("data: {train: data.csv}\n")
+    assert main(["check", "job.yaml", "--no-forecast", "--json"]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert [name for name, text in shown.items() if part in str(text)] == ([] if line is None else [line])
+
+
+@pytest.mark.parametrize(
     ("override", "part"),
     [
         ("student.layers=[0, 99]", "student.layers"),

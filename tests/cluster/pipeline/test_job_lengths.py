@@ -1,5 +1,6 @@
 """``training.max_length``: a number that is given, or one chosen from the lengths of the training texts."""
 
+import json
 import logging
 import re
 
@@ -8,6 +9,8 @@ import yaml
 from askers import questions, write_squad
 from models import tiny_classifier
 
+from distiltune.cluster.pipeline import lengths
+from distiltune.cluster.pipeline.checks import passes as long_texts
 from distiltune.cluster.pipeline.checks.preflight import CHECKS, check_job
 from distiltune.cluster.pipeline.reuse.search import SearchReuse
 from distiltune.cluster.pipeline.run_job import describe_data, refuse_other_specification
@@ -16,7 +19,8 @@ from distiltune.cluster.store.runs import Run, Storage, now
 from distiltune.errors import ConfigError, InputError
 from distiltune.training import tasks
 from distiltune.training.checkpoints import load
-from distiltune.training.distillation.config import TrainingConfig
+from distiltune.training.distillation.config import MOST_AUTOMATIC, TrainingConfig
+from distiltune.training.models import passes
 from distiltune.training.teacher.prepare import teacher_key
 
 POSITIONS = 66
@@ -52,10 +56,11 @@ def files(tmp_path):
 def check(files, tmp_path):
     """Check a job of two labels; its teacher is a checkpoint."""
 
-    def made(teacher, texts=TEXTS, run=None, **sections):
+    def made(teacher, texts=TEXTS, run=None, tuned=None, **sections):
+        teachers = {"checkpoint": str(teacher)} if teacher else {"scratch": {"vocab_size": 200}}
         values = {
             "data": files(texts),
-            "teacher": {"checkpoint": str(teacher)} if teacher else {"scratch": {"vocab_size": 200}},
+            "teacher": {"fine_tune": {"checkpoint": tuned}} if tuned else teachers,
             "student": {"layers": [0]},
             "export": {"choose": {"max_drop_from_student": 1.0, "strict": False}},
             "storage": {"path": str(tmp_path / "runs")},
@@ -104,6 +109,71 @@ def test_a_student_whose_tokenizer_needs_more_gets_more(check, models, tmp_path)
     alone = check(models["bert"])
     job = check(models["bert"], student={"kind": "checkpoint", "checkpoint": str(short)})
     assert job.lengths.max_length > alone.lengths.max_length
+
+
+@pytest.mark.parametrize(("most", "fits"), [(16, False), (23, False), (24, True), (4096, True)])
+def test_a_pass_has_room_for_a_text_of_the_chosen_length(most, fits, check, models):
+    if fits:
+        assert check(models["bert"], training={"max_batch_tokens": most}).lengths.max_length == 24
+        return
+    with pytest.raises(
+        ConfigError, match=rf"training\.max_batch_tokens: {most} given, .* 24 tokens .* 24 or more"
+    ):
+        check(models["bert"], training={"max_batch_tokens": most})
+
+
+@pytest.mark.parametrize("value", ["automatic", 3, 2**20 + 1, 2.0, True, None, [16]])
+def test_other_bounds_on_a_pass_are_refused_with_the_accepted_ones(value, tmp_path):
+    (tmp_path / "job.yaml").write_text(yaml.safe_dump({"training": {"max_batch_tokens": value}}))
+    with pytest.raises(ConfigError, match=r"training\.max_batch_tokens: .*auto.* 4 .*given"):
+        load_config(str(tmp_path / "job.yaml"), [])
+
+
+def test_auto_is_at_most_8192(check, tmp_path, caplog, monkeypatch):
+    folder = tiny_classifier(tmp_path / "long", label_names=["a", "b"], texts=TEXTS)
+    config = json.loads((folder / "config.json").read_text())
+    monkeypatch.setattr(lengths, "MOST_AUTOMATIC", 40)
+    assert config["max_position_embeddings"] == POSITIONS > 40
+    with caplog.at_level(logging.WARNING, "distiltune"):
+        job = check(folder, LONG)
+    assert job.lengths.max_length == 40 and job.lengths.automatic
+    assert "training.max_length: auto is at most 40, and" in caplog.text
+    assert MOST_AUTOMATIC == 8192
+
+
+@pytest.fixture
+def little_memory(monkeypatch):
+    """Texts of any length are long, and passes have a number of bytes."""
+    monkeypatch.setattr(long_texts, "_LONG", 0)
+    return lambda free: monkeypatch.setattr(passes, "free_memory", lambda: free)
+
+
+def test_a_text_that_memory_does_not_hold_is_known_before_the_run(check, models, little_memory, caplog):
+    sections = {"tuned": str(models["bert"]), "training": {"max_length": POSITIONS}}
+    with caplog.at_level(logging.WARNING, "distiltune"):
+        little_memory(10**12)
+        check(None, **sections)
+        assert "training.max_length" not in caplog.text
+        little_memory(4 * 50_000)
+        check(None, **sections)
+    found = re.search(
+        r"training.max_length: 66 tokens need about \S+ MiB when the teacher is trained .* set it to 64 or less",
+        caplog.text,
+    )
+    assert found, caplog.text
+    assert caplog.text.count("66 tokens need") == 1
+
+
+def test_of_a_finished_teacher_the_student_alone_counts(check, models, little_memory, caplog):
+    with caplog.at_level(logging.WARNING, "distiltune"):
+        little_memory(4 * 20_000)
+        check(models["bert"], training={"max_length": POSITIONS})
+    assert "when the student is trained" in caplog.text
+    caplog.clear()
+    with caplog.at_level(logging.WARNING, "distiltune"):
+        little_memory(10**9)
+        check(models["bert"], training={"max_length": POSITIONS})
+    assert "when the" not in caplog.text
 
 
 def test_a_teacher_from_scratch_is_measured_in_the_pieces_that_it_will_have(check):

@@ -20,4 +20,10 @@ def test_a_job_is_valid_and_seeded(path):
 
 def test_there_is_a_job_for_each_measured_task():
     tasks = {load_config(str(path), []).task for path in (BENCHMARKS / "tasks").glob("*.yaml")}
-    assert tasks >= {"single_label", "multi_label", "regression", "token_classification"}
+    assert tasks >= {
+        "single_label",
+        "multi_label",
+        "regression",
+        "token_classification",
+        "question_answering",
+    }

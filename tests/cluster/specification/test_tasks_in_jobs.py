@@ -103,6 +103,22 @@ def test_defaults_follow_the_task() -> None:
             {"task": "regression", "training": {"arguments": {"label_smoothing_factor": 0.1}}},
             ["training.arguments.label_smoothing_factor: 0.1", "multi_label"],
         ),
+        *(
+            (
+                {"task": task, "teacher": {"fine_tune": {"checkpoint": "x", "contrastive": {}}}},
+                ["teacher.fine_tune.contrastive", task, "single_label, multi_label"],
+            )
+            for task in ("regression", "token_classification", "question_answering")
+        ),
+        (
+            {
+                "task": "regression",
+                "teacher": {
+                    "ensemble": [{"scratch": {}}, {"fine_tune": {"checkpoint": "x", "contrastive": {}}}]
+                },
+            },
+            ["teacher.ensemble.1.fine_tune.contrastive", "single_label, multi_label"],
+        ),
         (
             {"task": "multi_label", "export": {"label_thresholds": {"goal": "f1", "at_least": 0.5}}},
             ["at_least: 0.5"],
@@ -113,3 +129,9 @@ def test_keys_of_another_task_are_refused(values, parts) -> None:
     with pytest.raises(ValueError, match=r"(?s).*") as raised:
         job(**values)
     assert all(part in str(raised.value) for part in parts), str(raised.value)
+
+
+@pytest.mark.parametrize("task", ["single_label", "multi_label"])
+def test_texts_that_may_share_labels_are_fine_tuned_on_pairs(task) -> None:
+    tuned = job(task=task, teacher={"fine_tune": {"checkpoint": "x", "contrastive": {}}}).teacher.fine_tune
+    assert tuned is not None and tuned.contrastive is not None

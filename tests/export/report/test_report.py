@@ -401,6 +401,34 @@ def test_the_table_fits_a_terminal(report: dict[str, Any]) -> None:
     assert "…" not in console.file.getvalue()  # pyright: ignore[reportAttributeAccessIssue]
 
 
+def test_columns_without_a_value_are_left_out(report: dict[str, Any]) -> None:
+    def shown(variants: list[dict[str, Any]]) -> str:
+        console = Console(width=120, file=io.StringIO(), color_system=None)
+        console.print(terminal_table(variants, None))
+        return console.file.getvalue() + markdown_table(variants, None)  # pyright: ignore[reportAttributeAccessIssue]
+
+    text = shown(report["variants"])
+    assert " oos " not in text and "oos recall" not in text and "with thr" not in text
+    assert "in-scope" in text and "| gate |" in text
+    first, *others = report["variants"]
+    found = {"accuracy": 0.75, "score": "energy", "value": 1.0}
+    text = shown([{**first, "oos_recall": 0.5, "with_threshold": found}, *others])
+    assert " oos " in text and "| oos recall | with threshold |" in text and "with thr." in text
+
+
+@pytest.mark.parametrize(("median", "lead"), [(8.0, "**Few texts:** "), (80.0, "Labels: ")])
+def test_few_texts_of_labels_are_in_the_report(median, lead, report: dict[str, Any]) -> None:
+    few = {
+        "num_few": 3,
+        "num_labels": 9,
+        "median": median,
+        "are_most": median < 16,
+        "text": "3 of 9: do (this)",
+    }
+    assert f"\n{lead}3 of 9: do (this).\n" in markdown_report({**report, "few_labels": few})
+    assert "Few texts" not in markdown_report(report)
+
+
 def test_rows_line_up_with_the_headers(report: dict[str, Any]) -> None:
     lines = markdown_table(report["variants"], None).splitlines()
     assert len({line.count(" | ") for line in [lines[0], *lines[2:]]}) == 1

@@ -134,6 +134,8 @@ def none_is_left() -> bool:
         # The divisor of a step is the sum of the weights in both processes; both draw the same texts.
         pytest.param(101, {"balance": "class_weights"}, marks=pytest.mark.slow),
         pytest.param(107, {"balance": "sampler"}, marks=pytest.mark.slow),
+        # Each process splits its part of a batch into passes of its own number.
+        pytest.param(101, {"max_batch_tokens": 20}, marks=pytest.mark.slow),
     ],
 )
 def test_two_processes_train_as_one_does(num_rows, arguments, ray_session, tmp_path):

@@ -17,12 +17,21 @@ from transformers import TrainerCallback
 from distiltune.training.checkpoints.load import load_model
 from distiltune.training.data.collator import DistillationCollator
 from distiltune.training.data.sampling import BalancedSampler, LengthGroupedSampler, LengthSortedSampler
-from distiltune.training.data.tokenized import JoinedDataset, LabelledSplit, TokenizedDataset, selected
+from distiltune.training.data.tokenized import (
+    EXAMPLES,
+    IGNORED_LABEL,
+    JoinedDataset,
+    LabelledSplit,
+    TokenizedDataset,
+    selected,
+)
 from distiltune.training.distillation import device_texts as module
 from distiltune.training.distillation.arguments import DistillationTrainingArguments
 from distiltune.training.distillation.device_texts import DeviceTexts, device_texts
 from distiltune.training.distillation.trainer import DistillationTrainer
 from distiltune.training.models.attention_mask import PADDED
+from distiltune.training.ragged import Ragged
+from distiltune.training.tasks import TOKEN_CLASSIFICATION
 
 CPU = torch.device("cpu")
 COLLATOR = DistillationCollator(0)
@@ -46,6 +55,16 @@ def paired(texts: LabelledSplit) -> LabelledSplit:
     return replace(texts, tokens=replace(tokens, token_types=types))
 
 
+def worded(texts: LabelledSplit, *, with_logits: bool = True) -> LabelledSplit:
+    """The same texts with a label and logits for each token; some tokens begin no word."""
+    tokens, random = texts.tokens, np.random.default_rng(len(texts))
+    labels = random.integers(-3, 4, len(tokens.input_ids))
+    labels[labels < -1] = IGNORED_LABEL
+    logits = random.standard_normal((len(labels), 4), dtype=np.float32)
+    rows = Ragged(labels, tokens.offsets)
+    return LabelledSplit(replace(tokens, labels=rows), rows.like(logits) if with_logits else None)
+
+
 def joined(*parts: LabelledSplit) -> JoinedDataset:
     return JoinedDataset(parts or (labelled(40, 1), labelled(23, 2)))
 
@@ -64,6 +83,9 @@ SETS = {
     ),
     "pairs": lambda: joined(paired(labelled(20, 5)), paired(labelled(9, 6)).first(4)),
     "one-text": lambda: joined(labelled(1, 6)),
+    "words": lambda: joined(worded(labelled(30, 5)), worded(labelled(9, 6)).first(4)),
+    "words-without-logits": lambda: joined(worded(labelled(20, 5), with_logits=False)),
+    "words-selected": lambda: TokenizedDataset(selected(worded(labelled(33, 3)).tokens, [5, 1, 30, 1])),
 }
 
 
@@ -93,6 +115,10 @@ def test_batches_are_those_of_the_collator(name, sampler, multiple):
             rows = order[number * 8 : number * 8 + 8]
             expected = collator([dataset[row] for row in rows])
             assert batch.pop(PADDED) == bool((expected["attention_mask"] == 0).any())
+            words = batch.pop(EXAMPLES, None)
+            assert (words is not None) == name.startswith("words")
+            if words is not None:
+                assert words.equal((expected["labels"] != IGNORED_LABEL).flatten().nonzero().flatten())
             assert batch.keys() == expected.keys()
             for column, value in expected.items():
                 assert batch[column].dtype == value.dtype
@@ -116,6 +142,10 @@ class OtherDataset(TokenizedDataset):
         (joined(labelled(9, 1), labelled(9, 2, labels=lambda n: np.ones(n, dtype=np.float32))), COLLATOR),
         (joined(), lambda rows: COLLATOR(rows)),
         (TokenizedDataset(replace(split(3, 1), labels=np.array(["a", "b", "c"]))), COLLATOR),
+        (joined(labelled(9, 1), worded(labelled(9, 2))), COLLATOR),
+        (joined(worded(labelled(9, 1)), worded(labelled(9, 2), with_logits=False)), COLLATOR),
+        (TokenizedDataset(replace(split(9, 1), labels=worded(labelled(8, 1)).tokens.labels)), COLLATOR),
+        (TokenizedDataset(worded(labelled(9, 1)).tokens, np.ones((9, 4), np.float32)), COLLATOR),
     ],
     ids=[
         "list",
@@ -125,6 +155,10 @@ class OtherDataset(TokenizedDataset):
         "labels-of-two-kinds",
         "collator",
         "text-labels",
+        "words-of-some",
+        "words-with-logits-of-some",
+        "words-of-other-texts",
+        "words-with-logits-of-texts",
     ],
 )
 def test_what_is_not_known_is_collated_on_the_host(dataset, collator):
@@ -191,6 +225,21 @@ def trainer_of(student, path, dataset=None, callbacks=(), device="cpu", **given)
     )
 
 
+def tagger_of(student, path, callbacks=(), **given) -> DistillationTrainer:
+    trainer = trainer_of(student, path, joined(worded(labelled(40, 1)), worded(labelled(23, 2))), **given)
+    torch.manual_seed(0)
+    model = load_model(
+        student, task=TOKEN_CLASSIFICATION, **TOKEN_CLASSIFICATION.model_config(["a", "b", "c", "d"])
+    )
+    return DistillationTrainer(
+        model=model,
+        args=trainer.args,
+        train_dataset=trainer.train_dataset,
+        callbacks=list(callbacks),
+        task=TOKEN_CLASSIFICATION,
+    )
+
+
 def losses(trainer: DistillationTrainer) -> list[dict[str, float]]:
     names = ("loss", "cross_entropy", "distillation", "grad_norm")
     return [{name: each[name] for name in names} for each in trainer.state.log_history if "grad_norm" in each]
@@ -219,6 +268,17 @@ def test_losses_and_weights_are_the_same_in_every_bit(student, given, tmp_path):
     assert found[0][0] == found[1][0]
     for name, value in found[0][1].items():
         assert torch.equal(value, found[1][1][name]), name
+
+
+@pytest.mark.parametrize("given", [{}, {"gradient_accumulation_steps": 2}], ids=["plain", "accumulated"])
+def test_losses_of_words_are_the_same_in_every_bit(bert, given, tmp_path):
+    found = []
+    for on_device in (False, True):
+        trainer = tagger_of(bert, tmp_path, data_on_device=on_device, **given)
+        trainer.train()
+        found.append((losses(trainer), [value.clone() for value in trainer.model.parameters()]))
+    assert len(found[0][0]) >= 8 and found[0][0] == found[1][0]
+    assert all(map(torch.equal, found[0][1], found[1][1]))
 
 
 def test_a_training_resumed_inside_an_epoch_ends_with_the_same_weights(bert, tmp_path):
@@ -313,6 +373,18 @@ def test_no_step_waits_for_the_device(student, given, tmp_path, monkeypatch):
     trainer.train()
     assert len(counted.per_step) >= 3
     assert counted.per_step == [[]] * len(counted.per_step)
+
+
+@pytest.mark.parametrize(("on_device", "waits"), [(True, False), (False, True)])
+def test_no_step_of_words_waits_for_the_device(on_device, waits, student, tmp_path, monkeypatch):
+    """Where batches are collated on the host, the places of the words are asked for."""
+    counted = CountedSteps()
+    given = {"data_on_device": on_device, "logging_steps": 100, "num_train_epochs": 1}
+    trainer = tagger_of(student, tmp_path, [counted], **given)
+    as_on_a_gpu(trainer, monkeypatch)
+    trainer.train()
+    assert len(counted.per_step) >= 3
+    assert [bool(each) for each in counted.per_step] == [waits] * len(counted.per_step)
 
 
 def test_the_count_sees_the_question_about_padding(bert, tmp_path, monkeypatch):

@@ -12,14 +12,14 @@ from searches import split
 
 from distiltune.errors import InputError
 from distiltune.training.checkpoints.load import load_model
-from distiltune.training.models import inference
+from distiltune.training.models import inference, passes
 from distiltune.training.models.inference import (
     KeptBatches,
+    batch_tokens,
     compute_logits,
-    length_batches,
     logits_of_batches,
-    tokens_in_memory,
 )
+from distiltune.training.models.passes import length_batches, tokens_of_passes
 
 TEXTS = split(37, 1)
 
@@ -81,7 +81,8 @@ class Gpu:
         monkeypatch.setattr(model, "forward", limited, raising=False)
         monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (2**40, 2**40))
         monkeypatch.setattr(torch.cuda, "empty_cache", empty)
-        monkeypatch.setattr(inference, "_MOST_TOKENS", 256)
+        monkeypatch.setattr(torch.cuda, "get_per_process_memory_fraction", lambda _: 1.0)
+        monkeypatch.setattr(passes, "MOST_TOKENS", 256)
         kind = type(model)
         device = SimpleNamespace(type="cuda")
         monkeypatch.setattr(kind, "device", property(lambda _: device))
@@ -108,19 +109,31 @@ def test_a_text_that_fits_alone_nowhere_is_an_error(model, monkeypatch):
         compute_logits(model, TEXTS, pad_token_id=0, num_threads=1, use_gpu=False)
 
 
-BASE = SimpleNamespace(hidden_size=768, intermediate_size=3072, num_attention_heads=12)
+@pytest.mark.parametrize("num_tokens", [8, 20, 64])
+def test_batches_of_labelling_and_evaluation_have_the_tokens_that_are_given(num_tokens, model, monkeypatch):
+    expected, seen, forward = expected_logits(model), [], model.forward
+
+    def counted(input_ids, **given):
+        seen.append(input_ids.shape)
+        return forward(input_ids=input_ids, **given)
+
+    monkeypatch.setattr(model, "forward", counted, raising=False)
+    kept = KeptBatches(TEXTS, 8, 0, num_tokens)
+    np.testing.assert_allclose(kept.logits(model), expected, atol=1e-6)
+    with tokens_of_passes(num_tokens):
+        assert batch_tokens(model, 8) == num_tokens
+        found = compute_logits(model, TEXTS, pad_token_id=0, num_threads=1, use_gpu=False)
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    assert all(rows == 1 or rows * width <= num_tokens for rows, width in seen)
+    assert sum(rows for rows, _ in seen) == 2 * len(TEXTS)
 
 
-def test_a_batch_grows_with_memory_and_shrinks_with_length_and_width():
-    of_token = 4 * (8 * 768 + 2 * 3072 + 2 * 12 * 16)
-    assert tokens_in_memory(BASE, 16, 2 * 1000 * of_token) == 1000
-    assert tokens_in_memory(BASE, 512, 2**30) < tokens_in_memory(BASE, 16, 2**30)
-    assert tokens_in_memory(BASE, 512, 1) == 512, "one text at least"
-    assert tokens_in_memory(BASE, 16, 2**50) == inference._MOST_TOKENS
-    distilbert = SimpleNamespace(hidden_size=768, hidden_dim=3072, num_attention_heads=12)
-    assert tokens_in_memory(distilbert, 16, 2**30) == tokens_in_memory(BASE, 16, 2**30)
-    bag = SimpleNamespace(hidden_size=64)
-    assert tokens_in_memory(bag, 16, 2 * 4 * (8 * 64 + 8 * 64) * 100) == 100
+def test_the_least_memory_runs_one_text_at_a_time(model, monkeypatch):
+    expected = expected_logits(model)
+    monkeypatch.setattr(passes, "bytes_of_passes", lambda _: 0)
+    np.testing.assert_allclose(KeptBatches(TEXTS, 8, 0).logits(model), expected, atol=1e-6)
+    found = compute_logits(model, TEXTS, pad_token_id=0, num_threads=1, use_gpu=False)
+    np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("start", [0, 5, 36, 37])

@@ -545,3 +545,23 @@ def test_heads_are_the_models_own(teachers):
         with torch.no_grad():
             states = model.base_model(ids)[0]
             assert torch.equal(language_head(model)(states[0]), model(ids).logits[0])
+
+
+def test_batches_in_passes_have_the_losses_and_weights_of_whole_ones(teachers, tmp_path):
+    given = {"optim": "sgd", "learning_rate": 0.05, "num_train_epochs": 1, "gradient_accumulation_steps": 2}
+    whole, split = (
+        _trainer(teachers["bert"], tmp_path, max_batch_tokens=each, **given) for each in (10_000, 20)
+    )
+    for module in [*whole.model.modules(), *split.model.modules()]:
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0  # it would draw other numbers
+    evaluated = [each.evaluate(whole.train_dataset) for each in (whole, split)]
+    for name in ("eval_loss", "eval_masked_lm", "eval_distillation", "eval_cosine"):
+        assert evaluated[1][name] == pytest.approx(evaluated[0][name], rel=1e-4)
+    logs = []
+    for trainer in (whole, split):
+        trainer.train()
+        names = ("loss", "masked_lm", "distillation", "cosine")
+        logs.append([[each[name] for name in names] for each in trainer.state.log_history if "loss" in each])
+    np.testing.assert_allclose(logs[1], logs[0], rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(_weights(split.model), _weights(whole.model), atol=1e-5, rtol=1e-4)

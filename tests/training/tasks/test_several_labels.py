@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -13,6 +15,7 @@ from distiltune.export.benchmark.accuracy.predictions import Answers, pack_answe
 from distiltune.export.selection.bootstrap import compare_in_metric, resamples
 from distiltune.export.selection.gate import compare_answers, value_of
 from distiltune.training.tasks import MULTI_LABEL, REGRESSION, Task
+from distiltune.training.tasks.multi_label import precision_of_draws
 
 NAMES = ["air", "earth", "fire", "water"]
 NUM_TEXTS = 240
@@ -77,6 +80,54 @@ def test_average_precision_is_that_of_scikit_learn(digits) -> None:
     expected = sk.average_precision_score(labels[:, :3], logits[:, :3], average="macro")
     assert MULTI_LABEL.metric("map", NAMES).measure(logits, without) == pytest.approx(expected)
     assert MULTI_LABEL.metric("map", NAMES).measure(logits, np.zeros_like(labels)) is None
+
+
+@pytest.mark.parametrize("digits", [None, 1, 0])
+def test_average_precision_of_all_draws_is_that_of_scikit_learn_on_each(digits) -> None:
+    """With ties, texts that are drawn several times or never, and labels that no drawn text has."""
+    logits, _, labels = drawn_sets(3)
+    logits = logits[:40] if digits is None else np.round(logits[:40], digits)
+    labels = labels[:40]
+    labels[:, 3] = np.arange(40) == 7
+    rows = np.random.default_rng(1).integers(40, size=(60, 40))
+    times = np.stack([np.bincount(each, minlength=40) for each in rows])
+    found = precision_of_draws(logits, labels)(times)
+    there = [labels[each].any(axis=0) for each in rows]
+    assert not all(each.all() for each in there) and any(each.all() for each in there)
+    expected = [
+        sk.average_precision_score(labels[each][:, kept], logits[each][:, kept], average="macro")
+        for each, kept in zip(rows, there, strict=True)
+    ]
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-12)
+    weighted = [sk.average_precision_score(labels[:, 0], logits[:, 0], sample_weight=each) for each in times]
+    np.testing.assert_allclose(
+        precision_of_draws(logits[:, :1], labels[:, :1])(times), weighted, rtol=0, atol=1e-12
+    )
+
+
+def test_a_draw_without_any_label_has_no_precision() -> None:
+    labels = np.array([[1, 0], [0, 0]], dtype=np.int8)
+    found = precision_of_draws(np.array([[0.5, 0.1], [0.7, 0.2]]), labels)(np.array([[0, 2], [1, 1], [2, 0]]))
+    assert found.tolist() == [0.0, 0.5, 1.0]
+
+
+def test_the_bootstrap_of_average_precision_measures_no_draw_by_itself() -> None:
+    first, second, labels = drawn_sets(4)
+    metric = MULTI_LABEL.metric("map", NAMES)
+    right = MULTI_LABEL.correct(first, labels), MULTI_LABEL.correct(second, labels)
+    given = (first, second, labels)
+    found = compare_in_metric(*given, metric, confidence=0.9, num_resamples=60, right=right)
+    slow = replace(metric, of_draws=None)
+    again = compare_in_metric(*given, slow, confidence=0.9, num_resamples=60, right=right)
+    assert (found.low, found.high, found.p_value) == pytest.approx((again.low, again.high, again.p_value))
+    counted: list[int] = []
+
+    def measured(predictions: np.ndarray, labels: np.ndarray) -> float | None:
+        counted.append(len(predictions))
+        return metric.measure(predictions, labels)
+
+    compare_in_metric(*given, replace(metric, measure=measured), confidence=0.9, right=right)
+    assert len(counted) == 2, "of all texts, once for each model"
 
 
 def test_labels_that_nothing_has_do_not_count_in_a_macro_average() -> None:

@@ -16,7 +16,13 @@ from distiltune.training.checkpoints.inspection import inspect_checkpoint
 from distiltune.training.checkpoints.load import new_classifier, save_checkpoint
 from distiltune.training.data.collator import DistillationCollator
 from distiltune.training.data.label_kinds.tags import tag_names
-from distiltune.training.data.tokenized import IGNORED_LABEL, JoinedDataset, LabelledSplit, TokenizedDataset
+from distiltune.training.data.tokenized import (
+    EXAMPLES,
+    IGNORED_LABEL,
+    JoinedDataset,
+    LabelledSplit,
+    TokenizedDataset,
+)
 from distiltune.training.distillation.arguments import DistillationTrainingArguments
 from distiltune.training.distillation.trainer import DistillationTrainer
 from distiltune.training.models.first_token import reads_first_token
@@ -141,12 +147,12 @@ def test_losses_are_means_over_words(num_items):
     labels[:, 0] = labels[2, 3:] = IGNORED_LABEL
     batch = {"labels": torch.from_numpy(labels)}
     words = TASK.examples(batch)
-    assert words is not None and np.array_equal(words.numpy(), labels != IGNORED_LABEL)
-    chosen = [torch.from_numpy(each)[words] for each in (student, teacher)]
+    assert words is not None and np.array_equal(words.numpy(), np.flatnonzero(labels != IGNORED_LABEL))
+    chosen = [torch.from_numpy(each).flatten(0, 1)[words] for each in (student, teacher)]
     logs, targets, known = log_softmax(student), log_softmax(teacher / 2.0), labels >= 0
     expected = -logs[known][np.arange(known.sum()), labels[known]].sum() / (num_items or known.sum())
     options: dict[str, Any] = {} if num_items is None else {"num_items": num_items}
-    hard = TASK.hard_loss(chosen[0], batch["labels"][words], **options)
+    hard = TASK.hard_loss(chosen[0], batch["labels"].flatten()[words], **options)
     assert float(hard) == pytest.approx(float(expected), rel=1e-5)
     assert float(TASK.hard_loss(torch.from_numpy(student), batch["labels"], **options)) == pytest.approx(
         float(hard)
@@ -157,7 +163,11 @@ def test_losses_are_means_over_words(num_items):
     assert float(soft) == pytest.approx(float(4 * divergence / (num_items or cut.sum())), rel=1e-5)
     with pytest.raises(ValueError, match="padding"):
         TASK.soft_loss(torch.from_numpy(student), torch.from_numpy(teacher), temperature=2.0)
-    assert TASK.examples({"attention_mask": torch.tensor([[1, 0]])}).tolist() == [[True, False]]  # pyright: ignore
+    for given, found in (({"attention_mask": torch.tensor([[1, 0], [1, 1]])}, [0, 2, 3]), ({}, None)):
+        examples = TASK.examples(given)
+        assert (None if examples is None else examples.tolist()) == found
+    known = torch.tensor([5])
+    assert TASK.examples({**batch, EXAMPLES: known}) is known
 
 
 def test_words_without_a_label_take_the_models_own():

@@ -211,7 +211,8 @@ def family_of(
     Raises:
         ModelError: It is not registered, or does not support what is needed.
     """
-    family, config = find_family(model), getattr(model, "config", model)
+    family = find_family(model)
+    config: Any = getattr(model, "config", model)
     if family is not None and (needs is None or family.supports(needs, config)):
         return family
     missing = _MISSING[None if family is None else needs]
@@ -232,7 +233,7 @@ def with_layers(config: PreTrainedConfig, layers: Sequence[int]) -> PreTrainedCo
     shapes: Any = copy.deepcopy(config)
     family, num_before, types = (
         find_family(config),
-        shapes.num_hidden_layers,
+        getattr(shapes, "num_hidden_layers", None),  # None: a student without attention
         getattr(shapes, "layer_types", None),
     )
     if family is not None and family.shared_layers:

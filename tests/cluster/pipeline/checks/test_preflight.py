@@ -47,6 +47,10 @@ FAULTS = {
     ),
     "new pieces": (["student.vocabulary={size: 8}"], r"student\.vocabulary\.size: 8"),
     "texts": (["teacher={checkpoint: CHECKPOINT}", "student.width=null"], r"teacher\.checkpoint"),
+    "long texts": (
+        ["training.max_length=24", "training.max_batch_tokens=16"],
+        r"training\.max_batch_tokens: 16 given, .* 24 tokens \(training\.max_length\)",
+    ),
 }
 
 
@@ -182,11 +186,11 @@ def test_of_a_changed_job_only_what_the_change_touches_is_checked(job, monkeypat
     )
     monkeypatch.setattr(preflight, "CHECKS", noted)
     changed = check_job(job("training.max_length=16"), storage, since=base)
-    assert made == ["space", "batches", "models"]
+    assert made == ["space", "batches", "models", "long texts"]
     assert changed.data is base.data
     made.clear()
     fewer = check_job(job("data.max_train_examples=6"), storage, since=base)
-    assert made == ["space", "metric", "goals", "folds", "new pieces", "texts"]
+    assert made == ["space", "metric", "goals", "folds", "new pieces", "texts", "long texts"]
     assert len(fewer.data.splits["train"]) == 6
 
 

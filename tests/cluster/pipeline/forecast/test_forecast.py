@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+from models import tiny_classifier, tiny_data
 from small_job import COMMAND, JOB, environment
 
 from distiltune.cluster.cli import main
@@ -158,6 +159,28 @@ def test_the_parts_measure_what_the_job_does(job, tmp_path) -> None:
     assert 2 * trial["model_bytes"] < trial["checkpoint_bytes"] < 4 * trial["model_bytes"]
 
 
+def test_epochs_on_pairs_are_measured_before_those_on_labels(job, tmp_path) -> None:
+    from distiltune.cluster.pipeline.forecast import parts
+
+    texts = [text for text, _ in tiny_data()]
+    encoder = tiny_classifier(tmp_path / "encoder", label_names=["other", "one"], texts=texts)
+    rows = "".join(f"{text},{label}\n" for text, label in tiny_data(per_label=20))
+    (tmp_path / "data.csv").write_text("text,label\n" + rows)
+    tuned = f"{{checkpoint: {encoder}, num_train_epochs: 2, contrastive: {{num_train_epochs: 3}}}}"
+    checked = job(
+        f"data={{train: {tmp_path / 'data.csv'}}}",
+        f"teacher={{fine_tune: {tuned}}}",
+        "search.space={num_train_epochs: 1}",
+    )
+    config = checked.settled_local_config
+    places = places_of(config, 2)
+    request = Request(config, checked.data, places, tmp_path / "work", frozenset({"teacher"}), seconds=0.02)
+    request.work.mkdir()
+    found = parts.measure_teacher_part(request, lambda: None)["training"]
+    assert found["epochs"] == 2 and min(found["epoch_s"], found["encoder_s"]) > 0
+    assert not list(request.work.glob("steps*/checkpoint-*"))
+
+
 def test_a_baseline_is_measured_on_a_sample_of_the_texts(job, tmp_path, monkeypatch) -> None:
     from distiltune.cluster.pipeline.forecast import baseline_part
 
@@ -195,6 +218,13 @@ def test_a_small_job_is_forecast_and_leaves_nothing(overrides, job, tmp_path) ->
     assert found.peak_disk_bytes >= found.disk_bytes > 0
     assert found.memory_mib > 700
     assert nothing_left(tmp_path)
+
+
+@pytest.mark.slow
+def test_the_bound_of_a_pass_is_in_the_forecast(job) -> None:
+    sections = ["training.max_batch_tokens=64", "training.batch_size=32", "benchmark.baselines=[]"]
+    found = {each.stage: each.how for each in forecast_job(job(*sections), seconds=0.1).stages}
+    assert all(", passes of up to 64 tokens, " in found[stage] for stage in ("teacher", "search"))
 
 
 @pytest.mark.slow

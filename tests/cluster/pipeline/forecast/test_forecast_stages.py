@@ -38,6 +38,7 @@ MEASURED = {
         "training": {
             "epochs": 3,
             "epoch_s": 20.0,
+            "encoder_s": 0.0,
             "save_s": 1.0,
             "model_bytes": 40 * MIB,
             "checkpoint_bytes": 120 * MIB,
@@ -177,6 +178,31 @@ def test_the_stages_add_up_what_was_measured() -> None:
     assert found["search"].seconds.middle > 4 * 31 * 0.1
 
 
+def test_batches_of_long_texts_name_the_tokens_of_a_pass() -> None:
+    assert all("passes" not in each.how for each in stages(job()).values())
+    teacher = MEASURED["teacher"]
+    training = {**teacher["training"], "passes": {"tokens": 16_384, "bytes": 2048 * MIB}}
+    of_trials = [None, {"tokens": 9000, "bytes": 10 * MIB}, {"tokens": 8192, "bytes": 20 * MIB}]
+    points = [[{**POINT, "passes": each} for each in of_trials]]
+    measured = {
+        **MEASURED,
+        "teacher": {**teacher, "training": training},
+        "search": {**MEASURED["search"], "points": points},
+    }
+    found = stages(job(), measured=measured)
+    assert found["teacher"].how == "3 epochs of 20 s, passes of up to 16,384 tokens, 2,048 MiB"
+    assert found["search"].how.endswith(", passes of up to 8,192 tokens, 20 MiB")
+
+
+def test_texts_of_several_lengths_cost_what_was_measured() -> None:
+    timed = {name: {**LATENCY, "lengths_s": 3.0} for name in ("latency of teacher", "latency of student")}
+    without, found = (
+        stages(job("benchmark.baselines=[]"), measured={**MEASURED, **more})["benchmark"].seconds.middle
+        for more in ({}, timed)
+    )
+    assert found - without == pytest.approx(2 * 3.0, abs=0.8 * 3.0)  # and a share of that for int8 in PyTorch
+
+
 def test_teachers_and_trials_side_by_side_need_their_memory_together() -> None:
     config = job(
         "teacher.ensemble=3",
@@ -272,6 +298,18 @@ def test_the_budget_bounds_a_search() -> None:
     found = stages(job("search.budget.wall_time_s=5"))["search"]
     assert found.seconds.high <= 5
     assert "search.budget.wall_time_s 5" in found.how
+
+
+def test_epochs_on_pairs_are_part_of_the_teacher_and_of_every_fold() -> None:
+    training = {**MEASURED["teacher"]["training"], "encoder_s": 50.0}
+    measured = {**MEASURED, "teacher": {**MEASURED["teacher"], "training": training}}
+    folds = job("data.diagnostics.cross_fit=5")
+    # Five folds, two at a time, each without a fifth of the texts.
+    for stage, more in (("teacher", 50), ("logits", 3 * 0.8 * 50)):
+        before, after = (stages(folds, measured=each)[stage] for each in (MEASURED, measured))
+        assert after.seconds.middle - before.seconds.middle == pytest.approx(more)
+    assert stages(job(), measured=measured)["teacher"].how == "50 s of pairs, 3 epochs of 20 s"
+    assert stages(job())["teacher"].how == "3 epochs of 20 s"
 
 
 def test_pretraining_is_part_of_the_student() -> None:
