@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Sequence
 from typing import Any
 
 from ...errors import ConfigError, first_line, listed, shown
@@ -303,6 +304,17 @@ def _point_faults(config: SearchConfig, number: int, point: dict[str, Any]) -> l
 
 def _unknown(where: str, name: str, known: Any, kind: str = "training argument") -> str:
     near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(sorted(known))}"
-    hint += f" accepted: {', '.join(known)}" if near and kind == "metric" else ""
+    hint = f"did you mean {near[0]!r}?" if near else f"known: {_listed(sorted(known))}"
+    hint += f" accepted: {_listed(list(known))}" if near and kind == "metric" else ""
     return f"{where}: {shown(name)} is not {'an' if kind[0] in 'aeiou' else 'a'} {kind}; {hint}"
+
+
+def _listed(names: Sequence[str]) -> str:
+    """Return names with commas between; the long prefix of metrics of the validation split stands there once."""
+    plain = [name for name in names if not name.startswith(VALIDATION)]
+    measured = [name.removeprefix(VALIDATION) for name in names if name.startswith(VALIDATION)]
+    if len(measured) > 1:
+        return "; ".join(
+            filter(None, [", ".join(plain), f"with the prefix {VALIDATION}: {', '.join(measured)}"])
+        )
+    return ", ".join(names)

@@ -84,7 +84,8 @@ def test_every_metric_of_the_task_can_be_optimised_or_bounded():
     wrong = config(metric="validation_recal.x", constraints=["validation_macro_f >= 0.5"])
     faults = space_faults(wrong, TrainingConfig())
     assert len(faults) == 2
-    assert "did you mean 'validation_recall.LABEL'? accepted: validation_accuracy, " in faults[0]
+    assert "did you mean 'validation_recall.LABEL'? accepted: " in faults[0]
+    assert "; with the prefix validation_: accuracy, " in faults[0]
     assert "search.constraints.0" in faults[1] and "'validation_macro_f1'" in faults[1]
 
 
