@@ -19,12 +19,36 @@ from .tokenized import IGNORED_LABEL
 _GROUPS_PER_WINDOW = 50
 
 
-class LengthGroupedSampler(Sampler[int]):
+class SeededSampler(Sampler[int]):
+    """Sampler of N rows, whose order depends only on ``seed`` and the epoch.
+
+    Args:
+        num_rows: N.
+        seed: Seed of the order.
+    """
+
+    def __init__(self, num_rows: int, seed: int) -> None:
+        self.num_rows = num_rows
+        self.seed = seed
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Set the epoch (called by accelerate's data loader)."""
+        self.epoch = epoch
+
+    def random(self) -> np.random.Generator:
+        """Return the generator of the epoch."""
+        return np.random.default_rng((self.seed, self.epoch))
+
+    def __len__(self) -> int:
+        return self.num_rows
+
+
+class LengthGroupedSampler(SeededSampler):
     """Sample in a random order in which every ``group_size`` consecutive texts have similar lengths.
 
     Texts are shuffled, cut into windows of 50 groups, sorted by length inside a window, cut into groups, and
-    the groups are shuffled; the longest comes first, so that memory runs out at once or never. The order
-    depends only on ``seed`` and the epoch.
+    the groups are shuffled; the longest comes first, so that memory runs out at once or never.
 
     Args:
         lengths: Tokens of each text, int[N].
@@ -36,21 +60,13 @@ class LengthGroupedSampler(Sampler[int]):
     def __init__(
         self, lengths: np.ndarray, group_size: int, seed: int, classes: np.ndarray | None = None
     ) -> None:
+        super().__init__(len(lengths), seed)
         self.lengths = np.asarray(lengths)
         self.group_size = group_size
-        self.seed = seed
         self.classes = classes
-        self.epoch = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Set the epoch, which determines the order (called by accelerate's data loader)."""
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return len(self.lengths)
 
     def __iter__(self) -> Iterator[int]:
-        random = np.random.default_rng((self.seed, self.epoch))
+        random = self.random()
         classes = self.classes
         order = random.permutation(len(self.lengths)) if classes is None else balanced_rows(classes, random)
         # At least four windows, as in transformers; else a small set would be fully sorted every epoch.
@@ -68,35 +84,27 @@ class LengthGroupedSampler(Sampler[int]):
         return iter([*groups.ravel().tolist(), *order[num_full * self.group_size :].tolist()])
 
 
-class BalancedSampler(Sampler[int]):
+class BalancedSampler(SeededSampler):
     """Sample as ``balanced_rows`` draws, anew in each epoch, regardless of length.
 
     Args:
         classes: Class of each text, int[N].
-        seed: Seed; with the epoch it determines the draw.
+        seed: Seed of the draws.
     """
 
     def __init__(self, classes: np.ndarray, seed: int) -> None:
+        super().__init__(len(classes), seed)
         self.classes = classes
-        self.seed = seed
-        self.epoch = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Set the epoch, which determines the draw (called by accelerate's data loader)."""
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return len(self.classes)
 
     def __iter__(self) -> Iterator[int]:
-        return iter(balanced_rows(self.classes, np.random.default_rng((self.seed, self.epoch))).tolist())
+        return iter(balanced_rows(self.classes, self.random()).tolist())
 
 
-class LabelGroupedSampler(Sampler[int]):
+class LabelGroupedSampler(SeededSampler):
     """Sample each text once per epoch, in a random order of groups of texts with the same label.
 
     Any batch of two groups or more then has pairs of texts with the same label and with different ones, however many
-    labels there are. The order depends only on ``seed`` and the epoch.
+    labels there are.
 
     Args:
         classes: Label of each text, int[N].
@@ -105,20 +113,12 @@ class LabelGroupedSampler(Sampler[int]):
     """
 
     def __init__(self, classes: np.ndarray, group_size: int, seed: int) -> None:
+        super().__init__(len(classes), seed)
         self.classes = np.asarray(classes)
         self.group_size = group_size
-        self.seed = seed
-        self.epoch = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Set the epoch, which determines the order."""
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return len(self.classes)
 
     def __iter__(self) -> Iterator[int]:
-        random = np.random.default_rng((self.seed, self.epoch))
+        random = self.random()
         order = random.permutation(len(self.classes))
         order = order[np.argsort(self.classes[order], kind="stable")]
         _, starts, labels = np.unique(self.classes[order], return_index=True, return_inverse=True)
