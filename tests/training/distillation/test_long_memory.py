@@ -95,7 +95,8 @@ def in_a_process(*given: Any) -> dict[str, Any]:
 @pytest.mark.slow
 @pytest.mark.parametrize("what", ["train", "label"])
 def test_the_peak_stays_below_the_bound_and_grows_without_it(what):
-    num_bytes = 4096 * MIB if what == "train" else 1700 * MIB
+    # A training rounds what is left beside its weights down to a power of two: 4,096 MiB.
+    num_bytes = 5000 * MIB if what == "train" else 1700 * MIB
     bounded = in_a_process(what, num_bytes, None)
     assert bounded["of_text"] <= bounded["bound"] < NUM_TEXTS * bounded["of_text"]
     assert 0.2 * bounded["of_text"] < bounded["added"] < bounded["bound"]
