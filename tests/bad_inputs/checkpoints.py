@@ -68,15 +68,6 @@ def _drop(part: str) -> Callable[[dict[str, Any]], object]:
     return lambda tensors: [tensors.pop(name) for name in list(tensors) if part in name]
 
 
-def _prefixed(prefix: str) -> Callable[[dict[str, Any]], object]:
-    def change(tensors: dict[str, Any]) -> None:
-        made = {f"{prefix}{name}": tensor for name, tensor in tensors.items()}
-        tensors.clear()
-        tensors.update(made)
-
-    return change
-
-
 def _reshaped(part: str) -> Callable[[dict[str, Any]], object]:
     return lambda tensors: tensors.update({_first(tensors, part): tensors[_first(tensors, part)][:-1]})
 
@@ -133,8 +124,6 @@ WHOLE: dict[str, Damage] = {
     "weights-no-head": weights(_drop("classifier")),
     "weights-no-layer": weights(_drop("layer.1")),
     "weights-no-table": weights(_drop("word_embeddings")),
-    "weights-prefixed-module": weights(_prefixed("module.")),
-    "weights-prefixed-compiled": weights(_prefixed("_orig_mod.")),
     "index-outside": _sharded("../data/train.csv"),
     "index-absolute": _sharded("/etc/passwd"),
     "index-missing": _sharded("model-9.safetensors"),
@@ -179,7 +168,6 @@ CONFIG_VALUES: dict[str, tuple[str, Any]] = {
     "no-type": ("model_type", CUT),
     "unknown-type": ("model_type", "no-such-model"),
     "type-a-number": ("model_type", 7),
-    "other-type": ("model_type", "gpt2"),
     "no-heads": ("num_attention_heads", 0),
     "heads-below": ("num_attention_heads", -2),
     "heads-indivisible": ("num_attention_heads", 5),

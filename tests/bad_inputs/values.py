@@ -14,6 +14,7 @@ import yaml
 
 from distiltune.cluster.specification.config import JobConfig
 from distiltune.search.config import Budget
+from distiltune.training.teacher.config import TeacherConfig
 
 from .case import Case
 from .schema import Field, Model, fields, key
@@ -21,6 +22,7 @@ from .schema import Field, Model, fields, key
 # Values that are good after all; each with the reason.
 GOOD_AFTER_ALL: dict[tuple[Model, str], set[str]] = {
     (Budget, "target_value"): {"huge"},  # a metric may be as large as it likes
+    (TeacherConfig, "logits"): {"word"},  # the path of a file
 }
 COMMANDS = (
     *["config"] * 9,
