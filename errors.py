@@ -13,7 +13,7 @@ from pathlib import Path
 
 _MOST_READ = 4096  # characters of a value, for one message
 
-_MOST_LISTED = 30  # faults of one file
+_MOST_LISTED = 20  # faults of one file
 
 # A secret may contain a slash, as those of S3 do; what follows a port is a path and may contain an @.
 _USERINFO = re.compile(

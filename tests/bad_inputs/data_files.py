@@ -251,7 +251,12 @@ OF_TASKS: dict[str, tuple[str, str, dict[str, Any], tuple[str, ...]]] = {
         ("data/train.csv", "overlap"),
     ),
     "half-a-span": ("token_classification", 'text,label\na b,"[[0, 3"\n', {}, ("data/train.csv", "label is")),
-    "no-entity": ("token_classification", "text,label\na b,O O\nc,O\n", {}, ("data/train.csv", "entity")),
+    "no-entity": (
+        "token_classification",
+        "text,label\n" + "".join(f"a {word},O O\n" for word in "bcdefghijkl"),
+        {},
+        ("data/train.csv", "entity"),
+    ),
     "one-name": ("token_classification", CSV, {}, ("data/train.csv",)),
     "tags-in-columns": (
         "token_classification",

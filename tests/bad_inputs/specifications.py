@@ -150,7 +150,7 @@ TWICE = {
 # --set values that no key refuses by itself: what is wrong with them, and the key that is to be named.
 TOGETHER: dict[str, tuple[tuple[str, ...], str]] = {
     "source-without-path": ((f"{key(DataConfig, 'source')}=clinc_json",), "path"),
-    "source-without-files": ((f"{key(DataConfig, 'source')}=files",), "validation"),
+    "source-without-files": ((f"{key(DataConfig, 'source')}=files",), "needs train"),
     "two-unlabelled": ((f"{field(DataConfig, 'unlabelled').path}={{path: a.txt, dataset: b}}",), "dataset"),
     "no-unlabelled": ((f"{field(DataConfig, 'unlabelled').path}={{count: 3}}",), "dataset"),
     "two-teachers": (
