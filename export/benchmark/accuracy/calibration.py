@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,14 +22,12 @@ def calibration_of_labels(
     logits: np.ndarray, labels: np.ndarray, temperature: float
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Measure how well the probabilities of all labels of all texts are calibrated, as ``calibration_of_classes``."""
-    measured: dict[str, Any] = {"temperature": temperature}
-    bins: list[dict[str, Any]] = []
-    for stage, divisor in (("before", 1.0), ("after", temperature)):
-        scores = 0.5 + 0.5 * np.tanh(0.5 * logits.astype(np.float64) / divisor)
-        found = reliability(scores.ravel(), (labels > 0).ravel())
-        measured |= {f"in_scope_error_{stage}": found["ece"], f"out_of_scope_error_{stage}": None}
-        bins = found["bins"]
-    return measured, bins
+    right = (labels > 0).ravel()
+
+    def scored(divisor: float) -> tuple[np.ndarray, np.ndarray]:
+        return (0.5 + 0.5 * np.tanh(0.5 * logits.astype(np.float64) / divisor)).ravel(), right
+
+    return _before_and_after(temperature, scored)
 
 
 def calibration_of_answers(
@@ -42,13 +41,7 @@ def calibration_of_answers(
         temperature: Of the model.
         right: bool[N], whether each answer is exactly right.
     """
-    measured: dict[str, Any] = {"temperature": temperature}
-    bins: list[dict[str, Any]] = []
-    for stage, divisor in (("before", 1.0), ("after", temperature)):
-        found = reliability(probabilities(outputs, threshold, divisor), right)
-        measured |= {f"in_scope_error_{stage}": found["ece"], f"out_of_scope_error_{stage}": None}
-        bins = found["bins"]
-    return measured, bins
+    return _before_and_after(temperature, lambda divisor: (probabilities(outputs, threshold, divisor), right))
 
 
 def calibration_of_words(
@@ -60,17 +53,35 @@ def calibration_of_words(
     temperature = model.temperature
     if temperature is None:
         temperature = fit_temperature(given["validation"].logits.values, labels["validation"])
-    measured: dict[str, Any] = {"temperature": temperature}
-    bins: list[dict[str, Any]] = []
     logits = given["test"].logits.values
-    for stage, divisor in (("before", 1.0), ("after", temperature)):
+
+    def scored(divisor: float) -> tuple[np.ndarray, np.ndarray]:
         scaled = logits.astype(np.float64) / divisor
         # Of equal logits, any tag is as probable.
         right = scaled[np.arange(len(scaled)), labels["test"]] >= scaled.max(axis=1)
-        found = reliability(SCORES["max_softmax"](scaled), right)
-        measured |= {f"in_scope_error_{stage}": found["ece"], f"out_of_scope_error_{stage}": None}
-        bins = found["bins"]
-    return measured, bins
+        return SCORES["max_softmax"](scaled), right
+
+    return _before_and_after(temperature, scored)
+
+
+def _before_and_after(
+    temperature: float, scored: Callable[[float], tuple[np.ndarray, np.ndarray]]
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Measure the calibration of scores without and with the temperature; return that and the latter's bins.
+
+    Args:
+        temperature: The temperature.
+        scored: Returns the scores of N predictions by the divisor of the logits, and bool[N], whether they are right.
+    """
+    before, after = (reliability(*scored(divisor)) for divisor in (1.0, temperature))
+    measured = {
+        "temperature": temperature,
+        "in_scope_error_before": before["ece"],
+        "out_of_scope_error_before": None,
+        "in_scope_error_after": after["ece"],
+        "out_of_scope_error_after": None,
+    }
+    return measured, after["bins"]
 
 
 def calibration_of_classes(
