@@ -1,6 +1,6 @@
-"""The command line: starts a command, and turns its errors into messages and exit statuses.
+"""The command line: run a command, and turn its errors into messages and exit statuses.
 
-Commands of ``export/commands`` are started without typer, so that they work where only the runtime is installed.
+Commands of ``export/commands`` run without typer, so that they work where only the runtime is installed.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ def main(arguments: list[str] | None = None) -> int:
         _discard_stdout()
         return 0
     except DistiltuneError as error:
-        _trace(given)
+        _print_traceback(given)
         return _complain(str(error), error.exit_status)
     except Exception as error:
-        _trace(given)
+        _print_traceback(given)
         if isinstance(error, ModuleNotFoundError) and error.name == "onnxruntime":
             return _complain(NOT_INSTALLED, InputError.exit_status)
         if isinstance(error, OSError) and _is_of_stdout(error):
@@ -99,10 +99,10 @@ def _discard_stdout() -> None:
 
 def _is_of_stdout(error: OSError) -> bool:
     """Return whether an error was raised by printing; an ``OSError`` of a stream has no file name."""
-    place = error.__traceback__
-    while place is not None and place.tb_next is not None:
-        place = place.tb_next
-    module = place.tb_frame.f_globals.get("__name__", "") if place else ""
+    innermost = error.__traceback__
+    while innermost is not None and innermost.tb_next is not None:
+        innermost = innermost.tb_next
+    module = innermost.tb_frame.f_globals.get("__name__", "") if innermost else ""
     prints = module.split(".")[0] in _PRINTERS or module in (__name__, lean.streams.__name__)
     return error.filename is None and prints
 
@@ -117,7 +117,7 @@ def _complain(message: str, status: int) -> int:
     return status
 
 
-def _trace(given: list[str]) -> None:
+def _print_traceback(given: list[str]) -> None:
     if "--verbose" in given or "-v" in given:
         import traceback
 

@@ -41,18 +41,18 @@ def pull(
     """Copy a sealed artifact of a run or a hub; every hash is verified before the directory appears."""
     from ...export.artifact.files import HUB_PREFIX
 
-    copy = (_pull_of_hub if run_id.startswith(HUB_PREFIX) else partial(_pull_of_run, storage))(run_id, to)
+    copy = (_pull_from_hub if run_id.startswith(HUB_PREFIX) else partial(_pull_from_run, storage))(run_id, to)
     typer.echo(f"{copy}: verified; try: distiltune predict {shlex.quote(str(copy))} 'a text'")
 
 
-def _pull_of_hub(name: str, to: str) -> Path:
+def _pull_from_hub(name: str, to: str) -> Path:
     from ...export.artifact.hub.pull import pull_artifact
     from ...export.artifact.hub.repository import repository_named
 
     return pull_artifact(repository_named(name, "RUN"), to)
 
 
-def _pull_of_run(storage: str | None, run_id: str, to: str) -> Path:
+def _pull_from_run(storage: str | None, run_id: str, to: str) -> Path:
     from ...export.artifact.copying import folder_to_make
     from ...export.artifact.seal import copy_artifact
 
@@ -148,24 +148,26 @@ def benchmark(
     ] = 10,
     threads: Annotated[int, typer.Option("--threads", min=1, max=1024, help="Intra-op threads.")] = 1,
     sweep: Annotated[
-        bool, typer.Option("--sweep", help="Also by number of threads, batch size and text length.")
+        bool, typer.Option("--sweep", help="Also vary the number of threads, batch size and text length.")
     ] = False,
     load: Annotated[
         bool,
-        typer.Option("--load", help="Also with 1, 2, 4, 8 concurrent clients, in threads and in processes."),
+        typer.Option(
+            "--load", help="Also measure 1, 2, 4 and 8 concurrent clients, as threads and as processes."
+        ),
     ] = False,
     startup: Annotated[
-        bool, typer.Option("--startup", help="Also the time from the start of a process to its first label.")
+        bool, typer.Option("--startup", help="Also measure the time from process start to the first label.")
     ] = False,
     session: Annotated[
         bool,
-        typer.Option("--session", help="Also with ONNX Runtime session options, one by one and combined."),
+        typer.Option("--session", help="Also try ONNX Runtime session options, one by one and combined."),
     ] = False,
     floors: Annotated[
         bool,
-        typer.Option("--floors", help="Also the minimum time of this machine, from bytes and operations."),
+        typer.Option("--floors", help="Also compute this machine's minimum time, from bytes and operations."),
     ] = False,
-    thorough: Annotated[bool, typer.Option("--thorough", help="All of these measurements.")] = False,
+    thorough: Annotated[bool, typer.Option("--thorough", help="Make all of these measurements.")] = False,
     seconds: Annotated[
         float,
         typer.Option(

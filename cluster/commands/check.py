@@ -1,4 +1,4 @@
-"""The command check: whether a job can run, and what it would do."""
+"""The command `check`: check that a job can run, and show what it would do."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def check(
 ) -> None:
     """Check a job, its data and its models, show what it would do, and forecast time, disk and memory of each stage.
 
-    The forecast takes up to a minute: a few steps of teacher and trials are measured, a graph is exported. Nothing is
+    The forecast takes up to a minute: it measures a few steps of teacher and trials, and exports a graph. Nothing is
     kept.
     """
     from ..pipeline.checks.preflight import check_job
@@ -89,7 +89,7 @@ def _forecast(job: Any) -> tuple[Any, str]:
 
 
 def _overview(job: Any) -> dict[str, str]:
-    """Return what a checked job would do, a line for each section."""
+    """Return a line on what a checked job would do for each section."""
     from ..pipeline.run_job import describe_data, few_labels_in_words, few_labels_of
 
     config, data, few = job.config, job.data, few_labels_of(job)
@@ -114,11 +114,11 @@ def _overview(job: Any) -> dict[str, str]:
 
 
 def _labels(data: Any) -> str:
-    """Return the label with the fewest training texts, or the range of the numbers to learn."""
+    """Summarise the labels: the one with the fewest training texts, or the range of the numbers to learn."""
     names, labels = data.label_names, data.splits["train"]["label"][:]
     counts = data.label_kind.counts(labels, names)
-    if (told := data.label_kind.summary(labels, names)) is not None:
-        return told
+    if (own_summary := data.label_kind.summary(labels, names)) is not None:
+        return own_summary
     if counts is None:
         columns = zip(*labels, strict=True)
         return "; ".join(

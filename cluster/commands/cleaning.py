@@ -24,7 +24,7 @@ _AGE = re.compile(r"(\d{1,6})([mhdw])", re.ASCII)
 
 
 class Keep(StrEnum):
-    """What a run that is cut down keeps."""
+    """What `gc --keep` leaves of a run."""
 
     best = "best"
     artifacts = "artifacts"
@@ -40,7 +40,7 @@ def rm(
     storage: StorageOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Delete runs. What several runs share stays; `distiltune gc` deletes what no run needs any more."""
+    """Delete runs. Files that several runs share stay; `distiltune gc` deletes those that no run needs any more."""
     from ..store.garbage import find_runs
 
     _delete(find_runs(open_storage(storage), run_ids), [], yes=yes, dry_run=False, as_json=as_json)

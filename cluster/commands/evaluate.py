@@ -1,4 +1,4 @@
-"""Commands on texts of the user: evaluate an artifact on labelled ones, and label others with a teacher."""
+"""Commands on the user's texts: evaluate an artifact on labelled texts, and label texts with a teacher."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def evaluate(
     label_separator: Annotated[
         str | None,
         typer.Option(
-            "--label-separator", metavar="TEXT", help="What stands between several labels of one text."
+            "--label-separator", metavar="TEXT", help="Separator between several labels of one text."
         ),
     ] = None,
     slice_columns: Annotated[
@@ -67,16 +67,16 @@ def evaluate(
         typer.Option(
             "--slice-column",
             metavar="NAME",
-            help="Column, such as a channel, for each of whose values the accuracy is shown; may be repeated.",
+            help="Column, such as channel; the accuracy is shown for each of its values. May be repeated.",
         ),
     ] = None,
     output: Annotated[
-        str | None, typer.Option("--output", metavar="FILE", help="JSON file to write, with every figure.")
+        str | None, typer.Option("--output", metavar="FILE", help="JSON file to write, with all results.")
     ] = None,
     storage: StorageOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Evaluate an artifact on labelled texts: accuracy or metrics, each label, slices, confusions, calibration."""
+    """Evaluate an artifact on labelled texts: accuracy or metrics, per label and slice, confusions, calibration."""
     from ...export.commands.streams import quiet_panics
     from ...export.runtime.classifier import TextClassifier
     from ...training import tasks
@@ -95,17 +95,17 @@ def evaluate(
     with quiet_panics():
         classifier = TextClassifier.load(folder)
     task = tasks.get(classifier.task)
-    usual = task.columns
-    named = list(dict.fromkeys(label_column or [usual.get("label_column", "label")]))
+    default_columns = task.columns
+    named = list(dict.fromkeys(label_column or [default_columns.get("label_column", "label")]))
     several = tuple(named) if len(named) > 1 else ()
-    form = LabelFormat(named[0], several, label_separator)
+    label_format = LabelFormat(named[0], several, label_separator)
     columns = Columns(
-        text_column or usual.get("text_column", DEFAULT_TEXT_COLUMN),
+        text_column or default_columns.get("text_column", DEFAULT_TEXT_COLUMN),
         None if several else named[0],
         section=None,
         slices=slices,
         labels=several,
-        pair=pair_column_of(classifier, text_pair_column or usual.get("text_pair_column")),
+        pair=pair_column_of(classifier, text_pair_column or default_columns.get("text_pair_column")),
     )
     if task.has_classes and (several or label_separator is not None):
         option = "--label-column" if several else "--label-separator"
@@ -115,13 +115,13 @@ def evaluate(
             "no separator"
         )
     kind = task.label_kind
-    read, remedy = kind.reader(form), kind.remedy(form)
+    read, remedy = kind.reader(label_format), kind.remedy(label_format)
     raw = kind.prepared(read_table("given", data, columns, parameter="DATA"))
     split = checked(raw, notes, read, remedy)
     for note in notes:
         typer.echo(f"warning: {note}", err=True)
     with quiet_panics():
-        measured = _measure_of(task)(classifier, split, data)
+        measured = _evaluator_of(task)(classifier, split, data)
     report = {"artifact": directory, "data": data, **measured}
     if output is not None:
         _write(output, report)
@@ -131,16 +131,16 @@ def evaluate(
         _print(report)
 
 
-def _measure_of(task: Task) -> Callable[[TextClassifier, Split, str], dict[str, Any]]:
+def _evaluator_of(task: Task) -> Callable[[TextClassifier, Split, str], dict[str, Any]]:
     """Return the function that evaluates a classifier of a task."""
     if task.has_classes:
-        return _of_classes
+        return _evaluate_classes
     if task.of_windows:
-        return _of_answers
-    return _of_spans if task.of_tokens else _of_outputs
+        return _evaluate_answers
+    return _evaluate_spans if task.of_tokens else _evaluate_outputs
 
 
-def _of_answers(classifier: TextClassifier, split: Split, data: str) -> dict[str, Any]:
+def _evaluate_answers(classifier: TextClassifier, split: Split, data: str) -> dict[str, Any]:
     """Evaluate a model that answers questions."""
     from ...export.benchmark.accuracy.evaluation import evaluate_answers
     from ...export.selection.slices import measure_slices
@@ -152,7 +152,7 @@ def _of_answers(classifier: TextClassifier, split: Split, data: str) -> dict[str
     return {**measured, "slices": measure_slices(split.slices, right)}
 
 
-def _of_classes(classifier: TextClassifier, split: Split, data: str) -> dict[str, Any]:
+def _evaluate_classes(classifier: TextClassifier, split: Split, data: str) -> dict[str, Any]:
     """Evaluate a classifier with one label for each text."""
     from ...export.benchmark.accuracy.evaluation import evaluate as evaluate_answers
     from ...export.selection.slices import measure_slices
@@ -170,7 +170,7 @@ def _of_classes(classifier: TextClassifier, split: Split, data: str) -> dict[str
     return {**measured, "slices": measure_slices(split.slices, right)}
 
 
-def _of_spans(classifier: TextClassifier, split: Split, data: str) -> dict[str, Any]:
+def _evaluate_spans(classifier: TextClassifier, split: Split, data: str) -> dict[str, Any]:
     """Evaluate a model that finds the entities of texts."""
     from ...export.benchmark.accuracy.evaluation import evaluate_spans
     from ...export.selection.slices import measure_slices
@@ -188,7 +188,7 @@ def _of_spans(classifier: TextClassifier, split: Split, data: str) -> dict[str, 
     return {**measured, "slices": measure_slices(split.slices, right)}
 
 
-def _of_outputs(classifier: TextClassifier, split: Split, data: str) -> dict[str, Any]:
+def _evaluate_outputs(classifier: TextClassifier, split: Split, data: str) -> dict[str, Any]:
     """Evaluate a model with several labels for each text, or with numbers."""
     from ...export.benchmark.accuracy.evaluation import evaluate_outputs
     from ...export.selection.slices import measure_slices

@@ -35,7 +35,7 @@ EXAMPLES = {
 
 
 def add_help(commands: Iterable[Any], panel: str) -> None:
-    """Put typer's commands in a panel of the help, each with its example."""
+    """Assign typer commands to a panel of the help, and append its example to each."""
     for each in commands:
         name = each.name or each.callback.__name__.replace("_", "-")
         each.rich_help_panel = panel

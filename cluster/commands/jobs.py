@@ -53,7 +53,7 @@ def submit(
 
     config = load_config(source, overrides or [], storage)
     name = Path(source or "quickstart").stem
-    with _uninterrupted("nothing was submitted"):
+    with _reporting_interrupt("nothing was submitted"):
         submission = jobs.submit(
             config, name, address=address, token_file=token_file, run_id=run_id, report=_printer(as_json)
         )
@@ -72,8 +72,8 @@ def resume(
 ) -> int:
     """Resume a run that ended early, on its cluster or another; runs of `run` are resumed on this machine.
 
-    With --set search.num_trials or search.budget, a finished search continues with more trials; with another
-    search.space or search.sampler, a new run begins that learns from the trials of this one.
+    With --set search.num_trials or search.budget, a finished search continues with more trials. With another
+    search.space or search.sampler, a new run starts that learns from this one's trials.
     """
     from ..jobs import submission as jobs
     from ..pipeline.reuse.extension import changed_job
@@ -86,14 +86,14 @@ def resume(
     name = (run.read("run.json") or {}).get("name", run.id)
     if change is not None and change.kind == "new":
         to = address or (submitted or {}).get("address")
-        return _begin_anew(run, change, name, to, token_file, follow=follow, as_json=as_json)
+        return _start_new_run(run, change, name, to, token_file, follow=follow, as_json=as_json)
     extends = change is not None and change.kind == "extended"
     has_work = run.state != "finished" or extends or (change is not None and stages_again(run, change.config))
     if address is None and submitted is None and has_work:
         config = jobs.specification(run) if change is None else change.config
         run_here(config, name, run.id, as_json, extends=extends)
         return 0
-    with _uninterrupted("nothing was submitted"):
+    with _reporting_interrupt("nothing was submitted"):
         submission = jobs.resume(
             run,
             address=address,
@@ -105,7 +105,7 @@ def resume(
     return _show(submission, follow, as_json)
 
 
-def _begin_anew(
+def _start_new_run(
     former: Run,
     change: ChangedJob,
     name: str,
@@ -115,7 +115,7 @@ def _begin_anew(
     follow: bool,
     as_json: bool,
 ) -> int:
-    """Begin a new run with the changed space or sampler, where the former one ran."""
+    """Start a new run with the changed space or sampler, where the former one ran."""
     from ...search.samplers.base import SAMPLERS
     from ..jobs import submission as jobs
     from ..store.runs import name_run
@@ -125,7 +125,8 @@ def _begin_anew(
     learns = (
         "learns from its trials (search.warm_start)"
         if config.search.warm_start is not None
-        else f"does not learn from its trials, since {SAMPLERS.name_of(type(config.search.sampler))} learns from none"
+        else f"does not learn from its trials, since the sampler {SAMPLERS.name_of(type(config.search.sampler))} "
+        "learns from no trials"
     )
     typer.echo(
         f"{change.because}: differs from that of run {former.id}, which stays as it is; new run {new_id} {learns}",
@@ -134,7 +135,7 @@ def _begin_anew(
     if address is None:
         run_here(config, name, new_id, as_json)
         return 0
-    with _uninterrupted("nothing was submitted"):
+    with _reporting_interrupt("nothing was submitted"):
         submission = jobs.submit(
             config, name, address=address, token_file=token_file, run_id=new_id, report=_printer(as_json)
         )
@@ -154,7 +155,7 @@ def stop(
 
     run = open_run(run_id, storage)
     before = run.state
-    with _uninterrupted("the request to stop remains"):
+    with _reporting_interrupt("the request to stop remains"):
         state = jobs.stop(run, token_file=token_file, report=_printer(as_json))
     if as_json:
         echo_json({"run_id": run.id, "state": state, "stopped": before != state})
@@ -203,7 +204,8 @@ def _printer(as_json: bool) -> ReportProgress:
 
 
 @contextmanager
-def _uninterrupted(what: str) -> Iterator[None]:
+def _reporting_interrupt(what: str) -> Iterator[None]:
+    """Convert Ctrl-C to an error that adds ``what``: the state that the interruption leaves."""
     try:
         yield
     except KeyboardInterrupt:

@@ -1,4 +1,4 @@
-"""The commands of ``export/commands`` as those of the application, for its help; their parser is not used here."""
+"""Commands of ``export/commands`` as typer commands, for the application's help; their own parser is not used."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ app = typer.Typer()
 
 def _annotation(parameter: Parameter) -> Any:
     if parameter.name == "storage":
-        return StorageOption  # it reads the environment as well
+        return StorageOption  # also reads the environment
     if parameter.option is None:
         kind: Any = list[str] | None if parameter.is_many else str
         metavar = f"[{parameter.metavar}]..." if parameter.is_many else parameter.metavar

@@ -37,13 +37,13 @@ def _not_empty(parameter: typer.CallbackParam, value: str | None) -> str | None:
 
 
 def _sources(incomplete: str) -> list[str]:
-    """Return the presets and job files that a shell completes."""
+    """Return the job files and presets that complete a word in the shell."""
     files = sorted(path.name for path in Path().glob("*.y*ml"))
     return [name for name in [*files, *preset_names()] if name.startswith(incomplete)]
 
 
 def complete_runs(incomplete: str) -> list[str]:
-    """Return the runs of the default storage that a shell completes."""
+    """Return the runs of the default storage that complete a word in the shell."""
     with suppress(DistiltuneError):
         found = open_storage(os.environ.get(STORAGE_VARIABLE)).candidates()
         names = ["latest", *sorted((run.id for run in found), reverse=True)]

@@ -54,16 +54,16 @@ def checked_on_cluster(
                 runtime_env=runtime_env,
                 metadata={"check_of": run_id},
             )
-        answer = _answer(client, sent)
+        answer = _wait_for_answer(client, sent)
         ended = time.monotonic()
         yield answer
     finally:
         store.delete(probe)
         if sent is not None:
-            _forget(client, sent, ended or time.monotonic())
+            _delete_job(client, sent, ended or time.monotonic())
 
 
-def _answer(client: JobSubmissionClient, job: str) -> dict[str, Any]:
+def _wait_for_answer(client: JobSubmissionClient, job: str) -> dict[str, Any]:
     deadline = time.monotonic() + _WITHIN_S
     while not client.get_job_status(job).is_terminal():
         if time.monotonic() > deadline:
@@ -92,7 +92,7 @@ def _answer(client: JobSubmissionClient, job: str) -> dict[str, Any]:
     return answer
 
 
-def _forget(client: JobSubmissionClient, job: str, ended: float) -> None:
+def _delete_job(client: JobSubmissionClient, job: str, ended: float) -> None:
     """Delete the check's job, stopping it first if it is still running.
 
     If it were deleted at once, Ray's next poll would restore it as failed.
@@ -114,14 +114,14 @@ def main() -> int:
     given = read_specification()
     config = on_this_cluster(JobConfig.model_validate(given["config"]))
     try:
-        answer = _look(config, given["probe"], given["run_id"])
+        answer = _run_checks(config, given["probe"], given["run_id"])
     except DistiltuneError as error:
         answer = {"error": type(error).__name__, "message": str(error)}
     sys.stdout.write(f"{MARK}{json.dumps(answer)}\n")
     return 0
 
 
-def _look(config: JobConfig, probe: str, run_id: str) -> dict[str, Any]:
+def _run_checks(config: JobConfig, probe: str, run_id: str) -> dict[str, Any]:
     """Check the storage, the nodes, then the job, on the cluster that will run it."""
     from ..pipeline.checks.cluster import check_cluster
     from ..pipeline.checks.preflight import check_job

@@ -34,14 +34,14 @@ def main() -> int:
             run_job(config, given["name"], run_id=given["run_id"], listener=printer, submitted=True)
     except KeyboardInterrupt as error:
         sys.stderr.write(f"{error or 'interrupted'}\n")
-        _leave_pending(given, "interrupted", None)
+        _record_early_end(given, "interrupted", None)
         return 130
     except DistiltuneError as error:
         sys.stderr.write(f"error: {'; '.join(str(error).splitlines())}\n")
-        _leave_pending(given, "failed", str(error))
+        _record_early_end(given, "failed", str(error))
         return error.exit_status
     except Exception as error:
-        _leave_pending(given, "failed", f"{type(error).__name__}: {error}")
+        _record_early_end(given, "failed", f"{type(error).__name__}: {error}")
         raise
     return 0
 
@@ -59,7 +59,7 @@ def on_this_cluster(config: JobConfig) -> JobConfig:
     return config.model_copy(update={"resources": resources})
 
 
-def _leave_pending(given: dict[str, Any], state: str, error: str | None) -> None:
+def _record_early_end(given: dict[str, Any], state: str, error: str | None) -> None:
     """Record in the run store how a job ended if it ended before its run began."""
     from ..store.runs import Run, Storage
 

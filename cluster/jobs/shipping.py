@@ -1,4 +1,4 @@
-"""What is shipped with a Ray job: the running code and the specification, both named by their content."""
+"""Files shipped with a Ray job: the running code and the specification, both named by their content."""
 
 from __future__ import annotations
 

@@ -82,7 +82,7 @@ def submit(
         StorageError: The storage cannot be reached.
     """
     run_id = name_run(name, run_id)
-    sender = _sender(address, token_file, report or ignore)  # fail fast on a bad address
+    sender = _connect(address, token_file, report or ignore)  # fail fast on a bad address
     storage = Storage(config.storage.path, config.storage.retry_s)
     check_job(config, storage, Run(storage.store, run_id), has_inputs=False)
     run = storage.create(run_id)
@@ -107,7 +107,7 @@ def resume(
         token_file: File with the token of the cluster.
         report: Called at each step.
         config: The specification, if it differs from the one that the run began with.
-        extends: Whether the search of the run is extended under that, as ``changed_job`` accepted it.
+        extends: Whether ``config`` extends the search of the run, as ``changed_job`` determined.
 
     Raises:
         InputError: The run is running, or has no specification to resume from; or as in ``submit``.
@@ -121,7 +121,7 @@ def resume(
     if state == "running":
         raise _under_way(run, state)
     submission = run.read("submission.json") or {}
-    sender = _sender(address or submission.get("address"), token_file, report or ignore)
+    sender = _connect(address or submission.get("address"), token_file, report or ignore)
     if extends:
         check_job(config, Storage(run.store.url, run.store.retry_s), run, has_inputs=False)
     name = (run.read("run.json") or {}).get("name", run.id)
@@ -165,7 +165,7 @@ def stop(run: Run, *, token_file: Path | None = None, report: ReportProgress | N
                 f"process"
             )
         report(Progress("the run does not respond; stopping its job"))
-    sender = _sender(submission["address"], token_file, report)
+    sender = _connect(submission["address"], token_file, report)
     with answering(sender.cluster):
         end_job(sender.client, submission["submission_id"])
     if not mark_ended(run, run.id, "stopped", None) and run.state == "interrupted":
@@ -175,7 +175,7 @@ def stop(run: Run, *, token_file: Path | None = None, report: ReportProgress | N
     return run.state
 
 
-def _sender(address: str | None, token_file: Path | None, report: ReportProgress) -> _Sender:
+def _connect(address: str | None, token_file: Path | None, report: ReportProgress) -> _Sender:
     cluster = find_cluster(address, token_file)
     client = job_client(cluster)
     for handler in logging.getLogger("ray").handlers:

@@ -130,9 +130,9 @@ def get_json(cluster: ClusterAddress, path: str, timeout_s: float = 10.0) -> Any
         with urllib.request.build_opener(*handlers).open(request, timeout=timeout_s) as answer:
             return json.loads(answer.read(_ANSWER_BYTES))
     except urllib.error.HTTPError as error:
-        raise InputError(_refusal(cluster, path, error.code)) from None
+        raise InputError(_status_message(cluster, path, error.code)) from None
     except (OSError, HTTPException, ValueError, RecursionError) as error:
-        raise InputError(_silence(cluster, error)) from None
+        raise InputError(_failure_message(cluster, error)) from None
 
 
 def job_client(cluster: ClusterAddress) -> JobSubmissionClient:
@@ -145,13 +145,13 @@ def job_client(cluster: ClusterAddress) -> JobSubmissionClient:
     from ray.job_submission import JobSubmissionClient
 
     if _is_loopback(cluster.dashboard):
-        _past_proxies(str(urlsplit(cluster.dashboard).hostname))
+        _bypass_proxy(str(urlsplit(cluster.dashboard).hostname))
     # Ray lets these variables override the address that it is given.
     with environment_set(dict.fromkeys(_ADDRESS_ENV)):
         try:
             return JobSubmissionClient(cluster.dashboard, headers=cluster.headers())
         except (RuntimeError, OSError) as error:
-            raise InputError(_silence(cluster, error)) from error
+            raise InputError(_failure_message(cluster, error)) from error
 
 
 def check_gcs_address(parameter: str, given: str) -> None:
@@ -249,7 +249,7 @@ def _same(first: str, second: str) -> bool:
     return first.replace("//localhost:", "//127.0.0.1:").replace("localhost:", "127.0.0.1:") == second
 
 
-def _refusal(cluster: ClusterAddress, path: str, status: int) -> str:
+def _status_message(cluster: ClusterAddress, path: str, status: int) -> str:
     if status == 401:
         return (
             f"--token-file: {cluster.dashboard} requires a token; give the file that `distiltune cluster up` "
@@ -264,7 +264,7 @@ def _refusal(cluster: ClusterAddress, path: str, status: int) -> str:
     return f"--address: {cluster.dashboard} answers {status} to {path}; is it a Ray dashboard?"
 
 
-def _silence(cluster: ClusterAddress, error: Exception) -> str:
+def _failure_message(cluster: ClusterAddress, error: Exception) -> str:
     if isinstance(error, (HTTPException, ValueError, RecursionError)):
         return (
             f"--address: the server at {cluster.dashboard} is not a Ray dashboard; give the dashboard address that "
@@ -294,7 +294,7 @@ def _is_loopback(dashboard: str) -> bool:
         return host == "localhost"
 
 
-def _past_proxies(host: str) -> None:
+def _bypass_proxy(host: str) -> None:
     """Exclude a loopback address from the environment's proxy, which would connect to its own machine."""
     before = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
     if host not in before.split(","):

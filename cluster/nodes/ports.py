@@ -13,9 +13,7 @@ from ...errors import InputError, RunFailedError, first_line, shown
 from ...storage.filesystems import refuse_userinfo
 
 LOOPBACK = "127.0.0.1"
-_WORKER_PORTS = range(
-    10002, 20000
-)  # Ray's default for its workers; a service must not use one of these ports
+_WORKER_PORTS = range(10002, 20000)  # Ray's default for its workers; services must not use them
 _CONNECT_TIMEOUT_S = 8.0
 
 
@@ -167,7 +165,7 @@ def check_answers(parameter: str, given: str, host: str, port: int, *, is_ray: b
     """
     answers: list[str | None] = []
     thread = threading.Thread(
-        target=lambda: answers.append(_fault_of(host, port, is_ray)), name="connect", daemon=True
+        target=lambda: answers.append(_connection_fault(host, port, is_ray)), name="connect", daemon=True
     )
     thread.start()
     thread.join(2 * _CONNECT_TIMEOUT_S)
@@ -189,7 +187,7 @@ _HTTP2_HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0,
 _SETTINGS = 4  # type of the first frame that an HTTP/2 server, and so a gRPC server, sends
 
 
-def _fault_of(host: str, port: int, is_ray: bool) -> str | None:
+def _connection_fault(host: str, port: int, is_ray: bool) -> str | None:
     try:
         with socket.create_connection((host, port), timeout=_CONNECT_TIMEOUT_S) as probe:
             if not is_ray or os.environ.get("RAY_USE_TLS", "0").lower() in ("1", "true"):

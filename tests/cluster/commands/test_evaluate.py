@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from artifacts import LABELS, TEXTS, tiny_artifact
 
-from distiltune.cluster.commands.evaluate import _of_spans
+from distiltune.cluster.commands.evaluate import _evaluate_spans
 from distiltune.export.runtime.classifier import TextClassifier
 from distiltune.training.data.label_kinds.tags import Entity, tag_names
 
@@ -93,7 +93,7 @@ def test_what_is_found_in_texts_can_be_written() -> None:
     labels = [(Entity(0, 4, "city"),), ()]
     split: Any = SimpleNamespace(texts=["Oslo now", "here we are"], labels=labels, slices={"day": ["1", "2"]})
     found: Any = Finder()
-    report = json.loads(json.dumps(_of_spans(found, split, "data.conll")))
+    report = json.loads(json.dumps(_evaluate_spans(found, split, "data.conll")))
     assert report["metrics"]["entity_precision"] == 0.5
     assert report["metrics"]["entity_recall"] == 1.0
     assert [each["label"] for each in report["labels"]] == ["city"]

@@ -98,7 +98,7 @@ def submit(config, monkeypatch):
         yield on_cluster(shipped, monkeypatch, run_id)
 
     monkeypatch.setattr(
-        submission, "_sender", lambda *_: SimpleNamespace(cluster=None, client=None, report=print)
+        submission, "_connect", lambda *_: SimpleNamespace(cluster=None, client=None, report=print)
     )
     monkeypatch.setattr(submission, "checked_on_cluster", checked)
     submission.submit(config, "job")
@@ -108,7 +108,7 @@ def on_cluster(config, monkeypatch, run_id="a"):
     monkeypatch.setattr(ray_session, "ray_session", nullcontext)
     monkeypatch.setattr(cluster, "check_cluster", lambda *_: None)
     Storage(config.storage.path).store.write("cache/probes/a", b"a")
-    return checks._look(config, "cache/probes/a", run_id)
+    return checks._run_checks(config, "cache/probes/a", run_id)
 
 
 def plan(config, monkeypatch):
