@@ -24,7 +24,7 @@ ISSUES_FILE = "diagnostics/label-issues.csv"
 DUPLICATES_FILE = "diagnostics/near-duplicates.csv"
 SUMMARY = "diagnostics/summary.json"
 _MOST_ROWS = 10_000  # of a CSV file
-_BETWEEN = " | "  # the texts of a pair
+_PAIR_SEPARATOR = " | "  # between the texts of a pair
 _NUM_SHOWN = 10  # in the record and the report
 
 
@@ -66,8 +66,8 @@ def diagnose(
         ``confused_labels``: the most frequent pairs on the validation split; ``learned_here``; ``cross_fit``: the
         record of the folds with their ``accuracy`` on the labels of ``train``, or None.
     """
-    if (known := run.read(SUMMARY)) is not None:  # of this run before it was resumed
-        return known
+    if (recorded := run.read(SUMMARY)) is not None:  # written before the run was resumed
+        return recorded
     issues: list[dict[str, Any]] = []
     confused: list[dict[str, Any]] = []
     names = data.label_names
@@ -84,8 +84,8 @@ def diagnose(
         found = _issue_rows(split, probabilities, labels, names, texts_of(data.splits[split]))
         issues += [{**row, "probabilities": origins[split]} for row in found]
         if split == "validation":
-            known = np.isfinite(logits).all(axis=1)  # a file of logits may lack texts
-            confused = _confused(task.predictions(logits[known]), labels[known], names)
+            has_logits = np.isfinite(logits).all(axis=1)  # a file of logits may lack texts
+            confused = _confused(task.predictions(logits[has_logits]), labels[has_logits], names)
     duplicates = _duplicate_rows(data)
     _write(run, ISSUES_FILE, issues)
     _write(run, DUPLICATES_FILE, duplicates)
@@ -101,7 +101,7 @@ def diagnose(
 
 
 def _origins(*, learned_here: bool, is_cross_fitted: bool) -> dict[str, str]:
-    """Return where the probabilities of each split are from, in words."""
+    """Return, in words, where the probabilities of each split come from."""
     if not learned_here:
         return dict.fromkeys(("validation", "train"), "of a finished checkpoint")
     return {"validation": "out of sample", "train": "out of sample" if is_cross_fitted else "in sample"}
@@ -131,7 +131,7 @@ def _issue_rows(
     names: Sequence[str],
     texts: Sequence[TextOrPair],
 ) -> list[dict[str, Any]]:
-    # Not of a label that no training text has, and not of a text that a file of logits lacks.
+    # Skip labels that no training text has, and texts that a file of logits lacks.
     known = np.flatnonzero((labels < probabilities.shape[1]) & np.isfinite(probabilities).all(axis=1))
     found = label_issues(probabilities[known], labels[known])
     return [_issue_row(split, int(known[each.row]), each, names, texts) for each in found]
@@ -147,7 +147,7 @@ def _issue_row(
         "predicted": names[issue.predicted],
         "label_probability": round(issue.label_probability, 4),
         "predicted_probability": round(issue.predicted_probability, 4),
-        "text": joined(texts[row], _BETWEEN),
+        "text": joined(texts[row], _PAIR_SEPARATOR),
     }
 
 
@@ -164,10 +164,10 @@ def _duplicate_rows(data: TextData) -> list[dict[str, Any]]:
         {
             "split": each.split,
             "row": each.row + 1,
-            "text": joined(texts[each.split][each.row], _BETWEEN),
+            "text": joined(texts[each.split][each.row], _PAIR_SEPARATOR),
             "other_split": each.other_split,
             "other_row": each.other_row + 1,
-            "other_text": joined(texts[each.other_split][each.other_row], _BETWEEN),
+            "other_text": joined(texts[each.other_split][each.other_row], _PAIR_SEPARATOR),
             "similarity": round(each.similarity, 3),
         }
         for each in near_duplicates(texts)

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _MANY_TRUNCATED = 0.01  # share of the training texts
-_MOST_OF_NEW = 512  # tokens of a teacher from scratch, as of most pretrained encoders
-_MOST_OF_WINDOW = 384  # tokens of a question with a part of its context, as Devlin et al. read SQuAD (2019)
+_MOST_OF_NEW = 512  # tokens of a teacher trained from scratch; most pretrained encoders have the same limit
+_MOST_OF_WINDOW = 384  # tokens of a question with a part of its context, as for SQuAD in Devlin et al. (2019)
 
 
 def measure_texts(
@@ -27,7 +27,7 @@ def measure_texts(
     texts: Sequence[TextOrPair],
     checkpoints: Checkpoints,
     new_tokenizer: Callable[[], Any],
-    held: int | None = None,
+    recorded: int | None = None,
 ) -> TokenLengths | None:
     """Measure the training texts in tokens of the teacher, and warn if many of them are truncated.
 
@@ -36,11 +36,11 @@ def measure_texts(
         texts: Texts of the training split.
         checkpoints: Loads the tokenizers.
         new_tokenizer: Returns the tokenizer that a teacher trained from scratch will have; takes a moment.
-        held: Number that a resumed run has chosen before; it is kept.
+        recorded: Length that a resumed run chose before; it is kept.
 
     Returns:
-        The lengths; ``max_length`` in them is a number, for ``auto`` the one that was chosen. None for a number with a
-        teacher trained from scratch, whose tokenizer does not exist yet.
+        The lengths, with the chosen number as ``max_length`` if that is ``auto``. None if ``max_length`` is given and
+        the teacher is trained from scratch, since its tokenizer does not exist yet.
 
     Raises:
         ModelError: A model does not accept a text of the chosen length.
@@ -56,7 +56,7 @@ def measure_texts(
     if given != AUTO:
         found = token_lengths(counts, config.training.num_tokens)
     else:
-        chosen = _chosen_length(config, counts, texts, checkpoints) if held is None else held
+        chosen = _chosen_length(config, counts, texts, checkpoints) if recorded is None else recorded
         found = token_lengths(counts, chosen, automatic=True)
     if found.share_truncated > _MANY_TRUNCATED and not tasks.get(config.task).of_windows:
         _warn_of_truncated(found)
@@ -64,7 +64,7 @@ def measure_texts(
 
 
 def with_number(config: JobConfig, lengths: TokenLengths | None) -> JobConfig:
-    """Return the specification with the number that was chosen in place of ``training.max_length: auto``."""
+    """Return the specification with the chosen number in place of ``training.max_length: auto``."""
     if lengths is None or config.training.max_length != AUTO:
         return config
     training = config.training.model_copy(update={"max_length": lengths.max_length})
@@ -74,9 +74,9 @@ def with_number(config: JobConfig, lengths: TokenLengths | None) -> JobConfig:
 def _chosen_length(
     config: JobConfig, counts: Any, texts: Sequence[TextOrPair], checkpoints: Checkpoints
 ) -> int:
-    """Return the tokens that 99.5 % of the texts need, in each tokenizer of the job, as far as its models accept them.
+    """Return the length that 99.5 % of the texts fit in, with every tokenizer of the job, up to its models' limits.
 
-    Each checkpoint's model must take a forward pass of so many tokens.
+    Each checkpoint's model is checked with a forward pass of that many tokens.
     """
     from ...search.space.students import student_sections
     from ...training import tasks
@@ -131,9 +131,9 @@ def _warn_of_truncated(found: TokenLengths) -> None:
 
 
 def truncation_in_words(lengths: TokenLengths | None, *, of_windows: bool = False) -> str:
-    """Return the share of long texts in words, and the number of tokens if it was chosen automatically.
+    """Describe the share of long texts, and the maximum length if it was chosen automatically.
 
-    ``of_windows``: whether they are divided, not truncated.
+    ``of_windows``: whether long texts are divided into windows instead of truncated.
     """
     if lengths is None:
         return ""

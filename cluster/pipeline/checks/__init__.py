@@ -1,1 +1,1 @@
-"""What is checked before a job costs time: its specification, models and texts, and the cluster that it runs on."""
+"""Checks before a job does expensive work: its specification, models and texts, and the cluster that it runs on."""

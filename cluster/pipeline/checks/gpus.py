@@ -13,7 +13,7 @@ from ....errors import ConfigError
 from ....search.trial.device import why_unavailable
 from ...specification.resources import ResourcesConfig
 
-_ANSWER_WITHIN_S = 90.0  # torch is imported, and the driver may take its time to say no
+_ANSWER_WITHIN_S = 90.0  # includes importing torch, and a driver that is slow to fail
 _PROBE = (
     "import json, torch; "
     "print(json.dumps([torch.__version__, torch.version.cuda, "
@@ -41,10 +41,10 @@ def check_gpus(resources: ResourcesConfig) -> None:
     if task is None or not counts:
         return
     for node, answer in _answers(counts).items():
-        host, num = counts[node]
-        fault = fault_of(answer, num)
+        host, num_gpus = counts[node]
+        fault = fault_of(answer, num_gpus)
         if fault is not None:
-            has = f"node {host} has {num} GPU{'s' if num > 1 else ''} by Ray's count"
+            has = f"node {host} has {num_gpus} GPU{'s' if num_gpus > 1 else ''} by Ray's count"
             raise ConfigError(
                 f"resources.{task}.gpu: {has}, but {fault}; to compute on its CPUs, start Ray there with "
                 "CUDA_VISIBLE_DEVICES set to an empty text"
@@ -67,7 +67,7 @@ def fault_of(answer: str, num_gpus: int) -> str | None:
     try:
         version, cuda, num_seen = json.loads(last)
     except (ValueError, TypeError):
-        return f"PyTorch there does not start ({last or 'no response'}); install it anew"
+        return f"PyTorch there does not start ({last or 'no response'}); reinstall it"
     if num_seen >= num_gpus:
         return None
     if num_seen == 0:
@@ -76,7 +76,7 @@ def fault_of(answer: str, num_gpus: int) -> str | None:
 
 
 def _answers(nodes: Mapping[str, Any]) -> dict[str, str]:
-    """Return what each node answers, by its id; a node that is lost meanwhile is left out."""
+    """Run ``ask_torch`` on each node, and return its answers by node id; a node lost meanwhile is left out."""
     import ray
     from ray.exceptions import RayError
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -97,8 +97,8 @@ def _answers(nodes: Mapping[str, Any]) -> dict[str, str]:
 
 
 def ask_torch() -> str:
-    """Return what torch answers about the GPUs of this node, in a process that ends, so that no driver is kept open."""
-    environment = {**os.environ, "PYTORCH_NVML_BASED_CUDA_CHECK": "0"}  # the driver itself must answer
+    """Return what torch reports about this node's GPUs, from a short-lived process, so that no driver stays open."""
+    environment = {**os.environ, "PYTORCH_NVML_BASED_CUDA_CHECK": "0"}  # ask the driver itself, not NVML
     try:
         done = subprocess.run(
             [sys.executable, "-c", _PROBE],

@@ -1,4 +1,4 @@
-"""Check that the checkpoints, students and variants of a job exist and fit each other, before its texts are read."""
+"""Check that a job's checkpoints, students and variants exist and fit each other, before its texts are read."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ logger = logging.getLogger(__name__)
 def check_models(config: JobConfig, checkpoints: Checkpoints | None = None) -> None:
     """Reject missing or incomplete checkpoints, and a student that cannot be made.
 
-    The headers of the weight files show layers, word pieces, heads and feed-forward rows that do not exist.
+    The headers of the weight files reveal requested layers, word pieces, heads and feed-forward rows that do not exist.
 
     Args:
         config: The specification with paths of this machine.
-        checkpoints: Those that were read before; None: none.
+        checkpoints: Checkpoints that were read before, if any.
 
     Raises:
         ModelError: A checkpoint cannot be used; the message has its key and what is available.
-        ConfigError: The graphs of the student cannot be run.
+        ConfigError: A student, a variant or the opset cannot be used; the message has the key and the remedy.
     """
     from ....export.onnx.opset import check_opset
     from ....search.space.students import student_sections
@@ -77,22 +77,21 @@ def _planned_teacher(
     """Return the key of a teacher's checkpoint, its resolved name or None, and its model's configuration.
 
     Args:
-        path: Path of its section.
-        config: Its section.
-        checkpoints: Those that were read before.
+        path: Path of the teacher's section.
+        config: The section.
+        checkpoints: Checkpoints that were read before.
     """
     from ....training.checkpoints.load import load_config
     from ....training.checkpoints.loading import naming
     from ....training.teacher.config import ScratchConfig
     from ....training.teacher.from_scratch import scratch_shapes
 
-    if (
-        config.scratch is not None or config.logits is not None
-    ):  # a file has no shapes, and no student reads them
+    # A file of logits has no shapes, and no student reads them; the default ones stand in.
+    if config.scratch is not None or config.logits is not None:
         return f"{path}.scratch", None, scratch_shapes(config.scratch or ScratchConfig())
     tuned = config.fine_tune
     name = tuned.checkpoint if tuned else config.checkpoint
-    assert name is not None, "one of the three is there"
+    assert name is not None, "one of scratch, fine_tune and checkpoint is set"
     key = f"{path}.fine_tune.checkpoint" if tuned else f"{path}.checkpoint"
     with naming(key):
         checkpoint = checkpoints.directory(name, tuned.sha256 if tuned else None)
@@ -100,7 +99,7 @@ def _planned_teacher(
 
 
 def _check_without_model(config: JobConfig, students: list[StudentConfig]) -> None:
-    """Reject what needs a teacher that can be run, where the teacher is a file of logits.
+    """Reject settings that need a teacher that can be run, for a job whose teacher is a file of logits.
 
     Raises:
         ConfigError: The message has the key and the remedy.

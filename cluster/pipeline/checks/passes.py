@@ -1,4 +1,4 @@
-"""Check that a text of the job's length fits in one forward pass, as given and by the memory of this machine."""
+"""Check that a text of the job's length fits in one forward pass, by the given bound and by this machine's memory."""
 
 from __future__ import annotations
 
@@ -19,11 +19,10 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_LONG = 512  # tokens: a shorter text fits anywhere
-_ATTENTION = (
-    "sdpa"  # what transformers takes by default; a model's configuration does not say before it is built
-)
-_STEP = 64  # tokens, to whose multiples a length that fits is rounded down
+_LONG = 512  # tokens; shorter texts fit on any machine
+# The default of transformers; a configuration has no attention implementation before its model is built.
+_ATTENTION = "sdpa"
+_STEP = 64  # tokens; a length that fits is rounded down to a multiple of this
 
 
 def check_given_tokens(config: JobConfig) -> None:
@@ -45,7 +44,7 @@ def check_memory(config: JobConfig, checkpoints: Checkpoints) -> None:
 
     Args:
         config: The specification with paths of this machine, and a number for ``training.max_length``.
-        checkpoints: Those that were read before.
+        checkpoints: Checkpoints that were read before.
     """
     import torch
 
@@ -58,8 +57,8 @@ def check_memory(config: JobConfig, checkpoints: Checkpoints) -> None:
     cores = num_usable_cores() if resources.num_cpus is None else resources.num_cpus
     teacher = cores if resources.teacher is None else resources.teacher.cpu
     threads = {"teacher": teacher, "student": resources.trial.cpu, "graph": cores}
-    for of_whom, does, shape in _passes(config, checkpoints):
-        free = bytes_of_passes(torch.device("cpu"), int(max(1, threads[of_whom])))
+    for model, action, shape in _passes(config, checkpoints):
+        free = bytes_of_passes(torch.device("cpu"), int(max(1, threads[model])))
         needed = shape.text_bytes(length)
         if needed > free:
             logger.warning(
@@ -67,7 +66,7 @@ def check_memory(config: JobConfig, checkpoints: Checkpoints) -> None:
                 "is free for its CPUs is %s MiB; set it to %d or less, or run where more is free",
                 length,
                 f"{needed / 2**20:,.0f}",
-                does,
+                action,
                 f"{free / 2**20:,.0f}",
                 _fitting_length(shape, length, free),
             )
@@ -75,7 +74,7 @@ def check_memory(config: JobConfig, checkpoints: Checkpoints) -> None:
 
 
 def _passes(config: JobConfig, checkpoints: Checkpoints) -> Iterator[tuple[str, str, PassShape]]:
-    """Yield what computes on a text and in words how, with the sizes of the model."""
+    """Yield each kind of forward pass: its model (``teacher``, ``student`` or ``graph``), in words, and its sizes."""
     from ....search.space.students import student_sections
     from ....training.models.passes import PassShape
 
@@ -96,7 +95,7 @@ def _passes(config: JobConfig, checkpoints: Checkpoints) -> Iterator[tuple[str, 
 
 
 def _shapes_of(teacher: OneTeacher, checkpoints: Checkpoints) -> PreTrainedConfig:
-    """Return the configuration of the model that a teacher is, or is made from."""
+    """Return the configuration of a teacher's model, or of the checkpoint that it is fine-tuned from."""
     from ....training.checkpoints.load import load_config
     from ....training.teacher.config import ScratchConfig
     from ....training.teacher.from_scratch import scratch_shapes
@@ -109,6 +108,6 @@ def _shapes_of(teacher: OneTeacher, checkpoints: Checkpoints) -> PreTrainedConfi
 
 
 def _fitting_length(shape: PassShape, length: int, num_bytes: int) -> int:
-    """Return the most tokens of a text that some bytes hold, a multiple of 64."""
+    """Return the longest text that fits in ``num_bytes``, in tokens and as a multiple of 64."""
     lengths = range(_STEP, length, _STEP)
     return max((each for each in lengths if shape.text_bytes(each) <= num_bytes), default=_STEP)

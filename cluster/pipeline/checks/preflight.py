@@ -62,12 +62,12 @@ class CheckedJob:
 
     @property
     def settled_local_config(self) -> JobConfig:
-        """The same with the paths of this machine."""
+        """Like ``settled_config``, with the paths of this machine."""
         return with_number(self.local_config, self.lengths)
 
     @cached_property
     def checkpoints(self) -> Checkpoints:
-        """Checkpoints, each found and its tokenizer loaded once."""
+        """Checkpoints of the job; each is located, and its tokenizer loaded, only once."""
         from ....training.checkpoints.once import Checkpoints
 
         return Checkpoints()
@@ -184,7 +184,7 @@ def _check_texts(job: CheckedJob) -> None:
     check_texts(job.local_config, job.data, job.checkpoints)
     texts = texts_of(job.data.splits["train"])
     job.lengths = measure_texts(
-        job.local_config, texts, job.checkpoints, lambda: job.new_tokenizer, _held_length(job)
+        job.local_config, texts, job.checkpoints, lambda: job.new_tokenizer, _recorded_length(job)
     )
 
 
@@ -194,8 +194,8 @@ def _check_passes(job: CheckedJob) -> None:
         check_memory(job.settled_local_config, job.checkpoints)
 
 
-def _held_length(job: CheckedJob) -> int | None:
-    """Return the number of tokens that the run chose before it was resumed; None if it has chosen none."""
+def _recorded_length(job: CheckedJob) -> int | None:
+    """Return the ``max_length`` that the run chose before it was resumed; None if it has chosen none."""
     result = {} if job.run is None else job.run.stage_record("data").get("result") or {}
     lengths = result.get("lengths") or {}
     return lengths["max_length"] if lengths.get("automatic") else None
@@ -224,7 +224,7 @@ CHECKS = (
         frozenset({"data"}),
     ),
     Check("baselines", ("task", "benchmark"), _check_baselines, frozenset({"checkpoints"})),
-    # Where the job runs, as for checkpoints.
+    # Checked only where the job runs, which is where checkpoints can be read.
     Check(
         "targets",
         ("benchmark", "export", "resources"),

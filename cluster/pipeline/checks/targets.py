@@ -1,4 +1,4 @@
-"""Checks of ``benchmark.targets``: a model for each target, its runtime, and a GPU where it will be measured."""
+"""Checks of ``benchmark.targets``: each needs a model, an installed runtime, and a GPU where it is measured."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _ANSWER_WITHIN_S = 90.0  # including the start of a worker
 
 
 def check_targets(config: JobConfig) -> None:
-    """Reject a target that no variant of the job is measured on, or that this machine lacks if the job runs here.
+    """Reject a target on which no variant can be measured, or that this machine lacks if the job runs here.
 
     Raises:
         ConfigError: A target cannot be used; the message names it, what is missing and the remedy.
@@ -43,7 +43,7 @@ def check_targets(config: JobConfig) -> None:
 
 
 def check_targets_on_nodes(places: Sequence[str], resources: ResourcesConfig) -> None:
-    """Reject a target for which the connected cluster has no node with a GPU, or one that lacks its packages.
+    """Reject a target for which the connected cluster has no node with a GPU, or a node that lacks its packages.
 
     Args:
         places: ``benchmark.targets``.
@@ -78,7 +78,7 @@ def on_gpu(places: Sequence[str]) -> list[Target]:
 
 
 def missing_here(names: Sequence[str]) -> dict[str, str]:
-    """Return those targets whose packages this process lacks, each with what is missing and the remedy."""
+    """Map each target whose packages this process lacks to the reason: what is missing, and the remedy."""
     reasons = {name: targets.get(name).missing() for name in names}
     return {name: reason for name, reason in reasons.items() if reason is not None}
 

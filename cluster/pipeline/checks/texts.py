@@ -68,7 +68,7 @@ def _check_labels(teacher: OneTeacher, data: TextData, task: Task, checkpoints: 
     """Reject a teacher whose labels are not those of the data, or a file of logits that does not fit its texts.
 
     Returns:
-        Whether it has logits of each validation text, bool[N].
+        bool[N]: whether the teacher has logits of each validation text.
     """
     from ....training.checkpoints.heads import LabelMatch
     from ....training.checkpoints.load import label_names, load_config
@@ -85,10 +85,14 @@ def _check_labels(teacher: OneTeacher, data: TextData, task: Task, checkpoints: 
 
 
 def _check_fitted_weights(config: JobConfig, num_texts: int) -> None:
-    """Warn if few validation texts have the logits of all teachers, on which weights are fitted.
+    """Warn if few validation texts have the logits of all teachers, which ``teacher.weights: fit`` needs.
+
+    Args:
+        config: The specification.
+        num_texts: Validation texts that have the logits of all teachers.
 
     Raises:
-        ConfigError: There is none.
+        ConfigError: There are none.
     """
     from ....training.teacher.config import FIT
 
@@ -114,7 +118,7 @@ def _check_same_tokens(
     checkpoints: Checkpoints,
     task: Task,
 ) -> None:
-    """Reject teachers that read some training texts as other tokens than the first, where each token has logits.
+    """Reject teachers that tokenize training texts differently from the first, for tasks with logits per token.
 
     Raises:
         ModelError: The message has the key of the teacher.
@@ -122,12 +126,14 @@ def _check_same_tokens(
     from ....errors import ModelError
 
     (_, name), *others = encoders
-    some, read = [*texts[:_NUM_COMPARED]], None
+    sample, expected = [*texts[:_NUM_COMPARED]], None
     for parameter, other in others:
         if name is None or other is None:  # trained from scratch, with the same word pieces
             continue
-        read = read or checkpoints.tokenizer(name)(some, padding=False, truncation=False)["input_ids"]
-        if checkpoints.tokenizer(other)(some, padding=False, truncation=False)["input_ids"] != read:
+        expected = (
+            expected or checkpoints.tokenizer(name)(sample, padding=False, truncation=False)["input_ids"]
+        )
+        if checkpoints.tokenizer(other)(sample, padding=False, truncation=False)["input_ids"] != expected:
             raise ModelError(
                 f"{parameter}: {other} given, whose tokenizer differs from that of the first teacher, and the task "
                 f"{task.name} has logits for each token, which are joined token by token; use teachers of one tokenizer"
@@ -139,8 +145,8 @@ def check_new_pieces(
 ) -> None:
     """Reject a student that does not fit the word pieces that a new teacher will have.
 
-    A teacher trained from scratch takes its word pieces from the training texts, as does a file of logits for the
-    students; that is fast enough to do here.
+    A teacher trained from scratch learns its word pieces from the training texts; so do the students of a file of
+    logits. Learning them is fast enough to do here.
 
     Args:
         config: The specification.

@@ -100,7 +100,7 @@ def test_a_process_that_fails_answers_with_its_last_line(monkeypatch, tmp_path):
         gpus.sys, "executable", str(fake_command(monkeypatch, tmp_path, "python-of-node", script))
     )
     assert fault_of(ask_torch(), 1) == (
-        "PyTorch there does not start (ImportError: libcudart.so); install it anew"
+        "PyTorch there does not start (ImportError: libcudart.so); reinstall it"
     )
 
 
