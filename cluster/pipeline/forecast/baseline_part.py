@@ -1,4 +1,4 @@
-"""The part of a measurement that concerns baselines: trained on a sample of the texts, then timed."""
+"""Measure a baseline for the forecast: train it on a sample of the texts, then time it."""
 
 from __future__ import annotations
 
@@ -35,17 +35,17 @@ def measure_baseline_part(request: Request, name: str) -> dict[str, float]:
     """
     given = baseline_texts(request.config, request.data)
     sample, folder = _sample(given, _MOST_TEXTS), request.work / name
-    with suppress(InputError):  # so few texts may have one label alone; it loads the libraries all the same
+    with suppress(InputError):  # warms up the libraries, even if so few texts have only one label
         fit_baseline(name, _sample(given, _FEW_TEXTS), request.work / f"{name}-first")
     watch = Stopwatch()
     fit_baseline(name, sample, folder)
-    times = len(given.train_texts) / len(sample.train_texts)
-    fit_s = watch.lap() * times ** BASELINES[name].growth
+    scale = len(given.train_texts) / len(sample.train_texts)
+    fit_s = watch.lap() * scale ** BASELINES[name].growth
     return {"fit_s": fit_s, **_timed(folder, given.validation_texts, request.seconds / 8)}
 
 
 def _sample(given: BaselineTexts, most: int) -> BaselineTexts:
-    """Return at most that many texts of each split, spread evenly over it."""
+    """Return at most ``most`` texts of each split, spread evenly over it."""
     return replace(
         given,
         **{
@@ -64,7 +64,7 @@ def _spread(values: Sequence[Any], most: int) -> list[Any]:
 def _timed(folder: Path, texts: Sequence[str], seconds: float) -> dict[str, float]:
     watch = Stopwatch()
     opened = open_baseline(folder)
-    query, some = median_text(texts), sorted(texts, key=len)[:: max(1, len(texts) // _NUM_BATCH)]
+    query, batch = median_text(texts), sorted(texts, key=len)[:: max(1, len(texts) // _NUM_BATCH)]
     opened(query)
     load_s, end = watch.lap(), time.perf_counter() + seconds
     calls = 0
@@ -72,7 +72,7 @@ def _timed(folder: Path, texts: Sequence[str], seconds: float) -> dict[str, floa
         opened(query)
         calls += 1
     call_s = watch.lap() / calls
-    opened(some, batch_size=_NUM_BATCH)
-    batched_s = watch.lap() / len(some)
-    opened.logits(some)
-    return {"load_s": load_s, "call_s": call_s, "batched_s": batched_s, "logits_s": watch.lap() / len(some)}
+    opened(batch, batch_size=_NUM_BATCH)
+    batched_s = watch.lap() / len(batch)
+    opened.logits(batch)
+    return {"load_s": load_s, "call_s": call_s, "batched_s": batched_s, "logits_s": watch.lap() / len(batch)}

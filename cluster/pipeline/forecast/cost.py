@@ -13,28 +13,28 @@ from .stopwatch import Stopwatch
 
 Batches = list[np.ndarray]
 """Rows of each batch, int64[B]."""
-_LEAST_SPREAD = 1.3  # largest over smallest batch: below it, a slope would be noise
+_LEAST_SPREAD = 1.3  # largest over smallest batch; below this ratio, a fitted slope would be noise
 
 
 @dataclass(frozen=True)
 class BatchCost:
-    """Time of a batch: a fixed part, and one for each of its tokens, padding included.
+    """Linear model of a batch's time: a fixed part, and a part for each of its tokens, padding included.
 
     Attributes:
         fixed_s: Seconds of a batch without tokens.
-        token_s: Seconds of a token.
+        token_s: Seconds per token.
     """
 
     fixed_s: float
     token_s: float
 
     def of(self, tokens: np.ndarray) -> float:
-        """Return the seconds of batches with these numbers of tokens, int[N]."""
+        """Return the total seconds of batches with these numbers of tokens, int[N]."""
         return len(tokens) * self.fixed_s + float(np.sum(tokens)) * self.token_s
 
     @staticmethod
     def fit(tokens: Sequence[int], seconds: Sequence[float]) -> BatchCost:
-        """Fit the two parts to measured batches by least squares; neither of them is negative.
+        """Fit the two parts to measured batches by least squares, with neither of them negative.
 
         Args:
             tokens: Tokens of each measured batch.
@@ -58,7 +58,7 @@ class BatchCost:
 
 
 def training_batches(lengths: np.ndarray, batch_size: int, seed: int, *, grouped: bool = True) -> Batches:
-    """Return the optimizer steps of the first epoch.
+    """Return the rows of each optimizer step of the first epoch.
 
     Args:
         lengths: Tokens of each text, int[N].
@@ -90,10 +90,10 @@ def tokens_of(batches: Batches, lengths: np.ndarray) -> np.ndarray:
 
 
 def sampled(tokens: np.ndarray, count: int) -> list[int]:
-    """Return the indices of batches that represent all of them, whatever number of them is used.
+    """Return the indices of batches such that any prefix of the list represents all batches.
 
     The largest comes first, since it needs the most memory; the others are at the quantiles 1/2, 1/4, 3/4, 1/8, ...
-    of the numbers of tokens (van der Corput's sequence). Indices repeat where there are fewer batches.
+    of the numbers of tokens (van der Corput sequence). Indices repeat if there are fewer batches than ``count``.
 
     Args:
         tokens: Tokens of each batch, int[N].
@@ -116,13 +116,13 @@ def _van_der_corput(number: int) -> float:
 def measured_batches(
     run: Callable[[np.ndarray], object], batches: Batches, lengths: np.ndarray, seconds: float
 ) -> BatchCost:
-    """Measure a sample of batches, the first of which warms up, until the time is over; at least three.
+    """Time a sample of batches after one warm-up, until ``seconds`` are over, but at least three; fit their cost.
 
     Args:
         run: Runs the batch with these rows.
         batches: All batches.
         lengths: Tokens of each text.
-        seconds: Time in seconds.
+        seconds: Duration of the measurement.
     """
     tokens = tokens_of(batches, lengths)
     taken: list[int] = []

@@ -1,4 +1,4 @@
-"""The parts of a measurement that concern exported models, each run in a process of its own: export, latency."""
+"""Measure export and latency for the forecast, each in a process of its own."""
 
 from __future__ import annotations
 
@@ -55,8 +55,8 @@ def measure_latency_part(request: Request, points: list[Point], name: str) -> di
     """Measure a model (``teacher``, ``student`` or ``onnx``) as the benchmark runs it.
 
     Returns:
-        ``load_s``; ``call_s`` of one text of median length; ``batched_s`` of a text in a batch; ``logits_s`` of a text
-        where accuracy is measured; and ``lengths_s``, in which texts of ``benchmark.lengths`` are timed.
+        ``load_s``; ``call_s`` of one text of median length; ``batched_s`` per text in a batch; ``logits_s`` per text
+        when accuracy is measured; and ``lengths_s``, the time to measure texts of ``benchmark.lengths``.
     """
     config, texts = request.config, texts_of(request.data.splits["validation"])
     folders = {TEACHER: _teacher(request), PLAIN: request.work / PLAIN}
@@ -65,7 +65,7 @@ def measure_latency_part(request: Request, points: list[Point], name: str) -> di
     kind = "onnx" if name == PLAIN else "pytorch"
     watch = Stopwatch()
     opened = targets.get(kind).open(OpenOptions(str(folder), length, None, threads, None, config.task))
-    query, some = median_text(texts), sorted(texts, key=num_characters)[:: max(1, len(texts) // _NUM_BATCH)]
+    query, batch = median_text(texts), sorted(texts, key=num_characters)[:: max(1, len(texts) // _NUM_BATCH)]
     opened.pipeline(query)
     load_s, end = watch.lap(), time.perf_counter() + request.seconds / 8
     calls = 0
@@ -73,20 +73,20 @@ def measure_latency_part(request: Request, points: list[Point], name: str) -> di
         opened.pipeline(query)
         calls += 1
     call_s = watch.lap() / calls
-    opened.pipeline(some, batch_size=_NUM_BATCH)
-    batched_s = watch.lap() / len(some)
-    opened.logits(some)
+    opened.pipeline(batch, batch_size=_NUM_BATCH)
+    batched_s = watch.lap() / len(batch)
+    opened.logits(batch)
     found = {
         "load_s": load_s,
         "call_s": call_s,
         "batched_s": batched_s,
-        "logits_s": watch.lap() / len(some),
+        "logits_s": watch.lap() / len(batch),
     }
     return {**found, "lengths_s": _lengths_s(opened, texts, config.benchmark)}
 
 
 def _lengths_s(opened: Opened, texts: Sequence[TextOrPair], config: BenchmarkConfig) -> float:
-    """Return the seconds in which the benchmark times a model on texts of several lengths, from one call for each."""
+    """Estimate the seconds that the benchmark needs to time texts of several lengths, from one call of each length."""
     total, watch = 0.0, Stopwatch()
     for num_tokens in config.lengths if opened.at_length else ():
         assert opened.at_length is not None
@@ -96,7 +96,7 @@ def _lengths_s(opened: Opened, texts: Sequence[TextOrPair], config: BenchmarkCon
         watch.lap()
         try:
             pipeline(text)
-        except ArtifactError:  # of a graph without so many positions
+        except ArtifactError:  # the graph has fewer positions
             break
         total += seconds_of_length(watch.lap(), config)
     return total

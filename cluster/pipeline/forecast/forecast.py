@@ -1,4 +1,4 @@
-"""Forecast a job: find what would be reused, measure the rest in a process of its own, and add up the stages."""
+"""Forecast a job: find which results would be reused, measure the rest in a separate process, and sum the stages."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from .search_time import Span
 from .stages import Known, StageForecast, StageForecasts
 from .teachers import MIB
 
-_LIMIT_S = 180.0  # of the measurements, on a machine that is far too busy
+_LIMIT_S = 180.0  # for all measurements; only reached on an overloaded machine
 _MOST_WAITING = 0.1
 _STEPS = ("teacher", "student", "search", "export")
 
@@ -42,10 +42,10 @@ class Forecast:
 
     Attributes:
         stages: The stages in order.
-        measured_s: Seconds in which it was measured.
-        free_bytes: Free space of the storage's disk; None where that is not a directory of this machine.
-        available_mib: Memory that is available now, in MiB; None where it is not known.
-        waiting: Share of the measurements, 0 to 1, in which they waited for other processes.
+        measured_s: Seconds that the measurements took.
+        free_bytes: Free space of the storage's disk; None if the storage is not a directory of this machine.
+        available_mib: Memory that is available now, in MiB; None if unknown.
+        waiting: Share of the measurements' time, 0 to 1, spent waiting for other processes.
     """
 
     stages: list[StageForecast]
@@ -61,12 +61,12 @@ class Forecast:
 
     @property
     def disk_bytes(self) -> int:
-        """Bytes that the job leaves in the storage."""
+        """Bytes that the finished job occupies in the storage."""
         return sum(each.disk_bytes for each in self.stages)
 
     @property
     def peak_disk_bytes(self) -> int:
-        """Bytes that the job needs in the storage at the time when it needs most."""
+        """Peak number of bytes that the job occupies in the storage."""
         left, most = 0, 0
         for each in self.stages:
             most = max(most, left + each.peak_disk_bytes)
@@ -79,12 +79,12 @@ class Forecast:
         return max(each.memory_mib for each in self.stages)
 
     def warnings(self) -> list[str]:
-        """Return what the machine has too little of, and whether others use it."""
+        """Return warnings about too little disk or memory, and about other processes on the machine."""
         found = []
         if self.waiting > _MOST_WAITING:
             found.append(
-                f"other processes use this machine: the measurements waited for them {self.waiting:.0%} of the time, "
-                "which the forecast leaves out; the job takes longer while they run"
+                f"other processes use this machine: the measurements spent {self.waiting:.0%} of their time waiting "
+                "for them, which the forecast excludes; the job takes longer while they run"
             )
         if self.free_bytes is not None and self.peak_disk_bytes > self.free_bytes:
             found.append(
@@ -128,12 +128,12 @@ def why_not(job: CheckedJob) -> str | None:
 def forecast_job(job: CheckedJob, report: ReportProgress = ignore, seconds: float | None = None) -> Forecast:
     """Forecast a checked job from a few measured steps.
 
-    Nothing is left in the storage. The measuring process ends with this one, however that ends.
+    Nothing is left in the storage. The measuring process is killed when this process ends, however it ends.
 
     Args:
         job: A job that has passed its checks.
-        report: Called with what is measured.
-        seconds: Time of each measurement in seconds; by default 1.5 to 4, by the number of training texts.
+        report: Called with a description of each measurement.
+        seconds: Duration of each measurement; by default 1.5 to 4 seconds, by the number of training texts.
 
     Raises:
         RunFailedError: A measurement failed.
@@ -166,8 +166,8 @@ def forecast_job(job: CheckedJob, report: ReportProgress = ignore, seconds: floa
 def _existing(job: CheckedJob) -> tuple[dict[str, str], dict[str, Any]]:
     """Return the stages whose results exist, and the folders of teachers, student and logits, where known."""
     config, store = job.settled_config, job.storage.store
-    nothing = {"teachers": (None,) * config.teacher.num_members, "student": None, "logits": None}
-    folders: dict[str, Any] = {**nothing}
+    none_exist = {"teachers": (None,) * config.teacher.num_members, "student": None, "logits": None}
+    folders: dict[str, Any] = {**none_exist}
     reused: dict[str, str] = {}
     try:
         source = None
@@ -188,8 +188,8 @@ def _existing(job: CheckedJob) -> tuple[dict[str, str], dict[str, Any]]:
             reused["teacher"] = "cache"
         if None not in held or config.teacher.are_different:
             folders["teachers"], folders["logits"] = tuple(held), store.directory / LOGITS
-    except (DistiltuneError, OSError, KeyError):  # of a damaged run; it would be run again
-        reused, folders = {}, {**nothing}
+    except (DistiltuneError, OSError, KeyError):  # a damaged run would not be reused
+        reused, folders = {}, {**none_exist}
     return reused, folders
 
 
@@ -205,7 +205,7 @@ def _teacher_keys(job: CheckedJob) -> list[str]:
 
 
 def _measure(request: Request, report: ReportProgress) -> tuple[dict[str, Any], float]:
-    """Run the measuring process; return its result and the seconds in which it imported the libraries."""
+    """Run the measuring process; return its result and the seconds that it took to import the libraries."""
     path, log = request.work / "request.pickle", request.work / "log"
     path.write_bytes(pickle.dumps(request))
     began = time.monotonic()
@@ -217,12 +217,12 @@ def _measure(request: Request, report: ReportProgress) -> tuple[dict[str, Any], 
             stdout=subprocess.PIPE,
             stderr=stderr,
             text=True,
-            start_new_session=True,  # Ctrl-C reaches this process alone, which ends that one
+            start_new_session=True,  # Ctrl-C reaches only this process, which then kills the other
         )
     timer = threading.Timer(_LIMIT_S, _kill, [process])
     timer.daemon = True
     timer.start()
-    with process:  # which closes its stdout and waits for its end
+    with process:  # closes its stdout and waits for it on exit
         try:
             report(Progress("loading the libraries"))
             return _answers(process, began, report, log)

@@ -1,7 +1,7 @@
-"""The measuring process: runs each part in a child of its own, and prints one JSON value a line.
+"""The measuring process: run each part of a forecast in a child process, and print one JSON value per line.
 
-Importing the libraries takes longer than most measurements, so it is done once here; the children are forked before
-anything is computed. They run at the niceness of Ray's workers.
+Importing the libraries takes longer than most measurements, so this process imports them once, and forks the children
+before it computes anything. They run at the niceness of Ray's workers.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from .request import TEACHER, Request, points_of, teacher_part
 from .stopwatch import waiting_share
 
 _NICENESS = "RAY_worker_niceness", "15"  # Ray's own variable and its default
-_PATIENCE_S = 120.0  # for the other processes at the start of a measurement
+_PATIENCE_S = 120.0  # of a process that waits for the others to start measuring
 _fork = multiprocessing.get_context("fork")
 
 
@@ -38,15 +38,15 @@ def measure(request: Request, report: Callable[[str], None]) -> dict[str, Any]:
     """Measure the parts that a request names.
 
     Args:
-        request: What is measured.
-        report: Called with what is measured next, in words.
+        request: The request.
+        report: Called with a description of the next measurement.
 
     Returns:
-        By part: the result of its function; ``peak_mib``, the largest memory of its process; and ``waiting``, the share
-        of its time in which it waited for other processes. ``search`` has a
-        list ``points`` with the results of each process. ``lengths`` are the tokens of each training text, by kind.
+        By part: the result of its function; ``peak_mib``, the peak memory of its process; and ``waiting``, the share of
+        its time that it waited for other processes. ``search`` has a list ``points`` with the results of each process.
+        ``lengths`` are the tokens of each training text, by kind.
     """
-    with tokens_of_passes(request.config.training.batch_tokens):  # which the children inherit
+    with tokens_of_passes(request.config.training.batch_tokens):  # inherited by the children
         return _measured(request, report)
 
 
@@ -72,7 +72,7 @@ def _measured(request: Request, report: Callable[[str], None]) -> dict[str, Any]
         count = request.places.num_trials * request.places.num_processes
         report("steps of a trial" if count == 1 else f"steps of {count} trials side by side")
         sent = [(request, points, number) for number in range(count)]
-        several = _apart(parts.measure_trial_part, sent)
+        several = _in_processes(parts.measure_trial_part, sent)
         found["search"] = {
             "points": [each["result"] for each in several],
             "peak_mib": max(each["peak_mib"] for each in several),
@@ -86,33 +86,33 @@ def _measured(request: Request, report: Callable[[str], None]) -> dict[str, Any]
             found[f"latency of {name}"] = _alone(export_parts.measure_latency_part, request, points, name)
         for spec in baseline_specs(request.config):
             report(f"training of {spec.name}")
-            with suppress(RunFailedError):  # the job leaves it out as well
+            with suppress(RunFailedError):  # the job will skip it as well
                 name = f"latency of {spec.name}"
                 found[name] = _alone(baseline_part.measure_baseline_part, request, spec.name)
     return found
 
 
 def _alone(function: Callable[..., dict[str, Any]], *arguments: Any) -> dict[str, Any]:
-    """Call a function in a process of its own; return its result with peak memory and waiting."""
-    [answer] = _apart(function, [arguments], waits=False)
+    """Call a function in a process of its own; return its result with ``peak_mib`` and ``waiting``."""
+    [answer] = _in_processes(function, [arguments], waits=False)
     return {**answer["result"], "peak_mib": answer["peak_mib"], "waiting": answer["waiting"]}
 
 
-def _apart(
+def _in_processes(
     function: Callable[..., Any], calls: list[tuple[Any, ...]], *, waits: bool = True
 ) -> list[dict[str, Any]]:
-    """Call a function in a process for each tuple of arguments, at the same time.
+    """Call a function at the same time in several processes, one for each tuple of arguments.
 
     Args:
         function: The function.
-        calls: Its arguments.
-        waits: Whether it takes, as its last argument, a function that waits for the other processes.
+        calls: Arguments of each call.
+        waits: Whether the function takes, as an additional last argument, a function that waits for all processes.
 
     Returns:
-        ``result`` of each, ``peak_mib``, and ``waiting``, see ``waiting_share``.
+        ``result``, ``peak_mib`` and ``waiting`` (see ``waiting_share``) of each call, in the order in which they end.
 
     Raises:
-        RunFailedError: One of them failed; the others are ended.
+        RunFailedError: One of the processes failed; the others are killed.
     """
     barrier = _fork.Barrier(len(calls))
     children, answers = {}, []
@@ -121,7 +121,7 @@ def _apart(
         more = (partial(barrier.wait, _PATIENCE_S),) if waits else ()
         child = _fork.Process(target=_child, args=(sender, function, (*arguments, *more)))
         child.start()
-        sender.close()  # so that its end is noticed
+        sender.close()  # so that the receiver sees the end of the child
         children[receiver] = child
     pending = list(children)
     while pending:
@@ -161,12 +161,12 @@ def _child(sender: Any, function: Callable[..., Any], arguments: tuple[Any, ...]
 
 
 def main() -> None:
-    """Measure what the pickled request in the first argument says; that file is this program's own parent's."""
+    """Measure the request in the pickle file that is the first argument; only the parent process writes that file."""
     end_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends this process
     request: Request = pickle.loads(Path(sys.argv[1]).read_bytes())
     stdout = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)  # whatever a library prints is no answer
+    os.dup2(2, 1)  # keep the output of libraries out of the answers
 
     def send(value: dict[str, Any]) -> None:
         stdout.write(json.dumps(value) + "\n")

@@ -1,4 +1,4 @@
-"""The parts of a measurement that concern training, each run in a process of its own: teacher, students, trials."""
+"""Measure teachers, students and trials for the forecast, each in a process of its own."""
 
 from __future__ import annotations
 
@@ -42,19 +42,19 @@ if TYPE_CHECKING:
 
 _SPLITS = "splits.pickle"
 _PIECES_MEASURED = 2048
-_OWN_SPLITS = "own-splits.pickle"  # of the kinds of students with a tokenizer of their own
-_MOST_COMPARED = 6000  # texts whose near-duplicates are looked for, to measure how long all of them take
+_OWN_SPLITS = "own-splits.pickle"  # texts of the kinds of students with a tokenizer of their own
+_MOST_COMPARED = 6000  # texts of the sample on which the search for near-duplicates is timed
 Wait = Callable[[], None]
 
 
 def measure_teacher_part(request: Request, wait: Wait, number: int = 0) -> dict[str, Any]:
-    """Measure tokenization, training and labelling of a teacher; the first and its texts are left for other parts.
+    """Measure tokenization, training and labelling of a teacher; save the first and its texts for the other parts.
 
     Returns:
-        ``is_held`` (whether it exists already), ``training`` (result of ``measure_teacher``; None where nothing is
-        trained), ``build_s``, ``tokenize_s``, ``save_s``, ``bytes``, ``num_parameters``; by kind of text
+        ``is_held`` (whether the teacher exists already), ``training`` (result of ``measure_teacher``; None if nothing
+        is trained), ``build_s``, ``tokenize_s``, ``save_s``, ``bytes``, ``num_parameters``; by kind of text
         ``labelling_s``, ``num_texts`` and ``logits_bytes``; the kinds whose logits are ``cached``; and
-        ``duplicates_s``, 0 except for the first.
+        ``duplicates_s``, 0 except for the first teacher.
     """
     config, data, places = request.config, request.data, request.places
     task, length = tasks.get(config.task), config.training.num_tokens
@@ -83,7 +83,7 @@ def measure_teacher_part(request: Request, wait: Wait, number: int = 0) -> dict[
     save_checkpoint(initial.model.cpu(), initial.tokenizer, folder)
     save_s = watch.lap()
     learned = {**splits, **_transfer_set(request, initial.tokenizer)}
-    kinds = {**learned, **_texts_of_worth(request, initial.tokenizer)}
+    kinds = {**learned, **_test_split(request, initial.tokenizer)}
     pad = initial.tokenizer.pad_token_id
     labelling = measure_inference(initial.model, kinds, pad, places.teacher_threads, request.seconds / 2)
     num_outputs = task.num_outputs(data.class_names)
@@ -120,9 +120,9 @@ def measure_student_part(request: Request, points: list[Point]) -> dict[str, Any
     """Build the students of the measured trials as the job does, except for pretraining and the teacher's states.
 
     Returns:
-        ``build_s`` of one, ``num_pieces``, which the teacher reads for all of them, and its ``pieces_s``,
-        ``tokenize_s``, ``bytes`` and ``num_parameters`` of the largest, and ``lengths``, the tokens of each training
-        text, by kind.
+        ``build_s`` of one student; ``num_pieces``, the word pieces that the teacher reads for all students, and the
+        ``pieces_s`` that it takes; ``tokenize_s``; ``bytes`` and ``num_parameters`` of the largest student; and
+        ``lengths``, the tokens of each training text, by kind.
     """
     config, data, store = request.config, request.data, request.store
     names = {student_name(each.arguments): each for each in points}
@@ -175,21 +175,21 @@ def measure_student_part(request: Request, points: list[Point]) -> dict[str, Any
 
 
 def _reading_pieces(request: Request) -> dict[str, Any]:
-    """Return how many word pieces the teacher reads to build the students, and the seconds that it takes."""
+    """Return the ``num_pieces`` that the teacher reads to build the students, and the ``pieces_s`` that it takes."""
     config, data, folder = request.config, request.data, request.store.local(TEACHER)
     tokenizer, texts = load_tokenizer(folder), texts_of(data.splits["train"])
     sections = [section for section, _ in student_sections(config.student, config.search.space)]
-    # Students with the same pieces share the states, of whatever kind they are.
+    # Students with the same pieces share the states, even if their kinds differ.
     read = {tuple(each.pieces_read(tokenizer, texts, data.unlabelled)) for each in sections} - {()}
     if not read:
         return {"num_pieces": 0, "pieces_s": 0.0}
     num_pieces, pieces = sum(map(len, read)), max(read, key=len)
     model, _ = load_classifier(folder, tasks.get(config.task))
-    few = np.asarray(pieces[:: max(1, len(pieces) // _PIECES_MEASURED)])
-    compute_states(model, tokenizer, few[:1], num_threads=request.places.teacher_threads)  # warms up
+    sample = np.asarray(pieces[:: max(1, len(pieces) // _PIECES_MEASURED)])
+    compute_states(model, tokenizer, sample[:1], num_threads=request.places.teacher_threads)  # warms up
     watch = Stopwatch()
-    compute_states(model, tokenizer, few, num_threads=request.places.teacher_threads)
-    return {"num_pieces": num_pieces, "pieces_s": watch.lap() * num_pieces / len(few)}
+    compute_states(model, tokenizer, sample, num_threads=request.places.teacher_threads)
+    return {"num_pieces": num_pieces, "pieces_s": watch.lap() * num_pieces / len(sample)}
 
 
 def measure_pretraining_part(request: Request, points: list[Point], wait: Wait) -> dict[str, Any]:
@@ -236,7 +236,7 @@ def measure_pretraining_part(request: Request, points: list[Point], wait: Wait) 
 def measure_trial_part(
     request: Request, points: list[Point], number: int, wait: Wait
 ) -> list[dict[str, Any]]:
-    """Measure trials; ``number`` distinguishes the processes that do so side by side."""
+    """Measure trials; ``number`` distinguishes the processes that do so in parallel."""
     config, data = request.config, request.data
     splits, own = (pickle.loads((request.work / name).read_bytes()) for name in (_SPLITS, _OWN_SPLITS))
     if fixed_values(config.search).get("alpha") == 1:
@@ -257,7 +257,7 @@ def measure_trial_part(
         respelled={kind: StudentTexts.of(each) for kind, each in own.items()},
     )
     settings = TrialSettings(
-        training=_part_of_batch(request),
+        training=_training_of_process(request),
         metric=config.search.metric,
         mode=config.search.mode,
         store=request.store,
@@ -267,8 +267,10 @@ def measure_trial_part(
         num_threads=request.places.trial_threads,
         use_gpu=torch.cuda.is_available() and config.resources.trial.gpu != 0,
     )
-    num = request.places.num_processes
-    points = [replace(each, arguments=_parts_of_batches(each.arguments, num)) for each in points]
+    num_processes = request.places.num_processes
+    points = [
+        replace(each, arguments=_with_divided_batches(each.arguments, num_processes)) for each in points
+    ]
     return measure_trials(points, inputs, settings, request.seconds, request.work / f"trial-{number}", wait)
 
 
@@ -286,8 +288,8 @@ def _initial(request: Request, number: int) -> InitialTeacher:
     return initial_teacher(member, request.data, config.training.num_tokens, task)
 
 
-def _texts_of_worth(request: Request, tokenizer: Any) -> dict[str, Any]:
-    """Return the tokenized test split where several teachers label it, to measure what each is worth."""
+def _test_split(request: Request, tokenizer: Any) -> dict[str, Any]:
+    """Return the tokenized test split if there are several teachers, which label it to measure each one's accuracy."""
     if request.config.teacher.num_members == 1:
         return {}
     length, task = request.config.training.num_tokens, tasks.get(request.config.task)
@@ -303,7 +305,7 @@ def _transfer_set(request: Request, tokenizer: Any) -> dict[str, Any]:
 
 
 def _cached(request: Request, kinds: dict[str, Any], number: int) -> list[str]:
-    """Return the kinds of text whose logits are in the cache, or not needed since alpha is 1."""
+    """Return the kinds of text whose logits are in the cache, or are not needed because alpha is 1."""
     if fixed_values(request.config.search).get("alpha") == 1:
         return list(kinds)
     training = request.config.training
@@ -318,14 +320,14 @@ def _cached(request: Request, kinds: dict[str, Any], number: int) -> list[str]:
 
 
 def _with_logits(split: Any, num_outputs: int, *, of_tokens: bool) -> LabelledSplit:
-    """Return a split with arbitrary logits, which cost as much to learn from as any."""
-    num, random = len(split.input_ids) if of_tokens else len(split), np.random.default_rng(0)
-    logits = random.standard_normal((num, num_outputs), dtype=np.float32)
+    """Return a split with random logits; training on them takes as long as on real ones."""
+    num_rows, random = len(split.input_ids) if of_tokens else len(split), np.random.default_rng(0)
+    logits = random.standard_normal((num_rows, num_outputs), dtype=np.float32)
     return LabelledSplit(split, Ragged(logits, split.offsets) if of_tokens else logits)
 
 
 def _duplicates_s(request: Request) -> float:
-    """Return the seconds of the search for near-duplicates, measured on a part of many texts."""
+    """Estimate the seconds of the search for near-duplicates, from a sample if there are many texts."""
     splits = request.data.splits
     total = sum(len(splits[name]) for name in splits)
     share = min(1.0, _MOST_COMPARED / total)
@@ -335,17 +337,17 @@ def _duplicates_s(request: Request) -> float:
     return watch.lap() / share
 
 
-def _part_of_batch(request: Request) -> Any:
-    """Return the training section of one process of a trial; each has an equal part of a batch."""
-    training, num = request.config.training, request.places.num_processes
-    arguments = _parts_of_batches(training.arguments, num)
+def _training_of_process(request: Request) -> Any:
+    """Return the training section for one process of a trial, which trains on an equal share of each batch."""
+    training, num_processes = request.config.training, request.places.num_processes
+    arguments = _with_divided_batches(training.arguments, num_processes)
     return training.model_copy(
-        update={"batch_size": max(1, training.batch_size // num), "arguments": arguments}
+        update={"batch_size": max(1, training.batch_size // num_processes), "arguments": arguments}
     )
 
 
-def _parts_of_batches(arguments: Mapping[str, Any], num_processes: int) -> dict[str, Any]:
-    """Return arguments of a trial with the part of a batch that each of its processes has."""
+def _with_divided_batches(arguments: Mapping[str, Any], num_processes: int) -> dict[str, Any]:
+    """Return a trial's arguments with batch sizes divided by its number of processes."""
     return {
         name: max(1, int(value) // num_processes) if name in BATCH_SIZES else value
         for name, value in arguments.items()

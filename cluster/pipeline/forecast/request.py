@@ -1,4 +1,4 @@
-"""What a forecast measures: the inputs of the measuring process, and the trials that it tries."""
+"""Inputs of the measuring process of a forecast, and the trials that it measures."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ BATCH_SIZES = ("batch_size", "per_device_train_batch_size")
 
 
 def teacher_part(number: int) -> str:
-    """Return the name of the measurement of a teacher, whose number counts from 0."""
+    """Return the name of the measurement of the teacher with this number, counted from 0."""
     return TEACHER if number == 0 else f"{TEACHER} {number + 1}"
 
 
 @dataclass(frozen=True)
 class Places:
-    """CPUs of each kind of work, and how many of them run at a time.
+    """Threads and parallelism of each kind of work.
 
     Attributes:
         num_cpus: CPUs that the job may use.
         teacher_threads: Threads of a teacher's training.
-        num_teachers: Teachers that fit at a time.
-        trial_threads: Threads of a process of a trial.
-        num_trials: Trials at a time.
+        num_teachers: Teachers that are trained in parallel.
+        trial_threads: Threads of each process of a trial.
+        num_trials: Trials that run in parallel.
         num_processes: Processes of a trial.
-        num_exports: Variants that are built at a time.
+        num_exports: Variants that are built in parallel.
     """
 
     num_cpus: float
@@ -55,14 +55,14 @@ class Request:
     Attributes:
         config: The specification with paths of this machine.
         data: The texts.
-        places: CPUs of each kind of work.
-        work: Directory for all of its files.
-        parts: What is measured, of ``teacher``, ``student``, ``search``, ``export``.
-        teachers: Directory of each teacher that is measured, None if it does not exist yet: of teachers that differ in
-            their seed alone the first is measured.
+        places: Threads and parallelism of each kind of work.
+        work: Directory for the process's files.
+        parts: Parts to measure, of ``teacher``, ``student``, ``search``, ``export``.
+        teachers: Directory of each teacher to measure, None if it does not exist yet. Of teachers that differ only in
+            their seed, the first is measured.
         student: Directory of the selected student if it exists already.
-        logits: Directory of the logits that the storage holds, if it is one of this machine.
-        seconds: Time of each measurement in seconds.
+        logits: Directory of the logits in the storage, if that is a directory of this machine.
+        seconds: Duration of each measurement.
     """
 
     config: JobConfig
@@ -86,29 +86,29 @@ class Request:
         return Store(str(self.work / "store"))
 
     def student_key(self, names: Mapping[str, Point], name: str) -> str:
-        """Return the key of one of the students that are built, given all of them."""
+        """Return the store key of the student ``name``, given all students that are built (``names``)."""
         return f"students/{list(names).index(name)}"
 
 
 @dataclass(frozen=True)
 class Point:
-    """A trial to measure: its arguments, and the size of its student relative to those of other points."""
+    """A trial to measure: its arguments, and the size of its student relative to other points' students."""
 
     arguments: Mapping[str, Any] = field(default_factory=dict)
     size: float = 1.0
 
 
 def places_of(config: JobConfig, num_cpus: int) -> Places:
-    """Return how a Ray of its own with these CPUs places the tasks of a job."""
+    """Return how a local Ray with ``num_cpus`` CPUs places the tasks of a job."""
     from ....search.space.space import searched
-    from ....search.study.searcher import side_by_side
+    from ....search.study.searcher import num_parallel_trials
     from ...session.ray_session import cpus_of_each
 
     resources, trial = config.resources, config.resources.trial
     share = cpus_of_each(config.teacher.num_members, num_cpus)
     teacher = share if resources.teacher is None else resources.teacher.cpu
     slots = max(1, int(num_cpus / (trial.cpu * trial.processes) + 1e-4))
-    num_trials = side_by_side(config.search, slots) if searched(config.search) else 1
+    num_trials = num_parallel_trials(config.search, slots) if searched(config.search) else 1
     return Places(
         num_cpus=num_cpus,
         teacher_threads=max(1, int(teacher)),
@@ -121,9 +121,9 @@ def places_of(config: JobConfig, num_cpus: int) -> Places:
 
 
 def points_of(space: Mapping[str, Parameter]) -> list[Point]:
-    """Return the trials to measure: one in the middle of the space, and its ends where they change a step's time.
+    """Return the trials to measure: the middle of the space, and those of its ends that change a step's time.
 
-    Students of different sizes are measured at their smallest and largest, of each kind, batch sizes likewise.
+    These ends are the smallest and largest student of each kind, and the smallest and largest batch size.
     """
     middle = _arguments(space, {})
     found = [middle]
@@ -140,9 +140,10 @@ def points_of(space: Mapping[str, Parameter]) -> list[Point]:
 
 
 def student_size(arguments: Mapping[str, Any], space: Mapping[str, Parameter]) -> float:
-    """Return the size of a trial's student relative to others of the space: layers times what else has a size.
+    """Return the size of a trial's student relative to others of the space: layers times its relative width.
 
-    Where the kind is searched, the students of each kind without layers have a range of sizes below those with layers.
+    If the kind is searched, students of kinds without layers get sizes below those of kinds with layers, each kind in
+    a range of its own.
     """
     layers = float(arguments.get(NUM_STUDENT_LAYERS) or len(arguments.get(STUDENT_LAYERS) or [0]))
     kinds, width = _kinds(space), 1.0
@@ -168,7 +169,7 @@ def _arguments(space: Mapping[str, Parameter], given: Mapping[str, Any]) -> dict
 
 
 def middle_of(parameter: Parameter) -> Any:
-    """Return the value in the middle of a parameter: of a range its mean, of a choice its median."""
+    """Return the middle value of a parameter: the mean of a range (geometric if ``log``), the median of a choice."""
     if isinstance(parameter, FloatRange):
         if parameter.log:
             return (parameter.low * parameter.high) ** 0.5
@@ -184,9 +185,9 @@ def _magnitude(value: Any) -> Any:
 
 
 def _number(value: Any) -> float:
-    """Return a number itself, of a list its sum, and 1 for a word."""
+    """Convert a value to a number: a number itself, the sum of a list, and 1 for a word."""
     return float(sum(value) if isinstance(value, list) else value if isinstance(value, int | float) else 1)
 
 
 Report = Callable[[str], None]
-"""Called with what is being measured, in words."""
+"""Called with a description of the current measurement."""

@@ -1,4 +1,4 @@
-"""The time of a search: trials drawn at random from its space, started one after another on its places."""
+"""Simulate the time of a search: random trials from its space, each started as soon as a place is free."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from ....search.space.space import by_condition
 _NUM_SIMULATIONS = 200
 _SEED = 0
 Seconds = Callable[[Mapping[str, Any], float], float]
-"""Returns the seconds of a trial with these arguments that trains this share (0 to 1) of its epochs."""
+"""Seconds of a trial with given arguments that trains a given share (0 to 1) of its epochs."""
 
 
 @dataclass(frozen=True)
 class Span:
-    """An amount that is not known exactly: low and high, between which it lies nine times in ten, and its middle."""
+    """An uncertain amount: its median (``middle``), and the ends of its 90 % interval (``low``, ``high``)."""
 
     low: float
     middle: float
@@ -34,32 +34,32 @@ class Span:
         return Span(self.low + other.low, self.middle + other.middle, self.high + other.high)
 
     def capped(self, most: float) -> Span:
-        """Return a span of which nothing is above a bound."""
+        """Return the span with all three values limited to ``most``."""
         return Span(min(self.low, most), min(self.middle, most), min(self.high, most))
 
     def widened(self, share: float) -> Span:
-        """Return a span that is wider by a share of both ends."""
+        """Return the span with its low end decreased, and its high end increased, by a share of itself."""
         return Span(self.low * (1 - share), self.middle, self.high * (1 + share))
 
     @staticmethod
     def exact(value: float) -> Span:
-        """Return a span of one value."""
+        """Return a span for an amount that is known exactly."""
         return Span(value, value, value)
 
 
 def search_span(config: SearchConfig, num_trials: int, num_places: int, seconds: Seconds) -> Span:
     """Return the time of a search in seconds.
 
-    The sampler's suggestions are not known before results are, so arguments are drawn at random, as its first trials'
-    are; points are tried as given. With early stopping, each trial ends at its first opportunity, at a later one, or
-    at its last epoch, with the probabilities of ``shares_of``; the low end is a search that stops as many as it can,
-    the high end one that stops none. The budget is not considered.
+    The sampler's suggestions depend on results, so arguments are drawn at random, like those of its first trials;
+    ``search.points`` are used as given. With early stopping, each trial ends after one of the shares of its epochs
+    that ``shares_of`` returns, drawn with their probabilities. The low end is a search in which every trial stops at
+    the first opportunity, the high end one in which none stops early. The budget is not considered.
 
     Args:
         config: The section ``search``.
         num_trials: Number of trials.
-        num_places: Trials at a time.
-        seconds: Time of a trial.
+        num_places: Trials that run in parallel.
+        seconds: Returns the time of a trial.
     """
     generator = random.Random(_SEED)
     shares = shares_of(config)
@@ -82,10 +82,10 @@ def search_span(config: SearchConfig, num_trials: int, num_places: int, seconds:
 
 
 def shares_of(config: SearchConfig) -> list[tuple[float, float]]:
-    """Return the shares of its epochs that a trial may train, each with its probability.
+    """Return the possible shares of its epochs that a trial trains, each with its probability.
 
-    Asynchronous halving lets one in ``reduction_factor`` pass a rung; of another rule it is assumed that half of the
-    trials end half-way.
+    Asynchronous halving lets one in ``reduction_factor`` trials pass a rung. For other rules, half of the trials are
+    assumed to end half-way between the grace period and the last epoch.
     """
     rule = config.scheduler
     if not rule.is_active:
@@ -101,7 +101,7 @@ def shares_of(config: SearchConfig) -> list[tuple[float, float]]:
 
 
 def makespan(seconds: Sequence[float], num_places: int) -> float:
-    """Return the time in which tasks end that are started in order, each at the first free one of several places."""
+    """Return the time until all tasks have ended, if each starts, in order, as soon as one of the places is free."""
     free = [0.0] * num_places
     for each in seconds:
         heapq.heapreplace(free, free[0] + each)
@@ -111,7 +111,7 @@ def makespan(seconds: Sequence[float], num_places: int) -> float:
 def drawn(
     space: Mapping[str, Parameter], generator: random.Random, given: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Return random arguments of a trial; ``given`` ones are kept."""
+    """Draw a trial's arguments at random, except for the ``given`` ones."""
     values: dict[str, Any] = {}
     for name in by_condition(space):
         if space[name].applies(values):

@@ -1,4 +1,4 @@
-"""The time, disk and memory of each stage, computed from what was measured."""
+"""Time, disk and memory of each stage, computed from the measurements."""
 
 from __future__ import annotations
 
@@ -19,22 +19,24 @@ from .search_time import Span, makespan, search_span
 from .teachers import checkpoint_bytes, how_made, in_passes, labelling_s, teacher_s, unlabelled
 from .trial_seconds import TrialSeconds
 
-_MEASURING_ERROR = 0.15  # a few steps, on a machine whose load changes
+_MEASURING_ERROR = 0.15  # relative error of a few steps measured on a machine whose load changes
 _RAY_MIB = 700.0  # Ray's own processes and the command
-# Parts that are not measured, in imports of the libraries; as runs of several jobs had them.
-_RAY_START = 0.6  # Ray on this machine
-_PYTORCH_START = 0.6  # a process that measures a model of PyTorch
-_ONNX_START = 0.4  # one that measures a graph, or what such a graph could reach
-_TUNING_START = 0.2  # one that opens a graph alone
-_SEARCH_START = 0.5  # Tune and Optuna
-_REPORT = 0.4  # plots and tables
+# Times that are not measured, as multiples of the time to import the libraries; found in runs of several jobs.
+_RAY_START = 0.6  # starting Ray on this machine
+_PYTORCH_START = 0.6  # starting a process that measures a PyTorch model
+_ONNX_START = 0.4  # starting a process that measures a graph, or its floor
+_TUNING_START = 0.2  # starting a process that only opens a graph
+_SEARCH_START = 0.5  # starting Tune and Optuna
+_REPORT = 0.4  # drawing plots and writing tables
 # In seconds.
 _POLLING_S = 0.5  # until the end of a task is noticed
 _FLOOR_S = 2.0
-_PROFILE_S = 1.0  # after which no round of a profile begins
-_CALLS_OF_ROUND = 3  # the whole, its stages, and the bare session
-_NUM_COMPARISONS = 7  # of session options, repetitions included
-_REFERENCE_PARAMETERS = 130e6  # of BERT-base, and a little more: its layers are a larger part of it
+_PROFILE_S = 1.0  # no round of a profile begins after this time
+_CALLS_OF_ROUND = 3  # the whole pipeline, its stages, and the bare session
+_NUM_COMPARISONS = 7  # of session options, including repetitions
+_REFERENCE_PARAMETERS = (
+    130e6  # BERT-base and a little more, since its layers are a larger part of its parameters
+)
 
 
 @dataclass(frozen=True)
@@ -44,9 +46,10 @@ class StageForecast:
     Attributes:
         stage: Name of the stage; ``start`` stands for the start of Ray.
         seconds: Time in seconds.
-        disk_bytes: What it leaves in the storage; ``peak_disk_bytes`` what it needs there meanwhile.
+        disk_bytes: Bytes that its result occupies in the storage.
+        peak_disk_bytes: Bytes that it needs there while it runs.
         memory_mib: Memory of all processes, in MiB.
-        how: What it does, in words.
+        how: Description of its work.
         is_reused: Whether its result exists already.
     """
 
@@ -65,15 +68,15 @@ class StageForecast:
 
 @dataclass(frozen=True)
 class Known:
-    """What is known of a job before it starts.
+    """Facts about a job that are known before it starts.
 
     Attributes:
         config: The specification.
-        places: CPUs of each kind of work.
+        places: Threads and parallelism of each kind of work.
         num_texts: Number of texts by split.
-        data_s: Seconds in which the data were read and checked.
-        import_s: Seconds in which a process imports the libraries.
-        reused: Stages whose result exists already; ``teacher`` and ``logits`` also where a cache has them.
+        data_s: Seconds that it took to read and check the data.
+        import_s: Seconds that a process takes to import the libraries.
+        reused: Stages whose result exists already, in another run or in the cache.
     """
 
     config: JobConfig
@@ -85,10 +88,10 @@ class Known:
 
 
 class StageForecasts:
-    """Computes the stages of a job.
+    """Computes the forecast of each stage of a job.
 
     Args:
-        known: What is known of the job.
+        known: Facts about the job.
         measured: Result of ``measure``.
     """
 
@@ -148,7 +151,7 @@ class StageForecasts:
         )
 
     def _teachers(self) -> list[Mapping[str, Any]]:
-        """Return the measurement of each teacher that is run; of those that differ in their seed, of the first."""
+        """Return each teacher's measurement; teachers that differ only in their seed share that of the first."""
         teacher, first = self._config.teacher, self._measured["teacher"]
         if not teacher.are_different:
             return [first] * teacher.num_members
@@ -156,7 +159,7 @@ class StageForecasts:
         return [first, *(each for each in others if each is not None)]
 
     def _teachers_mib(self, num_at_once: int) -> float:
-        """Return the memory of the largest teachers at a time."""
+        """Return the memory of the ``num_at_once`` largest teachers, in MiB."""
         return _RAY_MIB + sum(sorted(each["peak_mib"] for each in self._teachers())[-num_at_once:])
 
     def _logits(self) -> StageForecast:
@@ -164,7 +167,7 @@ class StageForecasts:
         total = max(sum(each["num_texts"][name] for name in unlabelled(each)) for each in teachers)
         tokenizing = teachers if self._config.teacher.are_different else [found]
         seconds = sum(each["tokenize_s"] for each in tokenizing) + found["duplicates_s"]
-        # Each teacher of an ensemble labels in a task of its own, which tokenizes the texts as well.
+        # Each teacher of an ensemble labels in a task of its own, which also tokenizes the texts.
         has_tasks = self._config.teacher.num_members > 1
         once = [labelling_s(each) + (each["tokenize_s"] if has_tasks else 0.0) for each in teachers]
         seconds += makespan(once, self._known.places.num_teachers)
@@ -185,11 +188,9 @@ class StageForecasts:
         return StageForecast("logits", _about(seconds), disk, disk, memory, how)
 
     def _cross_fit_s(self) -> float:
-        """Return the seconds in which the teachers of the folds are trained."""
+        """Return the seconds that training the teachers of the folds takes; 0 if no training step was measured."""
         diagnostics, found = self._config.data.diagnostics, self._measured["teacher"]
-        if (
-            diagnostics.cross_fit is None or found["training"] is None
-        ):  # of a cached teacher no step is measured
+        if diagnostics.cross_fit is None or found["training"] is None:
             return 0.0
         num, work = diagnostics.cross_fit, cross_fit_work(diagnostics, self._config.teacher, num_texts=1)
         once = self._worker_s + found["build_s"] + found["tokenize_s"]
@@ -203,7 +204,7 @@ class StageForecasts:
         trained = self._measured.get("pretraining", {"pretraining_s": 0.0, "peak_mib": 0.0})
         pretraining = trained["pretraining_s"]
         seconds = num * (found["build_s"] + pretraining + self._latency_s()) + found["tokenize_s"]
-        seconds += found["pieces_s"]  # which all of them share
+        seconds += found["pieces_s"]  # shared by all students
         how = "1 built" if num == 1 else f"{num} built"
         how += f", pretrained for {pretraining:.0f} s each" if pretraining else ""
         pieces = found["num_pieces"]
@@ -213,7 +214,7 @@ class StageForecasts:
         return StageForecast("student", _about(seconds), disk, disk, memory, how)
 
     def _latency_s(self) -> float:
-        """Return the seconds in which the latency of a student is measured, where the search asks for it."""
+        """Return the seconds of measuring a student's latency; 0 if the search does not use it."""
         if not is_measured(self._config.search):
             return 0.0
         calls = self._config.benchmark.num_runs * self._measured["latency of onnx"]["call_s"]
@@ -253,7 +254,7 @@ class StageForecasts:
             for name in names
             if name != kinds.plain.PLAIN.name
         ]
-        # Each variant that is built beside another one needs a worker of its own.
+        # Variants that are built in parallel need workers of their own, which start at the same time.
         starts = (1 + (len(others) > 1 and self._known.places.num_exports > 1)) * self._worker_s
         seconds = starts + first + makespan(others, self._known.places.num_exports)
         disk = sum(int(found["bytes"] * _bits(name) / 32) for name in names)
@@ -277,24 +278,24 @@ class StageForecasts:
         )
 
     def _models(self) -> list[tuple[str, dict[str, float]]]:
-        """Return the target of each model that is measured, with its latency."""
+        """Return the target of each measured model, with its latency."""
         found = {name: self._measured[f"latency of {name}"] for name in ("teacher", "student", "onnx")}
         models = [("pytorch", found["teacher"]), ("pytorch", found["student"])]
         on_cpu = targets.CPU in self._config.benchmark.targets
         for name in self._config.export.variants if on_cpu else ():
             variant = kinds.get(name)
             if variant.target == "onnx":
-                models.append(("onnx", _faster(found["onnx"], 0.4 if variant.activation_bits == 8 else 1.0)))
+                models.append(("onnx", _scaled(found["onnx"], 0.4 if variant.activation_bits == 8 else 1.0)))
             else:
-                models.append((variant.target, _faster(found["student"], 0.8)))
+                models.append((variant.target, _scaled(found["student"], 0.8)))
         if self._config.benchmark.reference:
             own = self._measured.get("teacher", {}).get("num_parameters", _REFERENCE_PARAMETERS)
-            models.append(("reference", _faster(found["teacher"], _REFERENCE_PARAMETERS / own)))
+            models.append(("reference", _scaled(found["teacher"], _REFERENCE_PARAMETERS / own)))
         measured = (self._measured.get(f"latency of {name}") for name in self._config.benchmark.baselines)
         return models + [(BASELINE, latency) for latency in measured if latency is not None]
 
     def _model_s(self, target: str, latency: Mapping[str, float]) -> float:
-        """Return the seconds in which ``measure_models`` measures one model."""
+        """Return the seconds that ``measure_models`` takes for one model."""
         config, import_s = self._config.benchmark, self._known.import_s
         call, batched = latency["call_s"], latency["batched_s"]
         calls = 2 * config.num_warmups + config.num_runs + config.num_sample_texts
@@ -331,10 +332,12 @@ class StageForecasts:
 
 
 def _about(seconds: float) -> Span:
+    """Return a span around ``seconds`` that is as wide as the measuring error."""
     return Span.exact(seconds).widened(_MEASURING_ERROR)
 
 
-def _faster(latency: Mapping[str, float], share: float) -> dict[str, float]:
+def _scaled(latency: Mapping[str, float], share: float) -> dict[str, float]:
+    """Multiply the times of computing on texts by ``share``; leave other times, such as loading, unchanged."""
     return {
         name: value * share if name in ("call_s", "batched_s", "logits_s", "lengths_s") else value
         for name, value in latency.items()
@@ -342,7 +345,7 @@ def _faster(latency: Mapping[str, float], share: float) -> dict[str, float]:
 
 
 def _share_of_plain(name: str, *, has_base: bool) -> float:
-    """Return the time of a variant relative to the plain graph's, as ten runs of several jobs had it."""
+    """Return the time to build a variant relative to the plain graph; the shares were found in ten runs."""
     variant = kinds.get(name)
     if variant.source is Source.CHECKPOINT:
         return 0.05
@@ -353,6 +356,5 @@ def _share_of_plain(name: str, *, has_base: bool) -> float:
 
 
 def _bits(name: str) -> float:
-    """Return the bits of a stored weight, tables of embeddings included."""
-    variant = kinds.get(name)
-    return variant.weight_bits
+    """Return the bits per stored weight of a variant, including embedding tables."""
+    return kinds.get(name).weight_bits

@@ -1,4 +1,4 @@
-"""A clock that leaves out the time in which other processes had the processors."""
+"""A stopwatch that excludes the time in which this process waited for a processor."""
 
 from __future__ import annotations
 
@@ -13,15 +13,16 @@ class Stopwatch:
     """Measure the time of work in this process as if no other process used the processors.
 
     Linux counts how long each thread waited for a processor (``schedstat``, second value, in ns). Threads of one
-    computation wait for one another, so it advances while none of them waits: with independent waits, in the product
-    of the shares of time in which each does not. Where nothing is counted, the time is what the clock shows.
+    computation wait for one another, so it advances only while none of them waits. If their waits are independent,
+    the share of that time is the product of the shares in which each thread does not wait. On systems without these
+    counts, the wall time is returned.
     """
 
     def __init__(self) -> None:
         self._began, self._waited = time.perf_counter(), _waiting()
 
     def lap(self) -> float:
-        """Return the seconds since the last call, or since the stopwatch was made."""
+        """Return the undisturbed seconds since the last call, or since the stopwatch was created."""
         now, waited = time.perf_counter(), _waiting()
         wall = now - self._began
         own = undisturbed(wall, [each - self._waited.get(thread, 0.0) for thread, each in waited.items()])
@@ -32,7 +33,7 @@ class Stopwatch:
 
 
 def undisturbed(wall_s: float, waited_s: list[float]) -> float:
-    """Return the part of a time in which none of its threads waited, given the seconds that each of them waited."""
+    """Return the part of ``wall_s`` in which no thread waited, given the seconds that each thread waited."""
     share = 1.0
     for each in waited_s:
         share *= 1 - min(1.0, max(0.0, each) / max(wall_s, 1e-9))
@@ -40,7 +41,7 @@ def undisturbed(wall_s: float, waited_s: list[float]) -> float:
 
 
 def waiting_share() -> float:
-    """Return the share, 0 to 1, of all times measured in this process in which it waited for others."""
+    """Return the share, 0 to 1, of all time measured in this process that it waited for a processor."""
     return 1 - _totals["own_s"] / _totals["wall_s"] if _totals["wall_s"] else 0.0
 
 

@@ -1,4 +1,4 @@
-"""The forecast as lines for a person."""
+"""Format a forecast as lines of text."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from .teachers import MIB
 
 
 def lines_of(forecast: Forecast) -> list[str]:
-    """Return the table of the stages, the total and what it was measured on."""
+    """Return the lines of a table of stages with their total, and a summary line."""
     rows = [("stage", "time", "disk", "memory", "how")]
     for each in forecast.stages:
         disk = bytes_text(each.disk_bytes) if each.disk_bytes else ""
@@ -39,14 +39,14 @@ def lines_of(forecast: Forecast) -> list[str]:
 
 
 def duration(seconds: float) -> str:
-    """Return a time in the unit that people would use: ``8 s``, ``4 min``, ``2.5 h``."""
+    """Format a time in a readable unit: ``8 s``, ``4 min``, ``2.5 h``."""
     if seconds < 99.5:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 99.5 * 60 else f"{seconds / 3600:.1f} h"
 
 
 def span_text(span: Span) -> str:
-    """Return a span in words: ``24 minutes (18 to 31)``."""
+    """Format a span of seconds: ``24 minutes (18 to 31)``."""
     for unit, num, digits in (("seconds", 1.0, 0), ("minutes", 60.0, 0), ("hours", 3600.0, 1)):
         if span.middle < 99.5 * num or unit == "hours":
             low, middle, high = (f"{each / num:.{digits}f}" for each in (span.low, span.middle, span.high))

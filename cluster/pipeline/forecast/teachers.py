@@ -1,4 +1,4 @@
-"""What was measured of teachers, as seconds, bytes and words."""
+"""Derive seconds, bytes and descriptions from the measurements of teachers."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ MIB = 2**20
 
 
 def in_passes(*trainings: Mapping[str, Any]) -> str:
-    """Return the bound on passes in words, where batches of some of the trainings are split into several."""
+    """Describe the largest bound on passes among the trainings whose batches are split into several; else ``""``."""
     bounds = [each["passes"] for each in trainings if each.get("passes")]
     if not bounds:
         return ""
@@ -18,7 +18,7 @@ def in_passes(*trainings: Mapping[str, Any]) -> str:
 
 
 def teacher_s(found: Mapping[str, Any]) -> float:
-    """Return the seconds in which a teacher is prepared."""
+    """Return the seconds that preparing a teacher takes."""
     training, labelling = found["training"], found["labelling_s"]
     once = found["build_s"] + found["tokenize_s"] + found["save_s"] + labelling["validation"]
     if training is None:
@@ -28,13 +28,13 @@ def teacher_s(found: Mapping[str, Any]) -> float:
 
 
 def checkpoint_bytes(found: Mapping[str, Any]) -> int:
-    """Return the size of what an unfinished training keeps."""
+    """Return the bytes that an unfinished training of a teacher keeps in the storage."""
     training = found["training"]
     return 0 if training is None else training["checkpoint_bytes"] + training["model_bytes"]
 
 
 def how_made(found: Mapping[str, Any]) -> str:
-    """Return how a teacher is made, in words."""
+    """Describe how a teacher is made."""
     training = found["training"]
     if training is None:
         return "loaded and measured"
@@ -48,6 +48,6 @@ def unlabelled(found: Mapping[str, Any]) -> list[str]:
 
 
 def labelling_s(found: Mapping[str, Any]) -> float:
-    """Return the seconds in which a teacher is loaded and labels texts."""
+    """Return the seconds that a teacher takes to be loaded and to label texts; 0 if it labels none."""
     kinds = unlabelled(found)
     return sum(found["labelling_s"][name] for name in kinds) + (found["build_s"] if kinds else 0.0)

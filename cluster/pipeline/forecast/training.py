@@ -1,4 +1,4 @@
-"""Measure trainings: steps on the batches that the sampler draws, evaluation, saving, and memory."""
+"""Measure trainings: steps on batches as the sampler draws them, evaluation, saving, and memory."""
 
 from __future__ import annotations
 
@@ -40,12 +40,12 @@ if TYPE_CHECKING:
     from .request import Point
 
 _MOST_STEPS = 128
-_STEPS_OF_SCHEDULE = 16  # where a step's cost depends on the share of the training that is done
+_STEPS_OF_SCHEDULE = 16  # if a step's cost depends on how much of the training is done
 _LEAST_STEPS = 3
 
 
 class _StepTimer(TrainerCallback):
-    """Time each step from the end of the one before it, so that loading its batch counts; stop when time is over."""
+    """Time each step from the end of the previous one, including loading its batch; stop when the time is over."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
@@ -55,7 +55,7 @@ class _StepTimer(TrainerCallback):
         self.save_s = 0.0
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Note the time; the first step warms up."""
+        """Record the step's time; the first step is a warm-up."""
         took = self._watch.lap()
         if self._end:
             self.steps.append(took)
@@ -65,11 +65,11 @@ class _StepTimer(TrainerCallback):
             control.should_training_stop = True
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Start the clock of saving."""
+        """Start timing the save."""
         self._watch.lap()
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Stop it."""
+        """Record the time of saving."""
         self.save_s = self._watch.lap()
 
 
@@ -85,13 +85,13 @@ def measure_training(
     Args:
         trainer: The trainer, with all texts and its real arguments.
         lengths: Tokens of each training text, int[N].
-        seconds: Time in seconds; at least three steps are made.
-        wait: Called before the first step; waits for trainings that are measured side by side.
-        num_steps: Steps at most.
+        seconds: Duration of the measurement; at least three steps are made.
+        wait: Called before the first step; waits for trainings that are measured in parallel.
+        num_steps: Maximum number of steps.
 
     Returns:
-        ``tokens`` and ``seconds`` of each step, ``save_s``, ``model_bytes`` and ``checkpoint_bytes``, and
-        ``passes``, the most ``tokens`` of a pass and their ``bytes`` where the longest batch is split, else None.
+        ``tokens`` and ``seconds`` of each step, ``save_s``, ``model_bytes`` and ``checkpoint_bytes``; and ``passes``:
+        the maximum ``tokens`` of a pass and their ``bytes`` if the longest batch is split, else None.
     """
     args = trainer.args
     batch_size = args.train_batch_size * args.gradient_accumulation_steps
@@ -125,7 +125,7 @@ def measure_training(
 
 
 def _passes_of(trainer: Any, batches: Batches, lengths: np.ndarray) -> dict[str, int] | None:
-    """Return the most ``tokens`` of a pass and their ``bytes``, where some micro-batch has more; else None."""
+    """Return the maximum ``tokens`` of a pass and their ``bytes`` if a micro-batch has more tokens, else None."""
     size, limit = trainer.args.train_batch_size, trainer.pass_limit(is_trained=True)
     longest = max((int(lengths[rows].max(initial=1)) for rows in batches), default=1)
     if size <= limit.rows(longest) or limit.shape is None:
@@ -144,19 +144,21 @@ def measure_teacher(
     wait: Callable[[], None],
     balance: Balance = "none",
 ) -> dict[str, Any]:
-    """Measure the training of a teacher: the result of ``measure_training``, ``epochs``, ``epoch_s`` and ``encoder_s``.
-
-    ``encoder_s`` are the seconds of contrastive fine-tuning before the epochs.
+    """Measure the training of a teacher.
 
     Args:
         initial: The teacher, which has a recipe.
         splits: Tokenized training split, under ``train``.
         seed: Seed of its sampler.
         num_threads: Intra-op threads.
-        seconds: Time in seconds.
+        seconds: Duration of the measurement.
         work: Directory for its checkpoint.
         wait: As in ``measure_training``.
         balance: The job's key ``training.balance``.
+
+    Returns:
+        The result of ``measure_training`` with ``epochs``, ``epoch_s`` and ``encoder_s``, the seconds of contrastive
+        fine-tuning before the epochs.
     """
     from ....training.teacher.trainer import teacher_trainer
 
@@ -186,7 +188,7 @@ def _encoder_s(
     *,
     use_gpu: bool,
 ) -> float:
-    """Return the seconds of a teacher's contrastive fine-tuning, measured on some steps; 0 where it has none."""
+    """Estimate the seconds of a teacher's contrastive fine-tuning from a few steps; 0 if it has none."""
     from ....training.models.runtime import end_mixed_precision
     from ....training.teacher.contrastive import contrastive_of, contrastive_trainer
 
@@ -206,9 +208,9 @@ def _encoder_s(
 def measure_inference(
     model: Any, splits: dict[str, TokenizedSplit], pad_token_id: int, num_threads: int, seconds: float
 ) -> dict[str, float]:
-    """Measure ``compute_logits`` on some batches of the largest split; return the seconds of each whole split.
+    """Measure ``compute_logits`` on some batches of the largest split; return the estimated seconds of each split.
 
-    Each distinct text is run once, as ``compute_logits`` does.
+    Like ``compute_logits``, the estimate counts each distinct text once.
     """
     distinct = {
         name: split.lengths[np.unique(split.example_ids, return_index=True)[1]]
@@ -237,22 +239,22 @@ def measure_trials(
     work: Path,
     wait: Callable[[], None],
 ) -> list[dict[str, Any]]:
-    """Measure a few steps, an evaluation and a checkpoint of each trial, as ``run_trial`` trains it.
+    """Measure a few steps, an evaluation and a checkpoint of each trial, which is trained as by ``run_trial``.
 
     Args:
         points: The trials.
         inputs: Texts, logits and students.
         settings: Settings of the search.
-        seconds: Time of each trial in seconds.
+        seconds: Duration of each trial's measurement.
         work: Directory for checkpoints.
-        wait: Waits for the trials that are measured side by side.
+        wait: Waits for the trials that are measured in parallel.
 
     Returns:
         The results of ``measure_training``, each with ``size`` of its point, ``setup_s`` and ``evaluation_s``.
     """
     torch.set_num_threads(settings.num_threads)
     aware = settings.training.quantization_aware
-    if aware is not None:  # of as many epochs as it has; here there is one
+    if aware is not None:  # keep the share of quantization-aware epochs, since only one epoch is measured
         share = min(0.99, aware.num_epochs / settings.training.num_train_epochs)
         aware = aware.model_copy(update={"num_epochs": aware.num_epochs if aware.num_epochs < 1 else share})
         training = settings.training.model_copy(update={"quantization_aware": aware})
@@ -274,7 +276,7 @@ def measure_trials(
 
 
 def _evaluation_s(trainer: DistillationTrainer, split: TokenizedSplit, seconds: float) -> float:
-    """Return the seconds of an evaluation on a split, measured on some of its batches."""
+    """Estimate the seconds of an evaluation on a split, from some of its batches."""
     model: Any = trainer.model
     pad = int(model.config.pad_token_id or 0)
     batches = inference_batches(model, split.lengths, trainer.args.per_device_eval_batch_size)

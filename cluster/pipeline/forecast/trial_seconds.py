@@ -1,4 +1,4 @@
-"""The seconds of a trial, from the steps of a few trials that were measured."""
+"""Estimate the seconds of a trial from the steps of a few measured trials."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .request import student_size
 
 
 class TrialSeconds:
-    """Seconds of a trial, from trials that were measured; of a size between theirs, by interpolation.
+    """Estimates the seconds of a trial from measured trials, interpolated by the size of its student.
 
     Args:
         config: The specification.
@@ -43,7 +43,7 @@ class TrialSeconds:
 
     @cached_property
     def mean_epoch_s(self) -> float:
-        """Mean time of an epoch of the trials asked for so far, in seconds."""
+        """Mean time of an epoch in seconds, over the trials estimated so far."""
         return float(np.mean(self._seen)) if self._seen else 0.0
 
     def __call__(self, arguments: Mapping[str, Any], share: float) -> float:
