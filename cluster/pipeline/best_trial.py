@@ -35,7 +35,7 @@ def keep_best(run: Run, student: str, checkpoint: str) -> None:
 
 
 def best_of(config: JobConfig, trial: TrialRecord) -> dict[str, Any]:
-    """Return the record of the best trial, with the values that every report shows, searched or not."""
+    """Return the record of the best trial, with the values that every report shows, whether searched or fixed."""
     training = config.training.of_kind(trial.parameters.get(STUDENT_KIND))
     values = {
         name: trial.parameters.get(name, getattr(training, name))

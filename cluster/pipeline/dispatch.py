@@ -16,8 +16,8 @@ from ..specification.config import JobConfig
 from ..specification.resources import TaskResources
 from ..store.runs import Run
 
-# What a task of a stage does while it reports nothing itself.
-_WORK = {
+# Messages for the status line until a stage's task reports its own progress.
+_DEFAULT_MESSAGES = {
     "teacher": "preparing the teacher",
     "logits": "labelling the texts with the teacher",
     "student": "making the student",
@@ -26,10 +26,8 @@ _WORK = {
     "gate": "timing models in turns",
 }
 _TRIES = 3
-_PATIENCE_S = (
-    10.0  # a worker takes some seconds to start; a task that has not begun by then is reported as waiting
-)
-_MOST_SHOWN = 8  # tasks of a stage that run side by side
+_PATIENCE_S = 10.0  # a worker may take this long to start; after that, its task is reported as waiting
+_MOST_SHOWN = 8  # parallel tasks in a progress message
 
 
 class Dispatcher:
@@ -147,9 +145,9 @@ class Dispatcher:
         name: str,
         report: ReportProgress,
     ) -> list[Any]:
-        """Send a task for each of several equal parts, and wait for all; they run side by side as resources allow.
+        """Send a task for each of several equal parts, and wait for all; they run in parallel as resources allow.
 
-        Each has a log and a record of its progress, and keeps the state of an unfinished training, under its part.
+        Each part has its own log, progress record and, while it trains, unfinished checkpoint.
 
         Args:
             stage: Stage of the tasks.
@@ -157,7 +155,7 @@ class Dispatcher:
             wanted: Resources of each task.
             parts: Arguments of each task, by its part.
             name: What a part is, for the status line: ``teacher``, as in ``teacher 2 of 4``.
-            report: Called with the progress of all; ``parts`` in its values has a line for each task that works.
+            report: Called with the progress of all tasks; ``parts`` in its values has a line for each working task.
 
         Returns:
             The results in the order of the parts.
@@ -189,19 +187,21 @@ class Dispatcher:
     def state(
         self, stage: str, wanted: TaskResources | None, waited_s: float, *, part: str = ""
     ) -> Progress | None:
-        """Return what a task does, or the resources that it waits for; None while it may just be starting.
+        """Return a task's progress, or the resources that it waits for; None while it may just be starting.
 
         Args:
             stage: Stage of the task.
-            wanted: Resources that it needs; None if it has a place for certain.
+            wanted: Resources that it needs; None if they are certainly available.
             waited_s: Seconds since it was sent.
             part: Which of the stage's parallel tasks.
         """
         record = self._run.read(self._progress(stage, part))
         if record is not None:
-            own = record["text"] or " ".join(filter(None, [_WORK[stage], part if stage == "export" else ""]))
+            message = record["text"] or " ".join(
+                filter(None, [_DEFAULT_MESSAGES[stage], part if stage == "export" else ""])
+            )
             counts = {name: record[name] for name in COUNTS if record.get(name) is not None}
-            return Progress(own, {"waiting_for": None, **counts})
+            return Progress(message, {"waiting_for": None, **counts})
         if wanted is None or waited_s <= _PATIENCE_S:
             return None
         resources = describe(wanted)
@@ -212,9 +212,9 @@ class Dispatcher:
 
 
 def _in_worker(function: Callable[..., Any], gpus: float) -> Any:
-    """Return a function as a Ray task. One with a GPU ends its process, which would otherwise keep memory of that GPU.
+    """Return a function as a Ray task; with a GPU, its worker process exits afterwards, to release the GPU's memory.
 
-    ``options(num_gpus=…)`` does not do so by itself. Where a worker cannot use its GPU, another worker is tried.
+    ``options(num_gpus=…)`` alone would keep the process. A task whose worker cannot use its GPU is retried on another.
     """
     import ray
 
@@ -241,15 +241,15 @@ def _result_of(sent: Any) -> Any:
 
 
 def together(states: Mapping[str, Progress | None], num_ended: int) -> Progress | None:
-    """Return the progress of several equal tasks as that of one; None if nothing is known of any.
+    """Combine the progress of several equal tasks into one; None if none of them has any.
 
     Args:
         states: Progress of each task that has not ended, by its title; None where it may just be starting.
         num_ended: Number of tasks that have ended.
 
     Returns:
-        The messages of the tasks that work, or of the first one that waits for resources if none does. ``done`` and
-        ``total`` count over all tasks, ended ones included.
+        The messages of the working tasks, or, if none works, of the first one that waits for resources. ``done`` and
+        ``total`` count over all tasks, including those that have ended.
     """
     known = {title: each for title, each in states.items() if each is not None}
     working = {title: each for title, each in known.items() if not each.values.get("waiting_for")}

@@ -105,7 +105,7 @@ def choose_variant(
 
 
 def teacher_beside(place: str, measured: Mapping[str, Measurement]) -> Measurement | None:
-    """Return the teacher's measurement to compare a variant with: on a GPU if the variant runs there and it has one."""
+    """Return the teacher's measurement to compare a variant with, preferably on the same kind of device."""
     teachers = [each for each in measured.values() if each.model_name == TEACHER]
     same = [each for each in teachers if (each.place == CPU) == (place == CPU)]
     return next(iter(same or teachers), None)
@@ -115,7 +115,7 @@ def seal_chosen(config: JobConfig, run: Run, data: TextData) -> StageResult:
     """Seal the selected variant as the run's artifact.
 
     Raises:
-        RunFailedError: No ONNX variant keeps the limits of ``export.choose``.
+        RunFailedError: No variant meets the limits of ``export.choose``.
     """
     gate = run.stage_record("gate")["result"]
     if gate["chosen"] is None:
@@ -141,7 +141,7 @@ def seal_chosen(config: JobConfig, run: Run, data: TextData) -> StageResult:
 
 
 def _made_from(config: JobConfig, run: Run, data: TextData, *, on_gpu: bool) -> dict[str, Any]:
-    """Return what an artifact was made from, and the machine that measured it, possibly one with a GPU."""
+    """Return the provenance of an artifact: its inputs, and the machine that measured it (``on_gpu``: the GPU's)."""
     teacher = run.stage_record("teacher")["result"]
     base_model, _ = _origin(config.teacher.first)
     goal = f"{VALIDATION}{config.metric}"
@@ -174,14 +174,14 @@ def _made_from(config: JobConfig, run: Run, data: TextData, *, on_gpu: bool) -> 
 
 
 def _max_length(config: JobConfig, run: Run) -> str:
-    """Return the tokens to which texts are truncated, and who chose their number."""
+    """Describe the maximum length in words: the number of tokens, and whether it was chosen automatically."""
     lengths = (run.stage_record("data").get("result") or {}).get("lengths") or {}
     chosen = "chosen automatically" if lengths.get("automatic") else "as given"
     return f"{config.training.max_length} tokens, {chosen}"
 
 
 def _teacher_keys(teacher: TeacherConfig) -> dict[str, Any]:
-    """Return the section ``teacher``; a list of teachers by their place in it."""
+    """Return the section ``teacher`` as JSON values, with a list of teachers as a mapping from their index."""
     section = teacher.model_dump(mode="json", exclude_none=True)
     members = section["ensemble"]
     if isinstance(members, list):
@@ -193,7 +193,7 @@ def _teacher_keys(teacher: TeacherConfig) -> dict[str, Any]:
 
 
 def _mixture(found: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Return the weights of several teachers, and what each and their mixture are worth, for the model card."""
+    """Return the weights and metrics of several teachers, and the metrics of their mixture, for the model card."""
     if found is None:
         return {}
     members = {
@@ -204,9 +204,9 @@ def _mixture(found: Mapping[str, Any] | None) -> dict[str, Any]:
 
 
 def _licence(teacher: TeacherConfig) -> str | None:
-    """Return the licence of the teachers: that of all, or all of theirs; None if one of them is not known.
+    """Return the licences of all teachers, joined; None if one of them is unknown.
 
-    One that excludes commercial use is the licence of them all.
+    A licence that excludes commercial use takes precedence over all others.
     """
     licences = [_origin(each)[1] for each in teacher.members]
     restricted = next((each for each in licences if is_non_commercial(each)), None)
@@ -216,8 +216,8 @@ def _licence(teacher: TeacherConfig) -> str | None:
 
 
 def _origin(teacher: OneTeacher) -> tuple[str | None, str | None]:
-    """Return the hub's name of the model that the teacher was made from, and its licence, as far as they are known."""
-    name = teacher.encoder  # none of a file of logits
+    """Return the hub name of the model that the teacher was made from, and its licence; None where unknown."""
+    name = teacher.encoder  # None for a file of logits
     if name is None:
         return None, teacher.licence
     packaged, licence = OFFLINE_SOURCES.get(name.removeprefix(OFFLINE_PREFIX), (None, None))
@@ -288,7 +288,7 @@ def _chosen_variant(choice: Mapping[str, Any]) -> str | None:
 
 
 def _teacher_file(record: dict[str, Any]) -> dict[str, Any] | None:
-    """Return how many texts of each kind a file of logits has and lacks; None for another teacher."""
+    """Return how many texts of each kind a file of logits covers and lacks; None for other teachers."""
     if record.get("kind") != "logits":
         return None
     return {name: record[name] for name in ("num_texts", "missing")}

@@ -1,4 +1,4 @@
-"""How many times faster the selected variant is than teacher and reference, timed in turns or found in another run."""
+"""Measure how many times faster the selected variant is than teacher and reference, or reuse another run's ratios."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 Ratios = dict[str, dict[str, Any]]
-"""Name of a model → ``LatencyRatio`` as JSON values; with ``reused`` where another run measured it."""
+"""``LatencyRatio`` as JSON values by the model's name; with ``reused`` if it was measured before."""
 _Timed = tuple[MeasurementSpec, Measurement]
 
 
@@ -37,8 +37,8 @@ class RatioMeasurement:
     Args:
         config: The specification.
         run: The run, whose benchmark is finished.
-        data: Its texts.
-        models: Its measurements' keys.
+        data: Texts of the run.
+        models: Computes the keys of the run's measurements.
     """
 
     def __init__(self, config: JobConfig, run: Run, data: TextData, models: ModelReuse) -> None:
@@ -56,8 +56,8 @@ class RatioMeasurement:
             report: Called with the progress.
 
         Returns:
-            The ratios; nothing where ``benchmark.interleaved`` is off, a model cannot be timed again, or the variant
-            was measured on a GPU.
+            The ratios; empty if ``benchmark.interleaved`` is off, a model cannot be timed again, or the variant was
+            measured on a GPU.
         """
         if not self._config.benchmark.interleaved or measured[chosen].place != CPU:
             return {}

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _FREE = ("storage", "resources")
-# Section of the specification that a resumed run may change -> the stages that run again.
+# Stages that run again if a resumed run changes this section of the specification.
 _AGAIN = {name: STAGES[STAGES.index(name) :] for name in ("export", "benchmark")}
 
 
@@ -64,12 +64,12 @@ def run_job(
         run_id: Id of the run; an existing run with that id is resumed.
         listener: Called with every stage event.
         submitted: Whether this is the driver of a submitted job, so that an earlier request to stop is honoured.
-        extends: Whether the search of the run is extended under this specification, as ``changed_job`` accepted it.
+        extends: Whether ``config`` extends the search of the run, as ``changed_job`` determined.
 
     Raises:
-        InputError: Something that the user gave cannot be used; no later stage was begun.
+        InputError: Something that the user gave cannot be used; no later stage was started.
         RunFailedError: A stage failed; finished stages stay, and the run can be resumed under its id.
-        KeyboardInterrupt: The run was interrupted, or somebody requested its stop.
+        KeyboardInterrupt: The run was interrupted, or a stop was requested.
     """
     storage = Storage(config.storage.path, config.storage.retry_s)
     run_id = name_run(name, run_id)
@@ -98,8 +98,8 @@ def run_job(
                     raise KeyboardInterrupt
                 already_s = job.data_seconds + time.monotonic() - checked
                 runner.do("data", lambda _: describe_data(job), already_s=already_s)
-                _do(runner, job, run)
-                _end(run, "finished", None)
+                _run_stages(runner, job, run)
+                _record_end(run, "finished", None)
             except BaseException as error:
                 _fail(run, config, lease, error)
                 raise
@@ -109,16 +109,16 @@ def run_job(
 def refuse_other_specification(run: Run, *forms: JobConfig) -> None:
     """Reject resuming a run under a specification that it did not begin with.
 
-    Storage and resources may differ: a run can be resumed anywhere. So may what comes after the search: ``export`` and
-    ``benchmark``.
+    Storage and resources may differ, since a run can be resumed anywhere, and so may the sections of stages after the
+    search, ``export`` and ``benchmark``.
 
     Args:
         run: The run.
-        forms: The specification, with local paths and with references into the store in their place; a run holds the
-            form of the place where it began.
+        forms: The specification with local paths, and with references into the store in their place; the run has
+            recorded one of these forms, depending on where it began.
 
     Raises:
-        InputError: Other sections differ from those of each form; the message lists them for the nearest.
+        InputError: Other sections differ from those of each form; the message lists those of the closest form.
     """
     differences = [[key for key in _changed(run, form) if key not in _AGAIN] for form in forms]
     changed = min(differences, key=len)
@@ -130,21 +130,21 @@ def refuse_other_specification(run: Run, *forms: JobConfig) -> None:
 
 
 def stages_again(run: Run, config: JobConfig) -> list[str]:
-    """Return the stages that run again because a section after the search is changed, in order."""
+    """Return, in order, the stages that run again because a section of a stage after the search has changed."""
     changed = _AGAIN.keys() & set(_changed(run, config))
     return [stage for stage in STAGES if any(stage in _AGAIN[section] for section in changed)]
 
 
 def _changed(run: Run, config: JobConfig) -> list[str]:
-    """Return the sections, except storage and resources, that differ from what a run began with."""
-    held = run.read("job.json")
-    if held is None:
+    """Return the sections, except storage and resources, that differ from the specification that a run began with."""
+    recorded = run.read("job.json")
+    if recorded is None:
         return []
-    with suppress(ValidationError):  # a key that an older run lacks has its default
-        held = type(config).model_validate(held).model_dump(mode="json")
+    with suppress(ValidationError):  # fill in the defaults of keys that an older run lacks
+        recorded = type(config).model_validate(recorded).model_dump(mode="json")
     wanted = config.model_dump(mode="json")
-    changed = [key for key in wanted if key not in _FREE and wanted[key] != held.get(key)]
-    return [*changed, *changed_threshold(run, held, config)]
+    changed = [key for key in wanted if key not in _FREE and wanted[key] != recorded.get(key)]
+    return [*changed, *changed_threshold(run, recorded, config)]
 
 
 def _begin(run: Run, config: JobConfig, name: str, data: TextData) -> None:
@@ -154,13 +154,13 @@ def _begin(run: Run, config: JobConfig, name: str, data: TextData) -> None:
     if again or any(run.stage_record(stage).get("state") != "finished" for stage in STAGES):
         searched = run.stage_record("search").get("state") == "finished"
         check_not_cut(run, "it cannot be resumed", needs_trials=not searched)
-    read = run.stage_record("data").get("result", {}).get("fingerprint", data.fingerprint)
-    if read != data.fingerprint:
+    recorded = run.stage_record("data").get("result", {}).get("fingerprint", data.fingerprint)
+    if recorded != data.fingerprint:
         raise InputError(
             f"--run-id: run {run.id} was started with other data: its files have changed since; choose another id, "
             f"or restore the files"
         )
-    for stage in again:  # its results are found again where their inputs are the same
+    for stage in again:  # results with unchanged inputs are found by their content
         run.store.delete(run.key(f"stages/{stage}.json"))
     if again or run.read("job.json") is None:
         run.write("job.json", config.model_dump(mode="json"))
@@ -188,19 +188,20 @@ def _fail(run: Run, config: JobConfig, lease: Lease, error: BaseException) -> No
     state = "failed" if isinstance(error, Exception) else "stopped" if stopped else "interrupted"
     logger.log(logging.ERROR if state == "failed" else logging.INFO, "%s: %s", state, reason_of(error) or "")
     with suppress(StorageError):  # the storage may be what failed
-        _end(run, state, None if stopped else reason_of(error))
+        _record_end(run, state, None if stopped else reason_of(error))
     if isinstance(error, KeyboardInterrupt):
         what = "stopped" if stopped else "interrupted"
-        raise KeyboardInterrupt(f"{what}; resume with: distiltune resume {run.id}{_where(config)}") from error
+        option = _storage_option(config)
+        raise KeyboardInterrupt(f"{what}; resume with: distiltune resume {run.id}{option}") from error
 
 
-def _where(config: JobConfig) -> str:
+def _storage_option(config: JobConfig) -> str:
     """Return the ``--storage`` option that a command needs to find the run, or an empty string."""
-    usual = os.environ.get("DISTILTUNE_STORAGE") or StorageConfig().path
-    return "" if config.storage.path == usual else f" --storage {shlex.quote(config.storage.path)}"
+    default = os.environ.get("DISTILTUNE_STORAGE") or StorageConfig().path
+    return "" if config.storage.path == default else f" --storage {shlex.quote(config.storage.path)}"
 
 
-def _end(run: Run, state: str, error: str | None) -> None:
+def _record_end(run: Run, state: str, error: str | None) -> None:
     run.write("run.json", {**(run.read("run.json") or {}), "state": state, "error": error, "ended": now()})
 
 
@@ -212,7 +213,7 @@ def _log_event(event: StageEvent, listener: Listener) -> None:
     listener(event)
 
 
-def _do(runner: StageRunner, job: CheckedJob, run: Run) -> None:
+def _run_stages(runner: StageRunner, job: CheckedJob, run: Run) -> None:
     """Run the stages after the data; teacher, logits and student leave arrays in memory for the search."""
     from ..session.ray_session import ray_session
     from .finalize import make_report, seal_chosen
@@ -224,15 +225,15 @@ def _do(runner: StageRunner, job: CheckedJob, run: Run) -> None:
     reuses = config.storage.reuse and not is_extended(run)
     reuse = SearchReuse(config, local_config, run, job.data) if reuses else None
     models = ModelReuse(config, run, job.data)
-    brought = {} if reuse is None or runner.is_finished("search") else reuse.bring()
+    reused = {} if reuse is None or runner.is_finished("search") else reuse.copy_search()
     if runner.is_finished("search"):
         drop_outdated(run)  # an extended search may have ended just before an interruption
-        brought |= models.finish_stages()
-    # The gate times the selected variant once more: on a cluster by a task.
+        reused |= models.finish_stages()
+    # The gate times the selected variant again, in a task if the job runs on a cluster.
     is_remote = config.resources.address is not None and not runner.is_finished("gate")
     gate = _gate(config, job.data, run, models)
     all_finished = runner.is_finished("search", "export", "benchmark")
-    for stage, text in brought.items():
+    for stage, text in reused.items():
         if all_finished or stage in ("teacher", "logits", "student"):  # the others are reported below
             runner.show_reused(stage, text)
     if not all_finished or is_remote:
@@ -250,7 +251,7 @@ def _do(runner: StageRunner, job: CheckedJob, run: Run) -> None:
             if is_remote:
                 runner.do("gate", gate)
         if reuse is not None:
-            reuse.remember()
+            reuse.index_search()
     if not is_remote:
         runner.do("gate", gate)
     runner.do("report", lambda _: make_report(config, run))
@@ -293,18 +294,18 @@ def describe_data(job: CheckedJob) -> StageResult:
         "lengths": None if lengths is None else lengths.to_json(),
         "few_labels": None if few is None else {**few.to_json(), "text": few_labels_in_words(job, few)},
     }
-    told = f"; {few_labels_in_words(job, few)}" if few is not None and few.are_most else ""
-    cut = truncation_in_words(lengths, of_windows=of_windows)
-    return record, f"{intents} {data.label_kind.unit}{outside}; {texts}{cut}{told}"
+    scarcity = f"; {few_labels_in_words(job, few)}" if few is not None and few.are_most else ""
+    truncation = truncation_in_words(lengths, of_windows=of_windows)
+    return record, f"{intents} {data.label_kind.unit}{outside}; {texts}{truncation}{scarcity}"
 
 
 def few_labels_of(job: CheckedJob) -> FewLabels | None:
-    """Return how many of a job's labels have few training texts; None where none has, or texts share no labels."""
+    """Return how many of a job's labels have few training texts; None if none has, or the task's labels are unique."""
     from ...training.data.analysis.few_labels import few_labels
 
     return few_labels(job.data) if tasks.get(job.config.task).shares_labels else None
 
 
 def few_labels_in_words(job: CheckedJob, few: FewLabels) -> str:
-    """Return how many labels have few training texts, and what the job can do about it."""
+    """Describe how many labels have few training texts, and what the job can do about it."""
     return f"{few.in_words()}: {few.advice(job.config.data, job.config.teacher.remedy_for_few_texts)}"

@@ -57,7 +57,7 @@ class StageRunner:
         Args:
             stage: Name of the stage.
             work: Function that does the stage's work.
-            again: Run it even if it is finished, for what it leaves in memory.
+            again: Run it even if it is finished, for the objects that it leaves in memory.
             already_s: Seconds that the stage took before this call.
         """
         if self._lease.interruption is not None:  # its signal may have been missed
@@ -123,7 +123,7 @@ class _ProgressWriter:
 
 
 def reason_of(error: BaseException) -> str | None:
-    """Return what is recorded of an error, or None if it has no message."""
+    """Return the message to record for an error, or None if it has none."""
     if isinstance(error, DistiltuneError | KeyboardInterrupt):
         return str(error) or None
     return type(error).__name__ + f": {error}".rstrip(": ")

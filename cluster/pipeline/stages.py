@@ -1,4 +1,4 @@
-"""The stages of a job on the driver's side: the tasks that each sends, and the results that it records."""
+"""The driver's side of a job's stages: the tasks that each stage sends, and the results that it records."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Stages:
         local_config: The specification with paths of this machine.
         run: Run that stores all results.
         data: The texts.
-        models: Variants and measurements that other runs may have.
+        models: Finds variants and measurements of other runs.
     """
 
     def __init__(
@@ -131,10 +131,10 @@ class Stages:
         if not record["keys"]:
             return record, "; ".join(filter(None, ["not needed: alpha is 1", problems]))
         computed = record["texts_computed"]
-        more = [f"{count:,} {kind}" for kind, count in record["texts"].items() if kind != "train"]
+        extra = [f"{count:,} {kind}" for kind, count in record["texts"].items() if kind != "train"]
         text = f"{computed:,} texts labelled" if computed else "all logits are in the cache"
         text = "the logits of the file" if teacher.logits is not None else text
-        text = f"{text}; in addition to train: {', '.join(more)}" if more else text
+        text = f"{text}; in addition to train: {', '.join(extra)}" if extra else text
         if "ensemble" in record:
             text += f"; {describe_mixture(record['ensemble'])}"
         return record, "; ".join(filter(None, [text, problems]))
@@ -175,7 +175,8 @@ class Stages:
         """Write the checkpoint that trials start from, and tokenize the texts if it has its own word pieces."""
         sections = [each for each, _ in student_sections(self._config.student, self._config.search.space)]
         is_costly = any(each.is_costly for each in sections)
-        wanted = self._whole(self._config.resources.teacher) if is_costly else TaskResources(cpu=1, gpu=0)
+        teacher = self._config.resources.teacher
+        wanted = self._or_whole_node(teacher) if is_costly else TaskResources(cpu=1, gpu=0)
         students = Students(self._config, self._run, self._data, self._dispatcher, wanted)
         record, self._students = students.make(self._teacher(), report)
         for each in filter(lambda section: section.own_tokenizer, sections):
@@ -270,7 +271,7 @@ class Stages:
         )
 
     def _search_records(self) -> dict[str, Any]:
-        """Return the precision that the trials share, and how they share GPUs, where that is recorded."""
+        """Return the records of the trials' common precision and of their GPU sharing, if there are any."""
         from ...search.driver.gpu_sharing import packing_key
         from ...search.trial.precision import precision_key
 
@@ -279,7 +280,7 @@ class Stages:
         return {name: record for name, record in found.items() if record is not None}
 
     def export(self, report: ReportProgress) -> StageResult:
-        """Export the variants that no run has, each in a task of its own."""
+        """Export the variants that no run has yet, each in a task of its own."""
         names = self._models.variant_names
         records = dict(self._models.variants())
         plain = kinds.plain.PLAIN.name
@@ -314,9 +315,9 @@ class Stages:
         return self._dispatcher.send("export", tasks.make_variant, wanted, *arguments, part=name)
 
     def benchmark(self, report: ReportProgress) -> StageResult:
-        """Measure every model that no run has measured, on nodes that are reserved for the measurement.
+        """Measure every model that no run has measured yet, on nodes reserved for the measurement.
 
-        Measurements on a GPU are a task of their own, which takes a node that has one.
+        Measurements on a GPU run in a separate task, on a node that has one.
         """
         specs = measurement_specs(self._config, self._run)
         found, failed = dict(self._models.measurements(specs)), {}
@@ -353,7 +354,7 @@ class Stages:
             cpu=node_share(TaskResources(gpu=gpu), self._config.teacher.num_members), gpu=gpu
         )
 
-    def _whole(self, resources: TaskResources | None) -> TaskResources:
+    def _or_whole_node(self, resources: TaskResources | None) -> TaskResources:
         """Return the requested resources, or by default a whole node, with a GPU if the cluster has any."""
         if resources is not None:
             return resources

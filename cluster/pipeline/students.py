@@ -17,7 +17,7 @@ from .dispatch import Dispatcher
 if TYPE_CHECKING:
     from ...training.data.text_data import TextData
 
-_NUM_TEXTS = 200  # enough: accuracy does not matter here, and latency is that of one text
+_NUM_TEXTS = 200  # enough, since only the latency of single texts is measured, not the accuracy
 
 
 class Students:
@@ -85,7 +85,7 @@ class Students:
 
 
 def _shared(name: str, record: dict[str, Any]) -> dict[str, float]:
-    """Return the metrics that all trials of a student share; none if there is a single student."""
+    """Return the metrics that are the same for all trials of a student; none if there is a single student."""
     if name == ONLY_STUDENT:
         return {}
     return {each: record[each] for each in STUDENT_METRICS if each in record}

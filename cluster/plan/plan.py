@@ -27,8 +27,8 @@ class Outcome:
 
     Attributes:
         run_id: Id of the run.
-        measurement: That of the selected variant, with its predictions; None if no variant is within its limits.
-        reason: Why no variant does.
+        measurement: Measurement of the selected variant, with its predictions; None if no variant meets the limits.
+        reason: Why no variant meets them.
         label_names: Labels of its data.
         out_of_scope_id: Number of the out-of-scope label among them; None without one.
     """
@@ -79,7 +79,7 @@ def check_plan(config: JobConfig) -> PlanConfig:
     """Return the plan of a job after checking that each change can be applied to the unchanged job.
 
     Raises:
-        ConfigError: There is no plan, or changes cannot be applied; all of them are listed.
+        ConfigError: There is no plan, or changes cannot be applied; the message lists them all.
     """
     plan, faults = config.plan, []
     if plan is None or not plan.steps:
@@ -127,12 +127,12 @@ def changed(config: JobConfig, key: str, value: Any) -> JobConfig:
 def tries(
     config: JobConfig, plan: PlanConfig, do: Callable[[JobConfig, int], Outcome]
 ) -> Iterator[tuple[Tried, JobConfig]]:
-    """Try the plan's changes greedily: in each step one value after another, until one is rejected.
+    """Try the plan's changes greedily: in each step, one value after another until one is rejected.
 
     Args:
         config: The unchanged job.
         plan: Changes to try.
-        do: Runs a complete job, given its number, counted from 0.
+        do: Runs a complete job; its second argument is the job's number, counted from 0.
 
     Yields:
         Every change that was tried, and the job that is kept after it.

@@ -31,14 +31,14 @@ def run_plan(
         name: Name of the job; a plan without an id is named after it.
         plan_id: Id of the plan; an existing plan with that id is resumed. Its runs are ``ID-0``, ``ID-1`` and so on.
         listener: Called with every stage event of every run.
-        report: Called with every change that was tried; the values are those of its record.
+        report: Called with every change that was tried, with its record as values.
 
     Returns:
-        The record, as stored in ``plans/ID.json``: ``plan_id``, ``tried``, the ``run_id`` of the last change that
-        was kept, and its ``job``.
+        The record stored in ``plans/ID.json``: ``plan_id``, ``tried``, the ``run_id`` of the last change that was
+        kept, and its ``job``.
 
     Raises:
-        ConfigError: The plan cannot be executed as it is.
+        ConfigError: A change or a limit of the plan cannot be used.
         ModelError: A change requires something that a model does not have.
         RunFailedError: The unchanged job ends without a variant, or a run failed; finished runs stay.
         KeyboardInterrupt: The plan was interrupted.

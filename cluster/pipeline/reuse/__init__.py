@@ -1,1 +1,1 @@
-"""What exists in the storage already: results of other runs to reuse, and a run's own search to extend."""
+"""Reuse of results in the storage: those of other runs, and a run's own search, which can be extended."""

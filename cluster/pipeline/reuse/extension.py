@@ -22,12 +22,12 @@ from ...store.runs import STAGES, Run, command
 
 _RECORD = "extended.json"
 _EXTENDS = ("search.num_trials", "search.budget", "search.max_failed_trials")
-_STUDY = ("search.space", "search.sampler")  # a change of them begins a new run
-_BY_BEST = ("export", "benchmark")  # repeated only if another trial is the best, or they are changed
-# A resumed run may change these.
+_STUDY = ("search.space", "search.sampler")  # changing them starts a new run
+_BY_BEST = ("export", "benchmark")  # repeated only for another best trial, or if their sections change
+# Keys that may change when a run is resumed.
 _FREE = ("resources", "storage.reuse", "storage.retry_s", "storage.checkpoint_every_s", *_BY_BEST)
 _ALWAYS = ("search", "gate", "report", "artifact")
-_THRESHOLD = "export.out_of_scope"  # trials that are measured with a threshold depend on its goal
+_THRESHOLD = "export.out_of_scope"  # metrics of trials that use a threshold depend on its goal
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class ChangedJob:
     Attributes:
         config: The specification.
         kind: ``same`` if the run is resumed as it is, ``extended`` if its study continues with more trials or another
-            budget, ``new`` if a new run has to begin, warm-started from this one unless its sampler learns nothing.
+            budget, ``new`` if a new run is needed, warm-started from this one unless its sampler ignores trials.
         because: For ``new``, the sections that differ, such as ``search.space``.
     """
 
@@ -67,14 +67,14 @@ def changed_job(run: Run, config: JobConfig, overrides: list[str]) -> ChangedJob
     values = config.model_dump(mode="json")
     changed = _validated(run, values, overrides)
     keys = list(_differences(values, changed.model_dump(mode="json")))
-    begins_anew = any(_below(key, _STUDY) for key in keys)
-    accepted = ("search", *_FREE) if begins_anew else (*_EXTENDS, *_FREE)
+    needs_new_run = any(_below(key, _STUDY) for key in keys)
+    accepted = ("search", *_FREE) if needs_new_run else (*_EXTENDS, *_FREE)
     others = [key for key in keys if not _below(key, accepted)]
     if any(_below(key, _EXTENDS) for key in keys) and threshold_of_search(changed) is not None:
         others += [key for key in keys if _below(key, (_THRESHOLD,))]
     if others:
         raise _incomparable(run, others)
-    if begins_anew:
+    if needs_new_run:
         because = ", ".join(each for each in _STUDY if any(_below(key, (each,)) for key in keys))
         former = run.id if changed.search.sampler.learns else None
         search = changed.search.model_copy(update={"warm_start": former})
@@ -89,10 +89,10 @@ def extend(run: Run, config: JobConfig) -> None:
     """Reopen the search of a run under a changed specification; the caller holds the run's lease.
 
     The stages before the search keep their results. Export and benchmark keep theirs, unless their sections are
-    changed too, until ``drop_outdated`` finds another trial selected.
+    changed too, until ``drop_outdated`` finds that another trial was selected.
 
     Raises:
-        StorageError: The storage does not answer; to be repeated.
+        StorageError: The storage does not respond; the call can be repeated.
     """
     exported = _best(run) if run.stage_record("search").get("state") == "finished" else None
     if exported is None:  # the search was not finished, or an extension of it was interrupted
@@ -110,7 +110,7 @@ def extend(run: Run, config: JobConfig) -> None:
 
 
 def is_extended(run: Run) -> bool:
-    """Return whether the search of a run was extended: it is not what a new search of its specification gives."""
+    """Return whether the search of a run was extended, so that a new search may give another result."""
     return run.read(_RECORD) is not None
 
 
@@ -206,19 +206,19 @@ def _check_extension(run: Run, config: JobConfig, keys: list[str]) -> None:
 
 
 def threshold_of_search(config: JobConfig) -> dict[str, Any] | None:
-    """Return the section ``export.out_of_scope`` where the search measures epochs by it, else None."""
+    """Return the section ``export.out_of_scope`` if the search evaluates epochs with its threshold, else None."""
     by_threshold = key_that_names(THRESHOLD_METRIC, config.search) is not None
     scope = config.export.out_of_scope
     return scope.model_dump(mode="json") if by_threshold and scope is not None else None
 
 
 def changed_threshold(run: Run, held: Mapping[str, Any], config: JobConfig) -> list[str]:
-    """Return the key of the threshold's goal if a search that has not ended began with another one.
+    """Return the key of the threshold's goal if an unfinished search began with another goal, else no key.
 
     Args:
         run: The run.
-        held: The specification that it began with.
-        config: The specification that it is to be resumed under.
+        held: The specification that the run began with.
+        config: The specification with which it is resumed.
     """
     wanted = threshold_of_search(config)
     if wanted is None or run.stage_record("search").get("state") == "finished":

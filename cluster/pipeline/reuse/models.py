@@ -48,17 +48,18 @@ _NOT_IN_A_MEASUREMENT = {"interleaved", "reuse", "baselines", "model2vec", "targ
 
 
 class ModelReuse:
-    """The variants and measurements of one job, found in any run of its storage by the content of their inputs.
+    """Finds variants and measurements for one job, in any run of its storage, by the content of their inputs.
 
-    A variant's key has the content of the student's checkpoint, the texts, the keys of ``export`` that it depends on,
-    the instruction sets of the processor and the versions of the libraries. A measurement's has the content of the
-    model, the texts, the section ``benchmark`` and this machine, since a measurement is worth nothing on another; one
-    on a cluster has no key. Neither has the goal of the out-of-scope threshold, which is applied to stored logits.
+    A variant's key covers the content of the student's checkpoint, the texts, the keys of ``export`` that it depends
+    on, the instruction sets of the processor and the versions of the libraries. A measurement's key covers the content
+    of the model, the texts, the section ``benchmark`` and this machine, since measurements of different machines are
+    not comparable; measurements on a cluster have no key. The goal of the out-of-scope threshold is in neither key,
+    because it is applied to stored logits.
 
     Args:
         config: The specification.
         run: The run of the job, whose search is finished.
-        data: Its texts.
+        data: Texts of the job.
     """
 
     def __init__(self, config: JobConfig, run: Run, data: TextData) -> None:
@@ -69,27 +70,27 @@ class ModelReuse:
         self._contents: dict[str, str] = {}
 
     def finish_stages(self) -> dict[str, str]:
-        """Finish export and benchmark where every variant and every measurement is found.
+        """Finish export if every variant is found, then benchmark if every measurement is found.
 
         Returns:
-            Each stage that was finished, and what was reused, in words.
+            For each stage that was finished, a description of what was reused.
         """
-        brought: dict[str, str] = {}
+        reused: dict[str, str] = {}
         if not self._is_finished("export"):
             made = self.variants()
             if set(made) < set(self.variant_names):
-                return brought
-            brought["export"] = self._finish("export", *self.exported(made))
+                return reused
+            reused["export"] = self._finish("export", *self.exported(made))
         if not self._is_finished("benchmark"):
             specs = measurement_specs(self._config, self._run)
             found = self.measurements(specs)
             if len(found) < len(specs):
-                return brought
-            brought["benchmark"] = self._finish("benchmark", *self.measured(specs, found, None))
-        return brought
+                return reused
+            reused["benchmark"] = self._finish("benchmark", *self.measured(specs, found, None))
+        return reused
 
     def available(self) -> set[str]:
-        """Return those of the stages export and benchmark that ``finish_stages`` would finish, without copying."""
+        """Return which of the stages export and benchmark ``finish_stages`` would finish, without copying anything."""
         if not self._config.storage.reuse:
             return set()
         entries = [find_result(self._run.store, self.variant_key(name)) for name in self.variant_names]
@@ -101,7 +102,7 @@ class ModelReuse:
         return {"export", "benchmark"} if len(found) == len(specs) else {"export"}
 
     def exported(self, made: Mapping[str, dict[str, Any]]) -> tuple[dict[str, Any], str]:
-        """Return result and summary of the export stage, from the record of each variant."""
+        """Return the result and summary of the export stage, from the record of each variant."""
         names, skipped = self.variant_names, self._skipped
         sources = {name: made[name]["reused_from"] for name in names if made[name].get("reused_from")}
         text = ", ".join(names) + _origin(sources, len(names))
@@ -116,10 +117,14 @@ class ModelReuse:
         failed: Mapping[str, str] = MappingProxyType({}),
         gpu_machine: dict[str, Any] | None = None,
     ) -> tuple[dict[str, Any], str]:
-        """Return result and summary of the benchmark stage, from the measurement of each model.
+        """Return the result and summary of the benchmark stage, from the measurement of each model.
 
-        ``machine`` describes the node that measured some of them now; None: all of them are reused. ``failed`` are the
-        baselines that could not be measured, with the reason. ``gpu_machine`` is that of the measurements on a GPU.
+        Args:
+            specs: Models of the benchmark.
+            found: Their measurements by name.
+            machine: The node that measured at least one of them now; None if all are reused.
+            failed: Baselines that could not be measured, with the reason.
+            gpu_machine: The node that measured models on a GPU.
         """
         rows = [found[spec.name] for spec in specs if spec.name not in failed]
         sources = {row.name: row.reused["run_id"] for row in rows if row.reused is not None}
@@ -184,18 +189,18 @@ class ModelReuse:
         )
 
     def variants(self) -> dict[str, dict[str, Any]]:
-        """Copy the variants that a run has into this one, with thresholds for this job's goal.
+        """Copy variants of any run into this one, with thresholds for this job's goal.
 
         Returns:
             The record of each variant that was found, by name.
         """
         if self._variants is None:
             names = self.variant_names if self._config.storage.reuse else []
-            found = {name: self._bring_variant(name) for name in names}
+            found = {name: self._copy_variant(name) for name in names}
             self._variants = {name: record for name, record in found.items() if record is not None}
         return self._variants
 
-    def _bring_variant(self, name: str) -> dict[str, Any] | None:
+    def _copy_variant(self, name: str) -> dict[str, Any] | None:
         store, found = self._run.store, find_result(self._run.store, self.variant_key(name))
         if found is None:
             return None
@@ -207,10 +212,8 @@ class ModelReuse:
                 refit_scores(folder, validation, num_threads=self._config.benchmark.num_threads)
 
         try:
-            if source != self._run:
-                store.delete(
-                    self._run.key(variant_record(name))
-                )  # of the folder that is about to be replaced
+            if source != self._run:  # delete the record of the folder that is about to be replaced
+                store.delete(self._run.key(variant_record(name)))
             copy_folder(store, source.variant(name), self._run.variant(name), fit)
         except (DistiltuneError, OSError) as error:  # such as a run that is being deleted
             logger.info("%s of run %s cannot be reused: %s", name, source.id, error)
@@ -236,7 +239,7 @@ class ModelReuse:
     def measurements(
         self, specs: Sequence[MeasurementSpec], made: Sequence[Mapping[str, Any]] | None = None
     ) -> dict[str, Measurement]:
-        """Return the measurements that a run has, judged by this job's goal, by the model's name."""
+        """Return measurements of any run, evaluated for this job's goal, by the model's name."""
         if not (self._config.storage.reuse and self._config.benchmark.reuse):
             return {}
         keys = self.measurement_keys(specs, made)
@@ -309,7 +312,7 @@ class ModelReuse:
 
     @property
     def instruction_sets(self) -> list[str]:
-        """Instruction sets that the keys of variants are for: those of this machine."""
+        """Instruction sets in the keys of variants: those of this machine."""
         return self._machine["instruction_sets"]
 
     def _content(self, key: str) -> str:
@@ -332,7 +335,7 @@ class ModelReuse:
 
 
 def _origin(sources: Mapping[str, str], num_all: int) -> str:
-    """Return which runs the reused ones among ``num_all`` are of, in parentheses."""
+    """Describe, in parentheses, which runs the reused results among ``num_all`` come from."""
     by_run: dict[str, list[str]] = defaultdict(list)
     for name, run_id in sources.items():
         by_run[run_id].append(name)

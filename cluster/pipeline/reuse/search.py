@@ -31,17 +31,17 @@ _STAGES = ("teacher", "logits", "student", "search")
 
 
 class SearchReuse:
-    """The search of one job and the stages before it, found in another run by the content of their inputs.
+    """Finds the search of one job, and the stages before it, in another run, by the content of their inputs.
 
-    The key has the texts, each teacher's own key (which has its checkpoint's content), their weights, the sections
-    ``student``, ``training`` and ``search``, and the versions of the libraries. Variants and measurements are found
-    one by one, see :class:`~distiltune.cluster.pipeline.reuse.models.ModelReuse`.
+    The key covers the texts, each teacher's own key (which covers its checkpoint's content), their weights, the
+    sections ``student``, ``training`` and ``search``, and the versions of the libraries. Variants and measurements are
+    found one by one, see :class:`~distiltune.cluster.pipeline.reuse.models.ModelReuse`.
 
     Args:
         config: The specification.
         local_config: The specification with paths of this machine.
         run: The run of the job.
-        data: Its texts.
+        data: Texts of the job.
     """
 
     def __init__(self, config: JobConfig, local_config: JobConfig, run: Run, data: TextData) -> None:
@@ -51,37 +51,37 @@ class SearchReuse:
         self._data = data
         self._is_missing = False
 
-    def bring(self) -> dict[str, str]:
+    def copy_search(self) -> dict[str, str]:
         """Copy the search of another run into this one, if there is one with all of its files.
 
         Returns:
-            Each stage that was copied, and what was reused, in words.
+            For each stage that was copied, a description of what was reused.
         """
         self._is_missing = not self._is_finished()
         key = self._key() if self._is_missing else None
         source = None if key is None else self._source(key)
         if source is None:
             return {}
-        brought: dict[str, str] = {}
+        copied: dict[str, str] = {}
         self._copy(source)
         for stage in _STAGES:
             record = source.stage_record(stage)
-            brought[stage] = f"{record.get('text', '')} (of run {source.id})"
+            copied[stage] = f"{record.get('text', '')} (of run {source.id})"
             moment = {"started": now(), "ended": now(), "seconds": 0.0}
-            reused = {**record, **moment, "text": brought[stage], "reused_from": source.id}
+            reused = {**record, **moment, "text": copied[stage], "reused_from": source.id}
             self._run.write(f"stages/{stage}.json", reused)
         self._is_missing = False
-        return brought
+        return copied
 
     def available(self) -> Run | None:
-        """Return the run whose search ``bring`` would copy into a new one, or None."""
+        """Return the run whose search ``copy_search`` would copy into a new one, or None."""
         key = self._key()
         return None if key is None else self._source(key)
 
-    def remember(self) -> None:
-        """Enter the search in the index if this process has run it since ``bring``.
+    def index_search(self) -> None:
+        """Enter the search in the index if this process has run it since ``copy_search``.
 
-        Another may have been changed by hand since it was run (``distiltune choose``), or is entered already.
+        A search of an earlier process is already in the index, or may have been changed by ``distiltune choose``.
         """
         key = self._key() if self._is_missing and self._is_finished() else None
         if key is not None:
@@ -89,21 +89,21 @@ class SearchReuse:
 
     def _key(self) -> str | None:
         """Return the search's key; None if its result must not be reused."""
-        # Latencies on a cluster are not those of this machine.
+        # Latencies measured on a cluster are not those of this machine.
         is_timed_elsewhere = self._is_timed and self._config.resources.address is not None
         return None if self._config.search.warm_start or is_timed_elsewhere else self._hash
 
     @cached_property
     def _hash(self) -> str:
-        return hash_of(self._search_parts())  # which reads the checkpoints: once, for bring and remember
+        return hash_of(self._search_parts())  # cached, since this reads the checkpoints
 
     @property
     def _is_timed(self) -> bool:
-        """Whether students are selected by what is measured on their exported graphs."""
+        """Whether students are selected by measurements of their exported graphs."""
         return is_measured(self._config.search)
 
     def _latency_parts(self) -> dict[str, Any] | None:
-        """Return what the latency of a student depends on, where students are selected by it."""
+        """Return the inputs that determine a student's latency; None if students are not selected by it."""
         if not self._is_timed:
             return None
         from ....export.machine import describe_machine, without_load
@@ -152,7 +152,7 @@ class SearchReuse:
         try:
             if any(source.stage_record(each).get("state") != "finished" for each in _STAGES):
                 return None
-            # A trial that was selected by hand, or in a search that was extended, is not the result of these inputs.
+            # A trial selected by hand, or in an extended search, is not the result of these inputs alone.
             if entry.get("best") != self._best(source) or is_extended(source):
                 return None
             teacher = source.stage_record("teacher")["result"]["key"]
@@ -177,9 +177,9 @@ class SearchReuse:
 
 
 def copy_folder(store: Store, source: str, target: str, change: Callable[[Path], None] | None = None) -> None:
-    """Copy a folder of the store to another key, and change the copy before it appears there.
+    """Copy a folder of the store to another key, applying ``change`` to the copy before it appears there.
 
-    In a directory the large files of both are the same on disk; ``change`` must replace files, not write into them.
+    If the store is a directory, large files are hard links: ``change`` must replace files, not write into them.
     """
     with new_folder(store.local(target)) as folder:
         shutil.copytree(store.fetch(source), folder, dirs_exist_ok=True, copy_function=link_or_copy)
@@ -203,6 +203,6 @@ def _contents(config: JobConfig) -> dict[str, str]:
 
 
 def hash_of(parts: Mapping[str, Any]) -> str:
-    """Return the key of inputs, given as JSON values."""
+    """Return a key for inputs given as JSON values: 32 hexadecimal digits of their SHA-256."""
     content = json.dumps(parts, sort_keys=True, ensure_ascii=True).encode()
     return hashlib.sha256(content).hexdigest()[:32]

@@ -1,4 +1,4 @@
-"""The models that a run measures."""
+"""Specifications of the models that a run measures."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ def exported_variants(run: Run) -> list[dict[str, Any]]:
 def measurement_specs(
     config: JobConfig, run: Run, exported: Sequence[Mapping[str, Any]] | None = None
 ) -> list[MeasurementSpec]:
-    """Return the models that a run measures, whose directories are keys of the store.
+    """Return the models that a run measures, with keys of the store as their directories.
 
-    ``exported`` are the records of the variants; by default those of the run's export.
+    ``exported`` are the records of the variants, by default those of the run's export.
     """
     length, best, places = config.training.num_tokens, run.best, config.benchmark.targets
     record = run.stage_record("teacher")["result"]
     teacher, from_file = record["key"], config.teacher.logits is not None
-    # On the CPU in any case: the gate compares with them.
+    # Always measured on the CPU, since the gate compares variants with them.
     originals = [MeasurementSpec(STUDENT, "pytorch", best, length)]
     if not from_file or is_measurable(record):
         kind = KNOWN_ANSWERS if from_file else "pytorch"
@@ -67,6 +67,6 @@ def measurement_specs(
 
 
 def _runs_on(spec: MeasurementSpec, target: targets.Target) -> bool:
-    """Return whether a model is measured on a target with a GPU as well."""
+    """Return whether a model is also measured on a GPU target."""
     of_variant = kinds.get(spec.name).gpu_targets if spec.name in kinds.names() else (target.name,)
     return spec.kind == target.measures and target.name in of_variant

@@ -91,7 +91,7 @@ def job(folder, tmp_path, monkeypatch):
         came.append((checked, run))
         raise EndedError("far enough")
 
-    monkeypatch.setattr(running, "_do", stop)
+    monkeypatch.setattr(running, "_run_stages", stop)
 
     def start(**resources):
         values = {

@@ -66,14 +66,14 @@ def made(storage, data) -> Run:
     """A run whose search is finished and entered in the index."""
     run = Run(storage.store, "first")
     reuse_of = SearchReuse(job(), job(), run, data)
-    assert reuse_of.bring() == {}
+    assert reuse_of.copy_search() == {}
     for stage, result in RESULTS.items():
         moment = {"started": now(), "ended": now(), "seconds": 9.0}
         run.write(f"stages/{stage}.json", {"state": "finished", "text": stage, "result": result, **moment})
     for key in (run.best, RESULTS["teacher"]["key"]):
         folder(run, key, key)
     storage.store.write(run.key(ISSUES_FILE), b"split,row")
-    reuse_of.remember()
+    reuse_of.index_search()
     return run
 
 
@@ -83,7 +83,7 @@ def bring(storage, data) -> Callable[..., list[str]]:
 
     def of(*overrides: str, name: str = "second", texts: TextData = data) -> list[str]:
         config = job(*overrides)
-        return list(SearchReuse(config, config, Run(storage.store, name), texts).bring())
+        return list(SearchReuse(config, config, Run(storage.store, name), texts).copy_search())
 
     return of
 
@@ -124,8 +124,8 @@ def test_a_reused_stage_has_the_files_and_says_where_from(made, bring, storage) 
 @pytest.mark.usefixtures("made")
 def test_a_run_that_reused_is_not_entered_in_its_place(bring, storage, data) -> None:
     second = SearchReuse(job(), job(), Run(storage.store, "second"), data)
-    assert list(second.bring()) == SEARCHED
-    second.remember()
+    assert list(second.copy_search()) == SEARCHED
+    second.index_search()
     entries = [storage.store.read_json(f"{INDEX}/{name}") for name in storage.store.names(INDEX)]
     assert {entry["run_id"] for entry in entries if entry} == {"first"}
     assert bring(name="third") == SEARCHED
@@ -144,8 +144,8 @@ def test_a_trial_selected_by_hand_is_not_the_result_of_a_search(made, bring, dat
     made.write("stages/search.json", record)
     assert bring() == []
     resumed = SearchReuse(job(), job(), made, data)
-    assert resumed.bring() == {}
-    resumed.remember()
+    assert resumed.copy_search() == {}
+    resumed.index_search()
     assert bring(name="third") == []
 
 
