@@ -1,4 +1,4 @@
-"""Baselines of a job: which of them it can have, and the texts that a node trains them on."""
+"""Baselines of a job: which of them are available, and the texts that they are trained on."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_WHOLE_TEXTS = 0  # a baseline has no tokens to truncate a text to
+_WHOLE_TEXTS = 0  # maximum length of a baseline, which does not truncate texts
 
 
 def left_out(config: JobConfig) -> dict[str, str]:
-    """Return the baselines of a job that it cannot have here, each with the reason and the remedy."""
+    """Map each baseline of a job that is not available here to the reason, with the remedy."""
     section = config.benchmark
     reasons = {name: BASELINES[name].why_not(config.task, section.model2vec) for name in section.baselines}
     return {name: reason for name, reason in reasons.items() if reason is not None}
@@ -49,14 +49,14 @@ def baseline_specs(config: JobConfig) -> list[MeasurementSpec]:
 
 
 def check_baselines(config: JobConfig) -> None:
-    """Reject a baseline whose package or model is missing here; one of the defaults is left out with a warning instead.
+    """Reject a baseline whose package or model is missing here; skip one of the defaults with a warning instead.
 
     Args:
         config: The specification with paths of this machine.
 
     Raises:
         ConfigError: A package or a model is missing; the message has the remedy.
-        ModelError: The model is named, but cannot be found.
+        ModelError: The model of ``benchmark.model2vec`` cannot be found.
     """
     defaults = BenchmarkConfig().baselines
     for name, reason in left_out(config).items():
@@ -70,10 +70,10 @@ def check_baselines(config: JobConfig) -> None:
 def with_training_texts(
     specs: Sequence[MeasurementSpec], config: JobConfig, store: Store, data: TextData
 ) -> Iterator[list[MeasurementSpec]]:
-    """Yield measurements whose baselines have a private folder with the texts to train on, which is deleted at the end.
+    """Yield the models to measure, with a temporary folder of training texts as the directory of each baseline.
 
     Args:
-        specs: The models.
+        specs: Models to measure.
         config: The specification.
         store: The run store, which may have the model of ``benchmark.model2vec``.
         data: The texts.
@@ -89,7 +89,7 @@ def with_training_texts(
 
 
 def baseline_texts(config: JobConfig, data: TextData) -> BaselineTexts:
-    """Return the labelled texts that baselines are trained on: the train split, as the student's search had it."""
+    """Return the labelled texts of baselines: they train on the same split as the students."""
     train, validation = data.splits["train"], data.splits["validation"]
     return BaselineTexts(
         [joined(text) for text in texts_of(train)],
@@ -105,7 +105,7 @@ def baseline_texts(config: JobConfig, data: TextData) -> BaselineTexts:
 
 
 def _model(config: JobConfig) -> str | None:
-    """Return the folder of Model2Vec's model, which is downloaded here if the job names one on the hub."""
+    """Return the folder of the model for Model2Vec, after downloading it from the hub if needed; None without one."""
     from ...training.checkpoints.load import local_directory, resolve_checkpoint
     from ...training.checkpoints.loading import naming
 
@@ -117,7 +117,7 @@ def _model(config: JobConfig) -> str | None:
 
 
 def baseline_content(config: JobConfig, name: str) -> str:
-    """Return what determines a baseline besides the data: how it is trained, and with which versions."""
+    """Return a JSON text of everything besides the data that determines a baseline: settings, model and versions."""
     baseline, model = BASELINES[name], None
     if baseline.model_key is not None:
         model = config.benchmark.model2vec

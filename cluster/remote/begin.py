@@ -1,4 +1,4 @@
-"""Begin a Ray task: report that it has a place on a node before its libraries are loaded, which takes seconds."""
+"""Start a Ray task: report that it has been placed on a node before loading its libraries, which takes seconds."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ...storage.store import Store
 
 
 def begin(store: Store, progress: str, work: list[Any]) -> Any:
-    """Record that a task has been placed, then load what it needs and run it.
+    """Record that a task has been placed on a node, then load its libraries and arguments, and run it.
 
     Args:
         store: The run store.
@@ -17,7 +17,7 @@ def begin(store: Store, progress: str, work: list[Any]) -> Any:
         work: A reference to function, task and arguments, in a list so that Ray does not load them before this call.
 
     Returns:
-        What the function returns.
+        The return value of the function.
     """
     import ray
 

@@ -1,4 +1,4 @@
-"""The task that cross-fits one fold of the training texts; its logits are cached by content."""
+"""The task that labels one fold of the training texts with a teacher trained on the others; its logits are cached."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _LOGITS = "logits.npy"
 
 
 def label_fold(task: Task, data: TextData, rows: list[int], key: str) -> tuple[np.ndarray, bool]:
-    """Return logits float32[n, C] on a fold's n rows, from the cache at ``key`` if possible, and whether it was not."""
+    """Return logits float32[n, C] of a fold's n rows, and whether they were computed rather than cached at ``key``."""
     config = task.local_config
     unfinished = UnfinishedTraining(task.store, f"{task.unfinished}-{key.rpartition('/')[2]}")
     with task.computed_once(key, "trains a teacher on the same fold"):

@@ -27,7 +27,7 @@ class LabellingModel:
 
     Attributes:
         labels: Names of its C labels.
-        takes_pairs: Whether it takes pairs of texts; None: it takes both.
+        takes_pairs: Whether it takes pairs of texts; None if it takes both single texts and pairs.
         logits: Function from N texts and a callback for progress to their logits float32[N, C].
     """
 
@@ -44,9 +44,9 @@ class LabellingModel:
             max_length: Tokens to which texts are truncated; None: as many as the model takes, at most 512.
 
         Raises:
-            ModelError: It is no classifier, or does not take so many tokens.
+            ModelError: The checkpoint is not a classifier, or does not accept ``max_length`` tokens.
             ArtifactError: The artifact is damaged.
-            InputError: A length is given for an artifact, which has its own.
+            InputError: ``max_length`` is given for an artifact, or the model labels single tokens.
         """
         if (Path(name) / SETTINGS_FILE).is_file():
             if max_length is not None:
@@ -57,7 +57,7 @@ class LabellingModel:
         return _checkpoint(name, max_length)
 
     def pair_column(self, given: str | None) -> str | None:
-        """Return the column of the second texts; None where texts are single.
+        """Return the column of the second texts; None for single texts.
 
         Raises:
             InputError: It is given for an artifact of single texts.
@@ -79,7 +79,8 @@ def _artifact(name: str) -> LabellingModel:
 
     def compute(texts: Sequence[TextOrPair], report: ReportProgress) -> np.ndarray:
         parts = []
-        for start in range(0, len(texts), _BATCH):  # one text at a time: 8 bits depend on the batch
+        for start in range(0, len(texts), _BATCH):
+            # Run one text at a time, since 8-bit results depend on the batch.
             parts.append(classifier.logits(texts[start : start + _BATCH], batch_size=1))
             done = min(start + _BATCH, len(texts))
             report(Progress(f"{done:,} of {len(texts):,} texts", {"done": done, "total": len(texts)}))

@@ -18,8 +18,8 @@ from ...texts import PAIR_COLUMN, texts_of
 from ..store.runs import LATENCIES
 from .tasks import Task
 
-_OF_OTHER_MODELS = {"baselines", "model2vec", "targets", "gpu_batch_sizes", "lengths"}
-"""Keys of the section ``benchmark`` that change nothing here."""
+_IRRELEVANT_KEYS = {"baselines", "model2vec", "targets", "gpu_batch_sizes", "lengths"}
+"""Keys of the section ``benchmark`` that do not affect these measurements."""
 
 
 def measure_student(
@@ -32,7 +32,7 @@ def measure_student(
         "teacher": teacher_key,
         "student": _config_of(student),
         "export": config.export.model_dump(mode="json"),
-        "benchmark": config.benchmark.model_dump(mode="json", exclude=_OF_OTHER_MODELS),
+        "benchmark": config.benchmark.model_dump(mode="json", exclude=_IRRELEVANT_KEYS),
         "max_length": config.training.num_tokens,
         "query": median_text(texts_of(texts)),
         "machine": without_load(machine),
@@ -72,11 +72,11 @@ def _config_of(student: Path) -> dict[str, Any]:
 
 
 def timed_variant(names: list[str], model_type: str) -> Variant:
-    """Return the variant whose latency is compared: of the job's variants, the first with 8-bit products.
+    """Select the variant to compare latencies of: the first variant of the job with 8-bit products.
 
     If there is none, return the first variant that can be sealed. Variants that need training texts are skipped,
-    since none are available here, as are those that models of this type cannot have; if no variant of the job is left,
-    use a registered one.
+    since no such texts are available here, and so are those that this model type does not support. If no variant of
+    the job is left, select among all registered variants.
     """
     skipped = kinds.inapplicable(kinds.names(), model_type)
 

@@ -42,7 +42,7 @@ from ..store.stage_index import write_result
 from .baselines import with_training_texts
 
 COUNTS = ("done", "total")
-"""Values of a task's progress that the driver gets with the message."""
+"""Values of a task's progress that are passed to the driver with the message."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Task:
         progress: Key of the record with the task's latest progress; it exists once the task has been placed on a node.
         num_threads: Number of threads to compute with.
         use_gpu: Whether the task has a GPU.
-        unfinished: Start of the keys for the states of unfinished trainings.
+        unfinished: Prefix of the keys for the states of unfinished trainings.
         run_id: The run that the task belongs to.
     """
 
@@ -81,7 +81,7 @@ class Task:
         return with_local_inputs(self.config, self.store)
 
     def computed_once(self, key: str, doing: str) -> AbstractContextManager[None]:
-        """Enter the block that computes a cached folder, after any other process that ``doing`` describes."""
+        """Hold the lock for computing the folder ``key``, after waiting for processes that compute it (``doing``)."""
         return computed_once(self.store, key, doing, run_id=self.run_id, report=self.report)
 
     def local_copy(self, key: str) -> Path:
@@ -96,7 +96,7 @@ def call(function: Callable[..., Any], task: Task, *arguments: Any) -> Any:
     """Run a task's function and write its log to the run store."""
     from ...training.models.passes import tokens_of_passes
 
-    remove_process_group()  # left in the shell that started this node
+    remove_process_group()  # variables inherited from the shell that started this node
     writer = LogWriter(task.store, task.log)
     with logged_to(writer):
         task.store.write_json(task.progress, {"text": ""})
@@ -119,7 +119,7 @@ def call(function: Callable[..., Any], task: Task, *arguments: Any) -> Any:
 def make_student(
     task: Task, teacher_key: str, data: TextData, key: str, searched: dict[str, Any]
 ) -> dict[str, Any]:
-    """Write a checkpoint that trials start from, as specified except for the searched arguments."""
+    """Write a student checkpoint that trials start from, with ``searched`` arguments in place of specified ones."""
     config, teacher = task.local_config, task.store.fetch(teacher_key)
     student = student_section(config.student, student_keys(searched), teacher)
     made = {"teacher": teacher_key, "searched": searched}
@@ -161,11 +161,12 @@ def make_variant(
 ) -> dict[str, Any]:
     """Export one variant of a run's best checkpoint, starting from the plain graph at ``base_key`` if given.
 
-    It is entered in the index under ``index_key``, which is for machines with these instruction sets.
+    If this machine has the given instruction sets, for which ``index_key`` was computed, the variant is entered in the
+    index under it.
     """
     run = Run(task.store, run_id)
     key = run.variant(name)
-    task.store.delete(run.key(variant_record(name)))  # of the folder that is about to be replaced
+    task.store.delete(run.key(variant_record(name)))  # the folder that it describes is about to be replaced
     export = task.config.export
     takes_texts = kinds.get(name).takes_texts(sensitivity=export.sensitivity)
     made = build_variant(
@@ -205,7 +206,7 @@ def measured_logits(name: str) -> str:
 
 
 def validation_texts(config: JobConfig, data: TextData) -> ValidationTexts:
-    """Return the labelled texts that temperature and thresholds of a variant are fitted on."""
+    """Return the labelled texts on which a variant's temperature and thresholds are fitted."""
     rows, names, labels = data.splits["validation"], data.label_names, data.splits["validation"]["label"][:]
     return ValidationTexts(
         texts_of(rows),
@@ -217,7 +218,7 @@ def validation_texts(config: JobConfig, data: TextData) -> ValidationTexts:
 
 
 def benchmark_texts(config: JobConfig, data: TextData) -> BenchmarkTexts:
-    """Return the texts that every model of a job is measured on."""
+    """Return the texts on which every model of a job is measured."""
     validation, test = data.splits["validation"], data.splits["test"]
     return BenchmarkTexts(
         texts_of(validation),
@@ -244,14 +245,13 @@ def measure(
     def keep(measurement: Measurement, logits: Path) -> None:
         name = measurement.name
         if name in index_keys:
-            task.store.delete(
-                run.key(measurement_record(name))
-            )  # of the logits that are about to be replaced
+            # The logits that belong to the old record are about to be replaced.
+            task.store.delete(run.key(measurement_record(name)))
             if logits.is_file():
                 task.store.upload(logits, run.key(measured_logits(name)))
             write_result(run, measurement_record(name), index_keys[name], measurement.to_json())
 
-    machine, without = describe_machine(), {}
+    machine, left_out = describe_machine(), {}
     with with_training_texts(specs, task.config, task.store, data) as prepared:
         measured = measure_models(
             [_here(task.store, spec) for spec in prepared],
@@ -261,10 +261,10 @@ def measure(
             compressed=task.config.training.pruning is not None,
             report=task.report,
             keep=keep,
-            leave_out=without.__setitem__,
+            leave_out=left_out.__setitem__,
         )
     rows = [each.to_json() for each in measured]
-    return {"measurements": rows, "machine": machine, "left_out": without}
+    return {"measurements": rows, "machine": machine, "left_out": left_out}
 
 
 def time_models(

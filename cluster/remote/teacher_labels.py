@@ -70,11 +70,11 @@ def label_with_teacher(task: Task, data: TextData, teacher_keys: list[str], numb
         The kinds of texts whose logits had to be computed.
 
     Raises:
-        ModelError: Logits of tokens are to be mixed, and the teacher has other tokens than the first.
+        ModelError: Logits per token are mixed, and the teacher's tokens differ from the first teacher's.
     """
     if task.config.teacher.members[number].logits is not None:
-        return []  # those of a file are there
-    report = partial(_labelling, task, num_before=0, num_teachers=1)
+        return []  # a file has its logits already
+    report = partial(_report_labelling, task, num_before=0, num_teachers=1)
     return [
         name
         for name, split in _TextsToLabel(task, data, teacher_keys).of(number).items()
@@ -85,11 +85,11 @@ def label_with_teacher(task: Task, data: TextData, teacher_keys: list[str], numb
 def label_with_teachers(
     task: Task, data: TextData, teacher_keys: list[str], computed: Collection[str] = ()
 ) -> tuple[dict[str, LabelledSplit], dict[str, Any]]:
-    """Return the first teacher's token ids and the mixture of the teachers' logits on all training texts.
+    """Return all training texts with the first teacher's token ids and the mixture of the teachers' logits.
 
     Training texts are ``train`` and the transfer sets, by kind, which are labelled only by the teachers. The logits on
-    the validation split are for diagnostics, and for temperatures and weights of a mixture. With alpha fixed to 1 no
-    logits are used, and none computed.
+    the validation split are for diagnostics, and for temperatures and weights of a mixture. If alpha is fixed to 1, no
+    logits are computed.
 
     Args:
         task: Context of the task.
@@ -101,8 +101,8 @@ def label_with_teachers(
         The splits by kind, and a record; with several teachers it has ``ensemble``, what ``worth`` returns.
 
     Raises:
-        ConfigError: Weights are to be fitted, and no validation text has the logits of all teachers.
-        ModelError: Logits of tokens are to be mixed, and a teacher has other tokens than the first.
+        ConfigError: Weights are fitted, and no validation text has the logits of all teachers.
+        ModelError: Logits per token are mixed, and a teacher's tokens differ from the first teacher's.
     """
     record: dict[str, Any] = {"texts_computed": 0, "keys": {}, "texts": {}}
     if fixed_values(task.config.search).get("alpha") == 1:
@@ -139,7 +139,7 @@ def _metrics(
     logits: Rows,
     rows: np.ndarray | None,
 ) -> dict[str, float | None]:
-    """Measure logits on the texts of a split, or on those whose numbers are ``rows``."""
+    """Evaluate logits on the texts of a split, or on its texts ``rows``."""
     learned, own = tasks.get(task.config.task), texts[split]
     return learned.measured_on(
         own if rows is None else selected(own, rows.tolist()),
@@ -157,7 +157,7 @@ def _tokens(task: Task, data: TextData, tokenizer: Any) -> dict[str, TokenizedSp
 
 
 class _TextsToLabel:
-    """The texts that the teachers label, in the tokens of each; those of one tokenizer are tokenized once.
+    """The texts to label, tokenized for each teacher; teachers with the same tokenizer share the tokenized texts.
 
     Args:
         task: Context of the task.
@@ -172,22 +172,22 @@ class _TextsToLabel:
         self._tokenized: dict[str, dict[str, TokenizedSplit]] = {}
 
     def of(self, number: int) -> dict[str, TokenizedSplit]:
-        """Return the texts of a teacher by kind: ``train``, transfer sets, ``validation``; of several also ``test``.
+        """Return a teacher's texts by kind: ``train``, transfer sets, ``validation``; with several teachers ``test``.
 
         Raises:
-            ModelError: Logits of tokens are to be mixed, and the teacher has other tokens than the first.
+            ModelError: Logits per token are mixed, and the teacher's tokens differ from the first teacher's.
         """
         folder = self._task.store.fetch(self.teacher_keys[number])
         tokenizer = load_tokenizer(folder)
-        held = hashlib.sha256(tokenizer.backend_tokenizer.to_str().encode()).hexdigest()
-        if held not in self._tokenized:
-            self._tokenized[held] = self._read(tokenizer)
-        found = self._tokenized[held]
+        fingerprint = hashlib.sha256(tokenizer.backend_tokenizer.to_str().encode()).hexdigest()
+        if fingerprint not in self._tokenized:
+            self._tokenized[fingerprint] = self._tokenize(tokenizer)
+        found = self._tokenized[fingerprint]
         if number and self._learned.of_tokens:
             self._check_tokens(number, found)
         return found
 
-    def _read(self, tokenizer: Any) -> dict[str, TokenizedSplit]:
+    def _tokenize(self, tokenizer: Any) -> dict[str, TokenizedSplit]:
         data, length, learned = self._data, self._config.training.num_tokens, self._learned
         tokens = _tokens(self._task, data, tokenizer)
         found = {
@@ -195,7 +195,7 @@ class _TextsToLabel:
             **extra_splits(self._config.data, data, tokenizer, length, learned),
             VALIDATION: tokens[VALIDATION],
         }
-        if len(self.teacher_keys) > 1:  # what the teachers and their mixture are worth is measured there
+        if len(self.teacher_keys) > 1:  # the teachers and their mixture are evaluated there
             found[TEST] = learned.tokenize(data.splits[TEST], tokenizer, length)
         return found
 
@@ -211,7 +211,7 @@ class _TextsToLabel:
 
 @dataclass(frozen=True)
 class _Labelled:
-    """Logits of a teacher on texts of one kind; ``key`` of the cache is None for those of a file."""
+    """Logits of a teacher on texts of one kind; ``key`` is that of the cache, None for a file of logits."""
 
     logits: Rows
     key: str | None = None
@@ -224,9 +224,9 @@ def _labelled(task: Task, texts: _TextsToLabel, number: int) -> dict[str, _Label
     if task.config.teacher.members[number].logits is not None:
         folder = task.store.fetch(keys[number])
         return {name: _Labelled(stored_logits(folder, name)) for name in texts.of(0)}
-    whose = f"teacher {number + 1} of {len(keys)}" if len(keys) > 1 else "the teacher"
+    teacher = f"teacher {number + 1} of {len(keys)}" if len(keys) > 1 else "the teacher"
     for name, split in texts.of(number).items():
-        report = _labelling(task, f"labelling the texts of {name} with {whose}", number, len(keys))
+        report = _report_labelling(task, f"labelling the texts of {name} with {teacher}", number, len(keys))
         labelled = _logits_of(task, keys[number], split, report)
         found[name] = _Labelled(labelled.logits, labelled.key, labelled.computed)
     return found
@@ -254,8 +254,8 @@ def _logits_of(task: Task, teacher_key: str, split: TokenizedSplit, report: Repo
     return found
 
 
-def _labelling(task: Task, what: str, num_before: int, num_teachers: int) -> ReportProgress:
-    """Return a callback for the progress of one of the teachers, which counts the texts of all teachers."""
+def _report_labelling(task: Task, what: str, num_before: int, num_teachers: int) -> ReportProgress:
+    """Return a callback for one teacher's progress, which reports it as a part of the texts of all teachers."""
 
     def report(progress: Progress) -> None:
         done, total = progress.values["done"], progress.values["total"]
@@ -268,7 +268,7 @@ def _labelling(task: Task, what: str, num_before: int, num_teachers: int) -> Rep
 def tokenize_for_student(
     task: Task, data: TextData, teacher_key: str, student_key: str, splits: dict[str, LabelledSplit]
 ) -> dict[str, LabelledSplit]:
-    """Tokenize the same rows with the student's own word pieces, and keep the logits."""
+    """Tokenize the rows of ``splits`` again with the student's own word pieces, and keep their logits."""
     tokenizer, length = load_tokenizer(task.store.fetch(student_key)), task.config.training.num_tokens
     learned, extra = tasks.get(task.config.task), extra_texts(task.config.data, data)
     teachers, outputs = load_tokenizer(task.store.fetch(teacher_key)), learned.num_outputs(data.class_names)
@@ -279,7 +279,7 @@ def tokenize_for_student(
             tokens = learned.tokenize(data.splits[name], tokenizer, length)
         elif name in extra:
             tokens, texts = learned.tokenize_texts(extra[name], tokenizer, length, outputs), extra[name]
-        else:  # masked pieces, which are no text
+        else:  # masked word pieces have no text to tokenize
             tokens, texts = respelled(split.tokens, teachers, tokenizer, length), []
         own = LabelledSplit(tokens, split.teacher_logits)
         found[name] = learned.with_logits_of(own, texts, teachers, tokenizer, length)

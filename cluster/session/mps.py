@@ -1,4 +1,4 @@
-"""NVIDIA's Multi-Process Service on the nodes of a search, so that kernels of several trials share a GPU in time."""
+"""NVIDIA's Multi-Process Service on the nodes of a search, so that kernels of several trials run on a GPU at once."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _END_WITHIN_S = 10.0
 
 
 class MpsDaemon:
-    """The service of one node; it ends with ``stop``, and at the latest with this process."""
+    """The service of one node; it runs until ``stop`` is called or this process ends."""
 
     def __init__(self) -> None:
         self._directory: TemporaryDirectory | None = None
@@ -30,7 +30,7 @@ class MpsDaemon:
         self._watchdog: Watchdog | None = None
 
     def start(self) -> str | None:
-        """Start the service, and return the directory by which processes find it; None where it does not start."""
+        """Start the service, and return the directory by which processes find it; None if it does not start."""
         if shutil.which(COMMAND) is None:
             return None
         self._directory = TemporaryDirectory("mps", short_temporary_directory())  # it has sockets
@@ -70,7 +70,7 @@ class MpsDaemon:
                 [COMMAND], input=b"quit\n", env=self._environment, timeout=_END_WITHIN_S, capture_output=True
             )
             self._process.wait(_END_WITHIN_S)
-        self._process.kill()  # nothing where it has ended
+        self._process.kill()  # no effect if it has ended
         self._process.wait()
         self._directory.remove()
         if self._watchdog is not None:
@@ -83,7 +83,7 @@ def mps_daemons(*, wanted: bool) -> Iterator[dict[str, str]]:
     """Run the service on every node with GPUs of the connected Ray inside the block.
 
     Args:
-        wanted: Whether to do so.
+        wanted: Whether to run the service; if not, the block runs without it.
 
     Yields:
         The directory of the service by the node's id. A node without the command has none, with a warning.

@@ -59,7 +59,7 @@ def old_directories(older_than_s: float) -> dict[Path, int]:
     """Return this user's temporary directories on this machine whose processes were killed, with sizes in bytes.
 
     Args:
-        older_than_s: Least time in seconds since their last change.
+        older_than_s: Minimum time in seconds since their last change.
     """
     found = abandoned(Path(tempfile.gettempdir()), older_than_s=older_than_s)
     found += abandoned(short_temporary_directory(), _PREFIX, older_than_s)
@@ -67,30 +67,30 @@ def old_directories(older_than_s: float) -> dict[Path, int]:
 
 
 def remove_old_directory(path: Path) -> None:
-    """Delete one of ``old_directories``, after killing the processes that its own has left; unless it is used again."""
+    """Delete one of ``old_directories``, after killing the processes that still use it; keep it if it has an owner."""
     remove_if_abandoned(path, before=lambda path: end_users_of([path]))
 
 
 def own_job_config() -> Any:
-    """Return a job configuration by which workers import nothing from the directory that the command was called in.
+    """Return a job configuration that keeps workers from importing modules of the command's working directory.
 
-    Ray would put it first on their ``sys.path``, and somebody's own ``datasets.py`` there would take the place of the
+    By default Ray puts that directory first on their ``sys.path``, where a user's own ``datasets.py`` would shadow the
     package.
     """
     from ray.job_config import JobConfig
 
     class OwnCodeAlone(JobConfig):
-        def _runtime_env_has_working_dir(self) -> bool:  # Ray then adds no directory of the driver
+        def _runtime_env_has_working_dir(self) -> bool:  # so that Ray adds no directory of the driver
             return True
 
     return OwnCodeAlone()
 
 
 def start_private_ray(num_cpus: int | None) -> PrivateDirectory:
-    """Start a Ray instance and connect to it; it ends with this process at the latest.
+    """Start a Ray instance and connect to it; it ends at the latest with this process.
 
     Args:
-        num_cpus: CPUs that it offers to tasks; None stands for all CPUs of this machine.
+        num_cpus: CPUs that it offers to tasks; None for all CPUs of this machine.
 
     Returns:
         The directory with its files, to be removed after ``ray.shutdown()``.
@@ -121,7 +121,7 @@ def _start(num_cpus: int | None) -> PrivateDirectory:
             ray.init(
                 address="local",
                 num_cpus=num_cpus,
-                # What torch sees. If it sees none, Ray counts, and the checks of the job reject what torch cannot use.
+                # The GPUs that torch sees. If it sees none, Ray counts, and the job's checks reject unusable ones.
                 num_gpus=num_visible_gpus() or None,
                 include_dashboard=False,
                 job_config=own_job_config(),
@@ -146,9 +146,8 @@ def _leave_group() -> None:
         os.setpgid(0, 0)
 
 
-if (
-    sys.platform == "linux"
-):  # here Ray's processes end with their parent; on other systems Ray's reaper needs the group
+# On Linux, Ray's processes end with their parent; on other systems Ray's reaper needs the process group.
+if sys.platform == "linux":
     os.register_at_fork(after_in_child=_leave_group)
 
 

@@ -24,7 +24,7 @@ from ..specification.resources import ResourcesConfig, TaskResources
 from .private_ray import PrivateDirectory, own_job_config, start_private_ray
 from .shipped_code import runtime_env
 
-_LEAST_CPUS = 4  # of a training beside others: a batch of short texts keeps few cores busy
+_LEAST_CPUS = 4  # per parallel training: a batch of short texts keeps few cores busy
 
 
 @contextmanager
@@ -88,9 +88,8 @@ def _attach(address: str) -> None:
     import ray
 
     check_gcs_address("resources.address", address)
-    is_shipped = (
-        "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
-    )  # the driver of a submitted job already has our code
+    # The driver of a submitted job already has our code.
+    is_shipped = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
     try:
         with nullcontext({"env_vars": dict(RAY_WORKER_ENV)}) if is_shipped else runtime_env() as environment:
             ray.init(
@@ -127,10 +126,10 @@ def node_share(wanted: TaskResources, num_tasks: int) -> float:
 
 
 def cpus_of_each(num_tasks: int, num_cpus: float, num_gpus: float = 0) -> float:
-    """Return the CPUs of each of several equal trainings that divide a node among them.
+    """Return the CPUs of each of several equal trainings that share a node.
 
-    Each has a GPU, where there are any, else at least ``_LEAST_CPUS`` CPUs; if the node has not enough for two, each
-    has the whole node, and they run one after another.
+    Each training gets one GPU if there are any, else at least ``_LEAST_CPUS`` CPUs. If the node is too small for two,
+    each gets the whole node, and they run one after another.
 
     Args:
         num_tasks: Number of trainings.

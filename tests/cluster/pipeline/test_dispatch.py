@@ -7,7 +7,7 @@ from distiltune.cluster.pipeline.dispatch import Dispatcher, together
 from distiltune.cluster.remote import begin as beginning
 from distiltune.cluster.remote.begin import begin
 from distiltune.cluster.remote.tasks import Task
-from distiltune.cluster.remote.teacher_labels import _labelling
+from distiltune.cluster.remote.teacher_labels import _report_labelling
 from distiltune.cluster.specification.config import JobConfig
 from distiltune.cluster.specification.resources import ResourcesConfig, TaskResources
 from distiltune.cluster.store.runs import Run, Storage
@@ -85,7 +85,7 @@ def test_a_task_has_its_place_before_its_libraries_are_loaded(dispatcher, run, m
 
 def test_texts_are_counted_over_all_teachers(dispatcher, run):
     task = task_of(run, "logits")
-    report = _labelling(task, "labelling the texts of train with teacher 2 of 3", 1, 3)
+    report = _report_labelling(task, "labelling the texts of train with teacher 2 of 3", 1, 3)
     report(Progress("50 of 100 texts", {"done": 50, "total": 100}))
     found = dispatcher.state("logits", TWO_CPUS, 0.0)
     assert found.message == "labelling the texts of train with teacher 2 of 3; 50 of 100 texts"
