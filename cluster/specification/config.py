@@ -124,7 +124,7 @@ class JobConfig(Section):
     @model_validator(mode="before")
     @classmethod
     def _columns_of_task(cls, values: Any) -> Any:
-        """Read the columns that data of the task usually has, where the job names no others."""
+        """Use the task's default columns unless the job names others."""
         name = values.get("task") if isinstance(values, dict) else None
         data = values.get("data", {}) if isinstance(values, dict) else {}
         if name not in TASKS.names or not TASKS[name].columns or not isinstance(data, dict):
@@ -154,9 +154,9 @@ class JobConfig(Section):
     @model_validator(mode="before")
     @classmethod
     def _with_metric(cls, values: Any) -> Any:
-        """Use the task's own metric if the job names none, and optimise it if the search names none.
+        """Use the task's default metric if the job names none, and optimise it if the search names none.
 
-        Where the job names neither and the variants' limits apply with the out-of-scope threshold, so does the search.
+        If the variants' limits apply with the out-of-scope threshold, the search then evaluates trials with it as well.
         """
         name = values.get("task", "single_label") if isinstance(values, dict) else None
         if not isinstance(name, str) or name not in TASKS.names:
@@ -180,7 +180,7 @@ class JobConfig(Section):
     def _recognised_task(cls, values: Any) -> Any:
         """Recognise the task from the data's columns and the teacher's checkpoint if the job names none.
 
-        Of the validators before the fields this one runs first, since it is the last.
+        It runs before the other ``before`` validators, since pydantic runs those in reverse order of definition.
         """
         if not isinstance(values, dict) or "task" in values:
             return values
@@ -225,7 +225,7 @@ class JobConfig(Section):
 
 
 def _students(config: JobConfig) -> list[StudentConfig]:
-    """Return the section of each kind of student that a job tries; that of the job if one of them is faulty."""
+    """Return the section of each kind of student that a job tries; if the space is faulty, only that of the job."""
     try:
         return [section for section, _ in student_sections(config.student, config.search.space)]
     except ConfigError:  # reported by the check of the space
@@ -325,10 +325,8 @@ def without_search(config: JobConfig) -> JobConfig:
     for name, parameter in config.search.space.items():
         if parameter.type == "fixed":
             fixed[name] = parameter
-        elif (
-            name in (*TEXT_COUNTS, SPARSITY) or name in section_paths()
-        ):  # data and training have values for these
-            continue
+        elif name in (*TEXT_COUNTS, SPARSITY) or name in section_paths():
+            continue  # the sections data and training have values for these
         elif name in given:
             fixed[name] = {"type": "fixed", "value": given[name]}
         else:

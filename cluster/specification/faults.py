@@ -66,7 +66,7 @@ def _without_tag(keys: list[str]) -> list[str]:
 
 
 def _section_at(keys: list[str], root: type[BaseModel]) -> Any:
-    """Return what defines the keys at a path: a section's class, a registry, sections by name or in a list, or None."""
+    """Return the class, registry or sections that define the keys at a path, or None if there is no such path."""
     at: Any = root
     for key in keys:
         if isinstance(at, SectionRegistry):  # nested key: use the first section class that has it

@@ -1,4 +1,4 @@
-"""What a job asks for that its task does not have."""
+"""Find keys of a job that do not apply to its task."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ...training.tasks import TASKS, Task
 from ...training.teacher.config import TeacherConfig
 
 _WITH_COLUMNS = {"files": "train", "hub": "dataset"}
-"""Sources with columns -> the key that selects each."""
+"""The key that selects each source with columns, by the source's name."""
 
 
 def fault_of_task(
@@ -23,7 +23,7 @@ def fault_of_task(
     training: TrainingConfig,
     export: ExportConfig,
 ) -> str | None:
-    """Return the first key that means nothing for the task, with the tasks that have it; None if there is none."""
+    """Return the fault of the first key that does not apply to the task, with the tasks that have it, or None."""
     return (
         _fault_of_scope(task, data, export)
         or _fault_of_keys(task, metric, training, export)
@@ -33,9 +33,9 @@ def fault_of_task(
 
 
 def with_columns(task: Task, data: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the section ``data`` with the columns that a task's data usually has, for keys that are not given.
+    """Return the section ``data`` with the task's default columns for keys that are not given.
 
-    Another section than one of files or of a dataset, which have columns, is returned as it is.
+    A section of a source without columns is returned unchanged.
     """
     if data.get("source") not in _WITH_COLUMNS and not any(data.get(key) for key in _WITH_COLUMNS.values()):
         return dict(data)

@@ -1,4 +1,4 @@
-"""The goals of a job, its metrics and out-of-scope thresholds, and whether its data suffice for them and the gate."""
+"""The goals of a job, metrics and out-of-scope thresholds, and checks that its data suffice for them and the gate."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def goal_of(config: JobConfig, data: TextData) -> ScopeGoal | None:
 
 
 def accuracy_with_threshold(config: JobConfig, data: TextData) -> AccuracyWithThreshold | None:
-    """Return the function that measures an epoch with its threshold, or None if there is no threshold to select.
+    """Return the function that evaluates an epoch with its threshold, or None if there is no threshold to select.
 
     Raises:
         ConfigError: The specification does not fit the data.
@@ -68,7 +68,7 @@ def check_goals(config: JobConfig, data: TextData) -> None:
 
 
 def num_tested(config: JobConfig, data: TextData) -> int:
-    """Return the number of validation texts that the job's metric is about."""
+    """Return the number of validation texts that the job's metric covers."""
     task = get_task(config.task)
     labels = _validation_labels(task, data)
     metric = task.metric(config.metric, data.label_names, data.out_of_scope_id)
@@ -81,7 +81,7 @@ def _validation_labels(task: Task, data: TextData) -> np.ndarray:
 
 
 def check_metrics(config: JobConfig, data: TextData) -> None:
-    """Reject a metric of a label that the data lacks, and one that no training or no validation text defines.
+    """Reject a metric of a label that the data lacks, or that no training or no validation text has.
 
     Raises:
         ConfigError: The message has the key, the metric and its remedy.
@@ -109,7 +109,7 @@ def check_metrics(config: JobConfig, data: TextData) -> None:
 
 
 def _check_out_of_scope(key: str, metric: str, data: TextData) -> None:
-    """Reject a metric of out-of-scope texts where no model learns that class."""
+    """Reject a metric of out-of-scope texts if no model learns that class."""
     outside = data.out_of_scope_label
     if metric == "oos_recall" and outside is None:
         raise ConfigError(
@@ -127,11 +127,11 @@ def _check_out_of_scope(key: str, metric: str, data: TextData) -> None:
 
 
 def _check_threshold_metric(config: JobConfig, data: TextData) -> None:
-    """Reject a search by accuracy with a threshold where there is none."""
+    """Reject a search by accuracy with a threshold if the job has no threshold."""
     from ...search.space.space import THRESHOLD_METRIC, key_that_names
 
     key = key_that_names(THRESHOLD_METRIC, config.search)
-    # With that `choose.accuracy` the metric is the default, and `check_gate` says what is missing.
+    # With this value of `choose.accuracy` the metric is the default, and `check_gate` reports the fault.
     if key is None or config.export.choose.accuracy == "with_threshold" or goal_of(config, data) is not None:
         return
     raise ConfigError(

@@ -1,4 +1,4 @@
-"""Write the file of a new job after a look at its data."""
+"""Write the file of a new job from an inspection of its data."""
 
 from __future__ import annotations
 
@@ -24,22 +24,22 @@ if TYPE_CHECKING:
 
 _OFFLINE = "offline:all-MiniLM-L6-v2"
 _ON_THE_HUB = "sentence-transformers/all-MiniLM-L6-v2"
-_LAYERS = [0, 2, 5]  # of the six of that encoder
-_SMALL = 5000  # training texts below which a training takes minutes
-_TEACHER_CHARACTERS = 3_400_000  # that a fine-tuning reads: five epochs of 15,000 texts of 45 characters
-_STUDENT_CHARACTERS = 6_100_000  # that the longest trial reads: nine epochs of them
-_RARE = 10  # texts of a label
-_SKEWED = 20  # times as many texts of one label as of another
+_LAYERS = [0, 2, 5]  # of the encoder's six layers
+_SMALL = 5000  # training texts; with fewer, a training takes only minutes
+_TEACHER_CHARACTERS = 3_400_000  # read by a fine-tuning: five epochs of 15,000 texts of 45 characters
+_STUDENT_CHARACTERS = 6_100_000  # read by the longest trial: nine epochs of these texts
+_RARE = 10  # a label with fewer texts is rare
+_SKEWED = 20  # ratio of the most to the least frequent label, above which balancing is suggested
 _WIDTH = 100
 
 
 @dataclass(frozen=True)
 class NewJob:
-    """A job for somebody's own data.
+    """A job for the user's own data.
 
     Attributes:
         content: The commented YAML file.
-        summary: What was found in the data, one line each.
+        summary: Findings about the data, one line each.
     """
 
     content: str
@@ -49,14 +49,14 @@ class NewJob:
 def new_job(
     data: str, path: Path, *, text: str | None = None, label: str | None = None, pair: str | None = None
 ) -> NewJob:
-    """Look at a file of labelled texts, and write a job for it.
+    """Inspect a file of labelled texts, and write a job for it.
 
     Args:
         data: Path of a file or folder that ``data.train`` can name.
         path: The job's file; the path of the data in it is relative to its directory.
-        text: Column with the text; None: guessed.
-        label: Column with the label; None: guessed.
-        pair: Column with the second text of each pair; None: guessed, unless ``text`` is given.
+        text: Column with the text; None to guess it.
+        label: Column with the label; None to guess it.
+        pair: Column with the second text of each pair; None to guess it, unless ``text`` is given.
 
     Raises:
         DataError: The data cannot be read, or its columns cannot be guessed; the message names the remedy.
@@ -90,7 +90,7 @@ def new_job(
 
 
 def _label_keys(guess: ColumnGuess) -> dict[str, Any]:
-    """Return the keys of ``data`` that say where the labels are."""
+    """Return the keys of ``data`` that locate the labels."""
     if guess.labels:
         return {"label_columns": guess.labels}
     separator = {} if guess.separator is None else {"label_separator": guess.separator}
@@ -98,7 +98,7 @@ def _label_keys(guess: ColumnGuess) -> dict[str, Any]:
 
 
 def _task(guess: ColumnGuess) -> dict[str, str]:
-    """Return the key ``task``, where it is not the default."""
+    """Return the key ``task`` unless it is the default."""
     return {} if guess.task == SINGLE_LABEL.name else {"task": guess.task}
 
 
@@ -133,12 +133,12 @@ def _values(data: dict[str, Any], texts: list[TextOrPair]) -> dict[str, Any]:
 
 
 def _epochs(num_read: int, texts: list[TextOrPair], *, fewest: int, most: int) -> int:
-    """Return the number of epochs in which a training reads about ``num_read`` characters, within limits."""
+    """Return the number of epochs, within limits, in which a training reads about ``num_read`` characters."""
     return min(most, max(fewest, round(num_read / max(sum(map(num_characters, texts)), 1))))
 
 
 def _skew(data: TextData) -> float:
-    """Return how many times as many training texts the most frequent label has as the rarest."""
+    """Return the ratio of the training texts of the most frequent label to those of the rarest."""
     counts = Counter(data.splits["train"]["label"][:])
     return max(counts.values()) / min(counts.values())
 
@@ -179,8 +179,8 @@ def _summary(data: TextData, guess: ColumnGuess, outside: str | None, few: FewLa
     stored = [label for split in data.splits.values() for label in split["label"][:]]
     named = data.label_kind.counts(stored, data.label_names)
     sizes = ", ".join(f"{len(split):,} {name}" for name, split in data.splits.items())
-    if (told := data.label_kind.summary(stored, data.label_names)) is not None:
-        yield f"{told} ({sizes})"
+    if (own_summary := data.label_kind.summary(stored, data.label_names)) is not None:
+        yield f"{own_summary} ({sizes})"
         return
     if named is None:
         yield f"{len(stored):,} texts ({sizes}), {len(data.label_names):,} number(s) a text"

@@ -1,4 +1,4 @@
-"""The presets: job files in the package. Light, since the help of the command line lists them."""
+"""The presets: job files in the package. Imports nothing heavy, since the command line's help lists them."""
 
 from __future__ import annotations
 

@@ -23,8 +23,8 @@ distiltune config --reference       # this page
 ```
 
 A dot stands for a level: `search.num_trials` is written `search: {num_trials: 20}` in a file and
-`--set search.num_trials=20` on the command line. Paths are relative to the job's file; `storage.path`, and what `--set`
-gives, to the working directory. Every `seed` is the job's `seed` unless it is given.
+`--set search.num_trials=20` on the command line. Paths are relative to the job's file, but `storage.path` and paths
+given with `--set` are relative to the working directory. Every `seed` that is not given is the job's `seed`.
 """
 
 
@@ -43,14 +43,14 @@ def _section(path: str, field: FieldInfo) -> Iterator[str]:
     attribute = None
     listed = next((each for each in field.metadata if isinstance(each, NumberOrSections)), None)
     if listed is not None:
-        own = listed.section.__annotations__  # the others are those of the section around it
+        own = listed.section.__annotations__  # its other keys are those of the enclosing section
         yield from _table(f"`{path}`, each of a list", f"{path}.N.", [(listed.section, list(own))])
     if kinds is not None:
         attribute = kinds.registry.attribute
         found = [(f"`{path}`, {attribute} `{name}`", kinds.registry[name]) for name in kinds.registry.names]
     elif (below := section_of(field)) is not None:
         found = [(f"`{path}`", below)]
-    seen: set[tuple[str, str | None]] = set()  # a kind may give a key of another kind a meaning of its own
+    seen: set[tuple[str, str | None]] = set()  # with descriptions: kinds may define the same key differently
     for title, section in found:
         keys = {name: (name, each.description) for name, each in section.model_fields.items()}
         fresh = [name for name, key in keys.items() if key not in seen and not (seen and name == attribute)]

@@ -16,7 +16,7 @@ from .relative import resolve_paths
 
 logger = logging.getLogger(__name__)
 
-# Preset -> its fallback if its encoder is not installed.
+# The fallback of a preset whose encoder is not installed.
 _WITHOUT_ENCODER = {"quickstart": "quickstart-scratch"}
 
 
@@ -28,7 +28,7 @@ def read_with_overrides(source: str, overrides: list[str]) -> tuple[dict[str, An
     """
     values = read_specification(source)
     if source in preset_names():
-        _make_room(values, overrides)
+        _clear_replaced_sections(values, overrides)
     else:
         resolve_paths(values, Path(source).parent)
     faults = apply_overrides(values, overrides)
@@ -47,10 +47,10 @@ def read_with_overrides(source: str, overrides: list[str]) -> tuple[dict[str, An
     return read_with_overrides(fallback, overrides)
 
 
-def _make_room(values: dict[str, Any], overrides: list[str]) -> None:
-    """Clear the data, teacher or student of a preset where overrides describe another kind of it.
+def _clear_replaced_sections(values: dict[str, Any], overrides: list[str]) -> None:
+    """Clear the section data, teacher or student of a preset if the overrides describe another kind of it.
 
-    With the student go the preset's values of keys for which the other kind has a default of its own.
+    If the student is cleared, so are the preset's values of other keys for which the new kind has defaults.
     """
     source = DATA_SOURCES.named_by(_given(overrides, "data"))
     if source is not None and source != (values.get("data") or {}).get("source"):
@@ -68,7 +68,7 @@ def _make_room(values: dict[str, Any], overrides: list[str]) -> None:
 
 
 def _given(overrides: list[str], section: str) -> dict[str, str]:
-    """Return the text after the last override of each key of a section, without those that set null."""
+    """Return the text of the last override of each key of a section, except for overrides with null."""
     found = {}
     for override in overrides:
         path, _, value = override.partition("=")

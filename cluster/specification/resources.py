@@ -1,4 +1,4 @@
-"""The sections ``resources`` and ``storage``: where a job runs, what its tasks take, and where its runs are stored."""
+"""The sections ``resources`` and ``storage``: where a job runs, its tasks' resources, and where its runs are stored."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class TaskResources(Section):
     )
 
     def gpus(self, default: float) -> float:
-        """Return the requested GPUs, or the default where no number is given."""
+        """Return the requested GPUs, or the default if no number is given."""
         return self.gpu if isinstance(self.gpu, int | float) else default
 
 
@@ -63,7 +63,7 @@ class CpuTaskResources(TaskResources):
 
 
 class TrialResources(TaskResources):
-    """What a trial takes: ``cpu``, ``gpu`` and ``custom`` are what each of its processes takes of a node."""
+    """The resources of a trial: each of its processes takes ``cpu``, ``gpu`` and ``custom`` on a node."""
 
     gpu: GpuShare = Field(  # pyright: ignore[reportIncompatibleVariableOverride]
         default=AUTO,
@@ -106,8 +106,8 @@ class ResourcesConfig(Section):
     trial: TrialResources = Field(default_factory=TrialResources, description="One trial of the search.")
     teacher: TeacherResources | None = Field(
         default=None,
-        description="Training a teacher, computing its logits, and pretraining a student; default: all CPUs of a node, "
-        "of which each teacher of an ensemble has a share of at least 4, or a GPU with a share.",
+        description="Training a teacher, computing its logits, and pretraining a student; default: all CPUs of a node "
+        "and a GPU if there are any; several teachers share the CPUs, with at least 4, or a GPU, for each.",
     )
     mps: bool = Field(
         default=False,
@@ -116,8 +116,8 @@ class ResourcesConfig(Section):
     )
     measure_packing: bool = Field(
         default=False,
-        description="With `trial.gpu: auto`, also measure 1, 2, 4, ... trials on a GPU side by side until a doubling "
-        "does not pay; takes up to some minutes.",
+        description="With `trial.gpu: auto`, also measure 1, 2, 4, ... trials in parallel on a GPU, until doubling "
+        "their number no longer pays; takes up to a few minutes.",
     )
     export: CpuTaskResources = Field(default_factory=CpuTaskResources, description="Building one variant.")
     benchmark: CpuTaskResources = Field(
@@ -142,7 +142,7 @@ class StorageConfig(Section):
     reuse: bool = Field(
         default=True,
         description="Whether the search, each variant and each measurement of other runs in this storage are reused "
-        "where their inputs are the same.",
+        "if their inputs are the same.",
     )
     retry_s: float = Field(
         default=60,
@@ -154,6 +154,6 @@ class StorageConfig(Section):
         default=0,
         ge=0,
         le=10**7,
-        description="Seconds after which an epoch of a trial gets a checkpoint to resume from though it is neither the "
-        "best so far nor the last; 0: every epoch gets one.",
+        description="Seconds after which an epoch of a trial gets a checkpoint to resume from even if it is neither "
+        "the best so far nor the last; 0: every epoch gets one.",
     )

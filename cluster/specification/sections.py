@@ -58,17 +58,17 @@ def with_seed(section: type[BaseModel], values: Mapping[str, Any], seed: int) ->
 def with_defaults(values: Mapping[str, Any], defaults: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """Return a job's values with ``defaults``, by section and key, for keys that are not given."""
     given = {section: values.get(section, {}) for section in defaults}
-    # What is no mapping is left for the section's own check to report.
+    # A value that is not a mapping is left for the section's own check to report.
     merged = {name: {**defaults[name], **each} for name, each in given.items() if isinstance(each, dict)}
     return {**values, **merged}
 
 
 def with_defaults_of_student(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a job's values with those that suit the student's kind, for keys that are not given.
+    """Return a job's values with the defaults of the student's kind for keys that are not given.
 
-    Where the kind is searched, values that suit every kind fill their sections, and those of the section ``training``
-    that suit some fill ``training.by_kind``. A table of word pieces is drawn if the teacher is a file of logits, which
-    has no hidden states to make it of.
+    If the kind is searched, defaults that all kinds share are filled in; other defaults of the section ``training`` are
+    filled in ``training.by_kind``. A table of word pieces is drawn at random if the teacher is a file of logits, which
+    has no hidden states to compute it from.
     """
     values = _with_drawn_table(values)
     kinds = _searched_kinds(values)
@@ -109,7 +109,7 @@ def _with_drawn_table(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def fault_of_texts(data: DataConfig, teacher: TeacherConfig, query: str | None) -> str | None:
-    """Return the fault of a job whose sections contradict what its texts are, or None.
+    """Return the fault of a job with keys that do not fit its kind of texts, or None.
 
     Args:
         data: The section ``data``.
@@ -144,7 +144,7 @@ def _files(teacher: TeacherConfig) -> list[str]:
 def fault_of_tokens(
     task: Task, data: DataConfig, teacher: TeacherConfig, students: Sequence[StudentConfig]
 ) -> str | None:
-    """Return the fault of a job that has one answer for each token where a section has one for a text, or None.
+    """Return the fault of a job whose task has an answer for each token but a section only one for each text, or None.
 
     Args:
         task: The task, which is ``of_tokens``.
@@ -180,7 +180,7 @@ def fault_of_tokens(
 
 
 def _fault_of_pieces(task: Task, teacher: TeacherConfig) -> str | None:
-    """Return the fault of teachers that cannot have the same tokens, where a student learns logits of each token."""
+    """Return the fault of teachers with different tokenizers, whose logits per token cannot be joined, or None."""
     pieces = [None if each.scratch is None else each.scratch.vocab_size for each in teacher.members]
     other = next((number for number, each in enumerate(pieces) if each != pieces[0]), None)
     if other is None:
@@ -206,7 +206,7 @@ def keys_of_kinds(values: Mapping[str, Any]) -> list[str]:
 
 
 def _searched_kinds(values: Mapping[str, Any]) -> list[str]:
-    """Return the kinds of students in a job's search space; none where it has none, or faulty ones."""
+    """Return the kinds of students in a job's search space; an empty list if it has none or is faulty."""
     search = values.get("search")
     space = search.get("space") if isinstance(search, dict) else getattr(search, "space", None)
     if not isinstance(space, dict) or STUDENT_KIND not in space:
