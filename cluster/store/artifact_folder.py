@@ -16,14 +16,14 @@ STORAGE_VARIABLE = "DISTILTUNE_STORAGE"
 def find_artifact(given: str, storage: str | None) -> Path:
     """Return the folder of an artifact.
 
-    A folder of that name comes first. Looking into runs needs more packages than the runtime.
+    A folder of that name takes precedence over a run. Opening a run needs more packages than the runtime.
 
     Args:
         given: Path of a folder, id of a run, or ``latest``.
-        storage: Directory or URL of the runs; None: the one of the environment, else the default.
+        storage: Directory or URL of the runs; None for that of the environment, else the default.
 
     Raises:
-        InputError: It is empty, the name of a repository, or neither a folder nor a run with an artifact.
+        InputError: ``given`` is empty, the name of a repository, or neither a folder nor a run with an artifact.
     """
     if not given.strip():
         raise InputError(f"DIR: {given!r} given; specify a directory ('.' is this one), or a run")
@@ -62,7 +62,7 @@ def _artifact_of_run(run_id: str, storage: str | None) -> Path:
 
 
 def check_storage(given: str, name: str) -> None:
-    """Check the location of the runs as the specification does.
+    """Check the location of the runs in the same way as the specification does.
 
     Args:
         given: Directory or URL.

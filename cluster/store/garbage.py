@@ -1,4 +1,4 @@
-"""Find what can be deleted from a storage: runs, checkpoints of ended runs, caches that no run needs, leftovers."""
+"""Find garbage in a storage: runs, checkpoints of ended runs, caches that no run needs, and leftovers."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ class Garbage:
     """Something that can be deleted.
 
     Attributes:
-        what: A description for people, such as ``run a: checkpoints of its trials``.
-        num_bytes: Its size.
+        what: Description for the user, such as ``run a: checkpoints of its trials``.
+        num_bytes: Size in bytes.
         delete: Function that deletes it.
     """
 
@@ -44,7 +44,7 @@ class Garbage:
 
 @dataclass
 class Found:
-    """Garbage of a storage, and why other things are kept that were asked for or look like garbage."""
+    """Garbage of a storage, and the reasons why other things that were named, or look like garbage, are kept."""
 
     garbage: list[Garbage] = field(default_factory=list)
     kept: list[str] = field(default_factory=list)
@@ -93,7 +93,7 @@ def _state(run: Run) -> str:
 
 
 def _needed_by(storage: Storage, run: Run, others: list[Run]) -> str | None:
-    """Return who needs a run, with the remedy; None if nobody does."""
+    """Describe what needs a run, with the remedy; None if nothing does."""
     plan, _, number = run.id.rpartition("-")
     of_plan = number.isdigit() and storage.store.read(f"plans/{plan}.json") is not None
     for other in others:
@@ -115,14 +115,14 @@ def _needed_by(storage: Storage, run: Run, others: list[Run]) -> str | None:
 
 
 def find_garbage(storage: Storage, kept: Kept | None = None, older_than_s: float = 0.0) -> Found:
-    """Find what no run needs, and, on request, what ended runs can do without.
+    """Find files that no run needs, and, on request, files that ended runs can do without.
 
     Args:
         storage: The storage.
-        kept: ``best`` keeps each run's records, report, artifact and best checkpoint, and gives up other checkpoints;
-            ``artifacts`` keeps records, logs, report and artifact alone. Only what a process has recorded as ended is
-            cut down: a search for ``best``, the whole run for ``artifacts``.
-        older_than_s: Least time in seconds since the end of a run that is cut down, and since the last change of a
+        kept: ``best`` keeps each run's records, report, artifact and best checkpoint, and removes other checkpoints;
+            ``artifacts`` keeps only records, logs, report and artifact. A run is cut down only if its end is recorded:
+            that of its search for ``best``, that of the whole run for ``artifacts``.
+        older_than_s: Minimum time in seconds since the end of a run that is cut down, and since the last change of a
             cached folder.
 
     Raises:
@@ -151,7 +151,7 @@ def find_garbage(storage: Storage, kept: Kept | None = None, older_than_s: float
 
 
 def _find_cut(run: Run, kept: Kept, ended_before: float, files: dict[str, int], found: Found) -> bool:
-    """Add what a run can do without; return whether it can be cut down."""
+    """Add the files that a run can do without; return whether it can be cut down."""
     keys = keys_to_cut(files, kept)
     if not keys:
         return True
@@ -199,7 +199,7 @@ def _find_unused_caches(storage: Storage, runs: list[Run], before: float, found:
 
 
 def _find_stale_entries(storage: Storage, before: float, found: Found) -> None:
-    """Add the entries of the index whose result is gone, as one piece of garbage."""
+    """Add all entries of the index whose result is gone, as one item of garbage."""
     store = storage.store
     stale = {
         name: file.num_bytes
@@ -211,7 +211,7 @@ def _find_stale_entries(storage: Storage, before: float, found: Found) -> None:
 
     def delete() -> None:
         for name in stale:
-            if is_stale(store, name):  # no run has entered itself meanwhile
+            if is_stale(store, name):  # a run may have been entered since
                 store.delete(f"{INDEX}/{name}")
 
     count = f"{len(stale):,} entr{'y' if len(stale) == 1 else 'ies'}"
@@ -219,7 +219,7 @@ def _find_stale_entries(storage: Storage, before: float, found: Found) -> None:
 
 
 def _find_dead_claims(storage: Storage, before: float, found: Found) -> None:
-    """Add what killed processes left of their claims; a live one renews its claim every few seconds."""
+    """Add the claims of killed processes; a live process renews its claim every few seconds."""
     for name, file in stored_files(storage.store, WORK).items():
         if name.endswith(".json") and not name.startswith(".") and file.modified < before:
             key = f"{WORK}/{name}"
@@ -236,10 +236,10 @@ def _used_keys(storage: Storage, runs: list[Run]) -> set[bytes]:
 
 
 def _may_still_use(runs: list[Run]) -> str | None:
-    """Return which run may need caches that its records do not name yet."""
+    """Describe a run that may need caches that its records do not name yet; None if there is none."""
     for run in runs:
         try:
-            state = run.state if run.began else "finished"  # what never began has nothing to resume
+            state = run.state if run.began else "finished"  # a run that never began cannot be resumed
             ready = all(run.stage_record(stage).get("state") == "finished" for stage in ("teacher", "logits"))
         except PermanentStorageError:
             state, ready = "damaged", False

@@ -63,17 +63,17 @@ def with_local_inputs(config: JobConfig, store: Store) -> JobConfig:
         ModelError: A checkpoint is not in the store.
         StorageError: The store cannot be reached.
     """
-    brought = {}
+    paths = {}
     for key, name in _names(config).items():
         if name.startswith(REFERENCE):
-            brought[key] = str(_fetch(key, name, store))
+            paths[key] = str(_fetch(key, name, store))
         elif _is_of_texts(key) and is_url(name):
-            brought[key] = str(_download(key, name))
-    return _replaced(config, brought)
+            paths[key] = str(_download(key, name))
+    return _replaced(config, paths)
 
 
 def has_references(config: JobConfig) -> bool:
-    """Return whether a specification has references into the store, as ``ship_inputs`` puts in place of local paths."""
+    """Return whether a specification has references into the store, which ``ship_inputs`` inserts for local paths."""
     return any(name.startswith(REFERENCE) for name in _names(config).values())
 
 
@@ -118,7 +118,7 @@ def _replaced(config: JobConfig, values: dict[tuple[str, ...], str]) -> JobConfi
 
 
 def _with(part: Any, key: tuple[str, ...], value: str) -> Any:
-    """Return a section, or a list of sections, with another value at the path of a key in it."""
+    """Return a copy of a section, or of a list of sections, with another value at the path of a key in it."""
     if not key:
         return value
     name, *rest = key
@@ -220,7 +220,7 @@ def _download(key: tuple[str, ...], url: str) -> Path:
         store = Store(address, retry_s=5)
         if store.directory is not None:
             return store.directory / name
-        return _bring(store, name)
+        return _updated_copy(store, name)
     except FileNotFoundError:
         reason = "there is no such file"
     except (DistiltuneError, OSError) as error:
@@ -229,15 +229,16 @@ def _download(key: tuple[str, ...], url: str) -> Path:
     raise DataError(f"{parameter}: {base} cannot be read ({reason}); check the URL and its credentials")
 
 
-def _bring(store: Store, name: str) -> Path:
+def _updated_copy(store: Store, name: str) -> Path:
+    """Return the local copy of a file, after downloading it if its size or time of modification has changed."""
     info = store.filesystem.get_file_info(store.at(name))
     target = store.local(name)
     stamp = target.with_name(f"{name}.stamp")
-    seen = f"{info.size} {info.mtime_ns}"
-    known = info.mtime_ns is not None and target.is_file() and stamp.is_file()
-    if known and stamp.read_text(encoding="utf-8") == seen:
+    version = f"{info.size} {info.mtime_ns}"
+    has_copy = info.mtime_ns is not None and target.is_file() and stamp.is_file()
+    if has_copy and stamp.read_text(encoding="utf-8") == version:
         return target
     with new_file(target) as incoming:
         store.download(name, incoming)
-    write_file(stamp, seen)
+    write_file(stamp, version)
     return target

@@ -38,8 +38,8 @@ class Claim:
         store: The store.
         folder: Key of the record's folder.
         name: Name of the record, which ends in ``lease.json``.
-        lock: Key of the file that is locked while the record changes hands, where the store is a directory.
-        more: Further values of the record.
+        lock: Key of the file that is locked while the holder changes, if the store is a directory.
+        more: Additional values of the record.
         on_beat: Called at every beat; may return a reason to interrupt the holder.
     """
 
@@ -63,7 +63,7 @@ class Claim:
         self._owner = secrets.token_hex(8)
         self._beats = 0
         self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._beat_often, name="heartbeat", daemon=True)
+        self._thread = threading.Thread(target=self._beat_until_released, name="heartbeat", daemon=True)
         self.interruption: str | None = None
         """Reason why the heartbeat ended early: ``lost`` to another process, or that of ``on_beat``."""
 
@@ -79,16 +79,16 @@ class Claim:
         """Write the claim in place of ``held``, which has expired, and start the heartbeat.
 
         Returns:
-            None on success; else what is known of the process that was faster.
+            None on success; else the record of the process that was faster, empty if it has ended already.
         """
-        with self._alone():
+        with self._locked():
             now = self.read()
             if now is not None and now != held:  # another process was faster
                 return now
             began = time.monotonic()
             self._write(self._patient)
         if self._store.directory is None:
-            # A store without locks: of simultaneous writers the last one gets the claim, so wait for all.
+            # Such a store has no locks: the last of several simultaneous writers gets the claim, so wait for all.
             time.sleep(max(_SETTLE_S, 2 * (time.monotonic() - began)))
         now = self.read()
         if now is None or now["owner"] != self._owner:
@@ -97,7 +97,7 @@ class Claim:
         return None
 
     @contextmanager
-    def _alone(self) -> Iterator[None]:
+    def _locked(self) -> Iterator[None]:
         """Hold a file lock if the store is a directory."""
         if self._store.directory is None:
             yield
@@ -117,23 +117,23 @@ class Claim:
             except StorageError:
                 return  # the claim will expire
 
-    def _beat_often(self) -> None:
+    def _beat_until_released(self) -> None:
         while not self._ended.wait(BEAT_S):
             try:
                 held = read_record(self._store, self._folder, self._name)
                 if held is None or held["owner"] != self._owner:  # taken over, perhaps even released since
                     return self._interrupt("lost")
                 self._write(self._store)
-                word = self._on_beat()
+                reason = self._on_beat()
             except Exception as error:  # the next beat retries
                 logger.warning("heartbeat: %s", error)
                 continue
-            if word is not None:
-                return self._interrupt(word)
+            if reason is not None:
+                return self._interrupt(reason)
         return None
 
-    def _interrupt(self, word: str) -> None:
-        self.interruption = word
+    def _interrupt(self, reason: str) -> None:
+        self.interruption = reason
 
     def _write(self, store: Store) -> None:
         self._beats += 1
@@ -152,10 +152,10 @@ class Claim:
 
 
 class Lease(Claim):
-    """Exclusive right to write a run; whoever loses it is interrupted.
+    """Exclusive right to write a run; a process that loses it is interrupted.
 
-    A process that takes it over from another machine first waits for two more beats, so that clock differences
-    between machines are harmless.
+    Before a process takes it over from another machine, it waits for two more beats, so that differences between the
+    machines' clocks are harmless.
 
     Args:
         store: The run store.
@@ -176,16 +176,16 @@ class Lease(Claim):
         _receive_interrupts()
         held = self.read()
         if held is not None and still_beats(self._patient, self._folder, held):
-            raise InputError(_whose(held))
+            raise InputError(_held_message(held))
         other = self.take(held)
         if other is not None:
-            raise InputError(_whose(other))
+            raise InputError(_held_message(other))
 
-    def _interrupt(self, word: str) -> None:
-        super()._interrupt(word)
-        # To the main thread itself: a signal to this thread would not wake it from a sleep.
+    def _interrupt(self, reason: str) -> None:
+        super()._interrupt(reason)
+        # Signal the main thread itself: a signal to this thread would not wake it from a sleep.
         signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
-        while word != "lost" and not self._ended.wait(BEAT_S):
+        while reason != "lost" and not self._ended.wait(BEAT_S):
             try:
                 self._write(self._store)
             except Exception as error:
@@ -208,7 +208,7 @@ def is_held(store: Store, run_key: str) -> bool:
 
 
 def process_lives(held: dict[str, Any]) -> bool | None:
-    """Return whether the process of a record lives; None if it is of another machine."""
+    """Return whether the process of a record is alive; None if it is on another machine."""
     if held.get("machine") != _machine():
         return None
     try:
@@ -234,7 +234,7 @@ def still_beats(store: Store, run_key: str, held: dict[str, Any] | None = None) 
     return now is not None and (now["owner"], now["beats"]) != (held["owner"], held["beats"])
 
 
-def _whose(held: dict[str, Any]) -> str:
+def _held_message(held: dict[str, Any]) -> str:
     return f"another process is running it (pid {held.get('pid')} on {held.get('host')})"
 
 

@@ -1,4 +1,4 @@
-"""Delete a run, or cut it down to what is worth keeping, while no other process works on it."""
+"""Delete a run, or cut it down to its most important files, while no other process works on it."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ def cut_to(run: Run) -> str | None:
 
 
 def check_not_cut(run: Run, wanted: str, *, needs_trials: bool = True) -> None:
-    """Reject what a run can no longer do since it was cut down.
+    """Reject an operation for which a run that was cut down lacks files.
 
     Args:
         run: The run.
-        wanted: What was asked for, such as ``another trial cannot be selected``.
+        wanted: The rejected operation in words, such as ``another trial cannot be selected``.
         needs_trials: Whether the checkpoints of trials are needed, or only that of the best one.
 
     Raises:
@@ -50,7 +50,7 @@ def check_not_cut(run: Run, wanted: str, *, needs_trials: bool = True) -> None:
 
 
 def lacks(run: Run) -> str | None:
-    """Return what a run that was cut down lacks, since when and why; None for a whole run."""
+    """Describe what a run that was cut down lacks, since when and why; None for a complete run."""
     record = run.read(_CUT)
     if record is None:
         return None
@@ -61,7 +61,7 @@ def lacks(run: Run) -> str | None:
 
 
 def keys_to_cut(files: Mapping[str, int], kept: str) -> dict[str, int]:
-    """Return what a run is cut down by: folders and files relative to its key, with their sizes in bytes.
+    """Return the folders and files to delete from a run, relative to its key, with their sizes in bytes.
 
     Args:
         files: Size of each file of the run.
@@ -82,12 +82,12 @@ def keys_to_cut(files: Mapping[str, int], kept: str) -> dict[str, int]:
 
 
 def cut_run(run: Run, kept: str) -> None:
-    """Delete what a run can do without, after recording that in the run.
+    """Delete the files that a run can do without, after recording that in the run.
 
     Raises:
         InputError: A process works on the run.
     """
-    with _alone(run):
+    with _leased(run):
         keys = keys_to_cut(run.store.sizes(run.key()), kept)
         run.write(_CUT, {"kept": kept, "at": now()})
         for key in keys:
@@ -95,13 +95,13 @@ def cut_run(run: Run, kept: str) -> None:
 
 
 def delete_run(run: Run) -> None:
-    """Delete a run; its start record goes last, so that an interrupted deletion can be repeated.
+    """Delete a run, its start record last, so that an interrupted deletion can be repeated.
 
     Raises:
         InputError: A process works on the run.
     """
     store = run.store
-    with _alone(run):
+    with _leased(run):
         names = {name.partition("/")[0] for name in store.sizes(run.key())} | set(store.names(run.key()))
         for name in sorted(names - {_LEASE, _LOCK}, key=lambda name: (name == "run.json", name)):
             store.delete(run.key(name))
@@ -110,7 +110,7 @@ def delete_run(run: Run) -> None:
                 _remove(path)
     if store.directory is not None:
         (store.directory / run.key(_LOCK)).unlink(missing_ok=True)
-        with suppress(OSError):  # another process has begun a run of the same id
+        with suppress(OSError):  # another process may have started a run of the same id
             (store.directory / run.key()).rmdir()
     else:
         if not store.sizes(run.key()):
@@ -129,7 +129,7 @@ def delete_folder(store: Store, key: str) -> None:
 
 
 @contextmanager
-def _alone(run: Run) -> Iterator[None]:
+def _leased(run: Run) -> Iterator[None]:
     """Hold the lease of a run, whether or not a stop of the run was requested."""
     lease = Lease(run.store, run.key())
     try:

@@ -52,7 +52,7 @@ _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
 TEACHERS, LOGITS, LATENCIES = "cache/teachers", "cache/logits", "cache/latencies"
 PIECES = "cache/pieces"
 READERS = 16  # threads; reading a run takes several requests to the store
-_START_WITHIN_S = 900.0  # Ray gives up a job that has not started by then
+_START_WITHIN_S = 900.0  # Ray gives up on a job that has not started by then
 
 
 class Storage:
@@ -203,13 +203,13 @@ class Run:
         """
         from ..specification.config import JobConfig
 
-        held = self.read("job.json")
-        if held is None:
+        recorded = self.read("job.json")
+        if recorded is None:
             raise InputError(
                 f"run {self.id} has no specification; submit it: distiltune submit CONFIG --run-id {self.id}"
             )
         try:
-            return JobConfig.model_validate(held)
+            return JobConfig.model_validate(recorded)
         except ValidationError as error:
             raise damaged(self.store.location(self.key("job.json")), error) from None
 
@@ -226,7 +226,7 @@ class Run:
 
     @property
     def began(self) -> str:
-        """Value of ``created``, except that a run whose record was lost counts as damaged, not as never begun.
+        """Value of ``created``; unlike it, treats a run whose record was lost as damaged, not as never begun.
 
         Raises:
             DamagedRecordError: The record of the run is damaged, or is missing although there are stages.
@@ -259,7 +259,7 @@ class Run:
         """
         run, submission = self.read("run.json"), self.read("submission.json")
         if submission is not None and submission.get("pending"):
-            if self._is_held:  # its job is about to record this
+            if self._is_held:  # its job has started and is about to record that
                 return "running"
             return "submitted" if seconds_since(submission["created"]) < _START_WITHIN_S else "interrupted"
         state = (run or {}).get("state", "interrupted")

@@ -1,4 +1,4 @@
-"""Compute a cached result once: one process claims and computes it, others wait until it is there."""
+"""Compute a cached result once: one process claims and computes it, and others wait for it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 WORK = "cache/work"
 """Folder of the claims on results that are being computed; hidden files in it are locks."""
 MOST_WAIT_S = 12 * 3600.0
-"""Longest time to wait for another process; a process that waited for so long computes the result itself."""
+"""Maximum time to wait for another process; after that, the waiting process computes the result itself."""
 _POLL_S, _POLL_REMOTE_S = 0.2, 2.0
 
 
@@ -27,18 +27,18 @@ _POLL_S, _POLL_REMOTE_S = 0.2, 2.0
 def computed_once(
     store: Store, key: str, doing: str, *, run_id: str = "", report: ReportProgress = ignore
 ) -> Iterator[None]:
-    """Enter the block that computes a cached folder, unless another process does: then wait for its end first.
+    """Claim a cached folder for the block that computes it; first wait while another process computes it.
 
-    The block looks into the cache before it computes anything: the folder may be there by then. Where the other process
-    fails or is killed, the first of those who wait computes the folder. A folder of the cache is determined by its key,
-    so that it does no harm, except to the time that it takes, if two processes compute one after all.
+    The block must look into the cache before it computes anything, since the folder may exist by then. If the other
+    process fails or is killed, one of the waiting processes computes the folder. The content of a cached folder is
+    determined by its key, so two processes that compute the same one only waste time.
 
     Args:
         store: The run store.
         key: Key of the folder.
-        doing: What the computation does, for the status line: ``prepares the same teacher``.
-        run_id: The run that computes it, for the status lines of others.
-        report: Called with what is waited for, whenever that changes.
+        doing: The computation in words, for the status line: ``prepares the same teacher``.
+        run_id: The run that computes it, for the status lines of other runs.
+        report: Called when the process that is waited for changes.
 
     Raises:
         StorageError: The storage cannot be read or written.
@@ -52,10 +52,10 @@ def computed_once(
 
 
 def _claimed(store: Store, key: str, doing: str, run_id: str, report: ReportProgress) -> Claim | None:
-    """Return a claim to compute a folder; None if the folder exists, or the process that computes it takes too long."""
+    """Return a claim to compute a folder; None if it exists, or the process that computes it takes too long."""
     name = f"{key.removeprefix('cache/').replace('/', '-')}.lease.json"
     claim = Claim(store, WORK, name, lock=f"{WORK}/.lock", more={"run_id": run_id})
-    holder, began, told = _Holder(), time.monotonic(), ""
+    holder, began, reported = _Holder(), time.monotonic(), ""
     while not store.has_folder(key):
         held = _read(claim, store, f"{WORK}/{name}")
         if held is None or not holder.lives(held):
@@ -66,15 +66,15 @@ def _claimed(store: Store, key: str, doing: str, run_id: str, report: ReportProg
             logger.warning("%s, which takes too long; computing it here as well", _waiting(held, doing))
             return None
         text = _waiting(held, doing)
-        if text != told:
+        if text != reported:
             report(Progress(text))
-            told = text
+            reported = text
         time.sleep(_POLL_S if store.directory is not None else _POLL_REMOTE_S)
     return None
 
 
 def _read(claim: Claim, store: Store, key: str) -> dict[str, Any] | None:
-    """Return the record of a claim; a damaged one is deleted, since nothing depends on it but time."""
+    """Return the record of a claim; a damaged one is deleted, which costs at most a repeated computation."""
     try:
         return claim.read()
     except DamagedRecordError as error:
@@ -90,7 +90,7 @@ def _waiting(held: dict[str, Any], doing: str) -> str:
 
 
 class _Holder:
-    """Judges whether the holder of a claim lives: by its process, and by beats since this process began to look.
+    """Determines whether the holder of a claim is alive, by its process and by its beats since the first call.
 
     Clocks of different machines are not compared.
     """
@@ -100,7 +100,7 @@ class _Holder:
         self._since = 0.0
 
     def lives(self, held: dict[str, Any]) -> bool:
-        """Return whether the process of a record lives, as far as this machine can know."""
+        """Return whether the process of a record is alive, as far as this machine can tell."""
         if process_lives(held) is False:
             return False
         beat = (held.get("owner"), held.get("beats"))

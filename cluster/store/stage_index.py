@@ -21,13 +21,13 @@ def enter(run: Run, key: str, **more: Any) -> None:
     Args:
         run: The run, whose result is complete.
         key: Hash of the inputs.
-        more: Further values of the entry, such as ``record``, the name of the result's record in the run.
+        more: Additional values of the entry, such as ``record``, the name of the result's record in the run.
     """
     run.store.write_json(f"{INDEX}/{key}.json", {"run_id": run.id, "at": now(), **more})
 
 
 def entry_of(store: Store, key: str) -> tuple[Run, dict[str, Any]] | None:
-    """Return the run that is entered for a key, with the entry; None if there is none or it cannot be read."""
+    """Return the run in the index entry of a key, with the entry; None if there is none or it cannot be read."""
     try:
         entry = store.read_json(f"{INDEX}/{key}.json")
         if entry is None or not isinstance(entry.get("run_id"), str):
@@ -41,7 +41,7 @@ def entry_of(store: Store, key: str) -> tuple[Run, dict[str, Any]] | None:
 def write_result(run: Run, name: str, key: str, result: dict[str, Any]) -> None:
     """Write the record of a result, with its key and time, and enter it in the index.
 
-    A run may replace its results, so that an entry is valid only while the record has the same key.
+    A run may replace its results, so an entry is valid only while the record has the same key.
 
     Args:
         run: The run.
@@ -54,7 +54,7 @@ def write_result(run: Run, name: str, key: str, result: dict[str, Any]) -> None:
 
 
 def find_result(store: Store, key: str) -> tuple[Run, dict[str, Any]] | None:
-    """Return the run with the result of a key, and the record that ``write_result`` has written; None without one."""
+    """Return the run with the result of a key, and the record written by ``write_result``; None if there is none."""
     found = entry_of(store, key)
     if found is None or not isinstance(found[1].get("record"), str):
         return None
@@ -70,7 +70,7 @@ def find_result(store: Store, key: str) -> tuple[Run, dict[str, Any]] | None:
 
 
 def is_stale(store: Store, name: str) -> bool:
-    """Return whether an entry of the index leads to nothing: its run, or the record that it names, is gone or damaged.
+    """Return whether an index entry is stale: its run, or the record that it names, is gone or damaged.
 
     Args:
         store: The store.

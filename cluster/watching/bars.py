@@ -1,4 +1,4 @@
-"""The bar of the stage that runs, on a terminal: what is done of it, how long it takes, and its latest lines."""
+"""Progress bar of the running stage on a terminal: units done, time taken and left, and its latest lines."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ _SPINNER = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
 
 
 class TimeLeft:
-    """Estimate the time that a computation still takes from the rate at which it was seen to advance.
+    """Estimates the time left of a computation from the rate at which it advances.
 
-    The first state that is seen is only a starting point: a resumed stage begins with most of its work done.
+    The first state is only a starting point, since a resumed stage begins with most of its work done.
 
     Args:
         clock: Returns seconds.
@@ -33,7 +33,7 @@ class TimeLeft:
         self._last: tuple[int, float] | None = None
 
     def update(self, done: int, total: int) -> None:
-        """Note the state of the computation; a smaller ``done``, or another ``total``, is another computation."""
+        """Record the state of the computation; a smaller ``done`` or another ``total`` starts a new one."""
         if total != self._total or (self._last is not None and done < self._last[0]):
             self._first = self._last = None
         if self._last is None or done > self._last[0]:
@@ -52,11 +52,10 @@ class TimeLeft:
 
 
 class StageBar:
-    """Live display of one stage: a bar if its end is known, else a spinner; below it, its latest line.
+    """Live display of one stage: a bar if its number of units is known, else a spinner; below it, its latest line.
 
-    A stage whose tasks run side by side has a line for each of them.
-
-    No line is longer than the terminal is wide. Whatever is printed meanwhile appears above.
+    A stage with parallel tasks has a line for each of them. No line is longer than the terminal is wide. Output that
+    is printed meanwhile appears above.
 
     Args:
         console: Console on a terminal.
@@ -85,13 +84,13 @@ class StageBar:
     def update(
         self, text: str, done: Any = None, total: Any = None, lines: Sequence[str] | None = None
     ) -> None:
-        """Show the stage's latest line and, where they are known, how many of its units are done.
+        """Show the stage's latest line and, if known, how many of its units are done.
 
         Args:
             text: The line.
-            done: Units that are done.
-            total: All units.
-            lines: Shown in place of ``text``, one below the other.
+            done: Number of units that are done.
+            total: Number of all units.
+            lines: Lines to show in place of ``text``.
         """
         self._lines = [" ".join(each.split()) for each in lines or [text] if each.strip()]
         if isinstance(done, int) and isinstance(total, int) and total > 0:

@@ -42,8 +42,8 @@ def bytes_text(num_bytes: int) -> str:
 class ProgressPrinter:
     """Listener that prints a job's events; a context manager, so that the live bar is always removed.
 
-    On a terminal the running stage has a bar with the time that it takes and still needs, below the lines of those
-    that have ended. Elsewhere its progress is plain lines, at most one in ``_PLAIN_EVERY_S`` seconds.
+    On a terminal the running stage has a bar with the time taken and left, below the lines of stages that have ended.
+    Elsewhere its progress is printed as plain lines, at most one in ``_PLAIN_EVERY_S`` seconds.
 
     Args:
         console: Console to print on; standard error by default.

@@ -9,9 +9,9 @@ from typing import Any, Literal
 
 @dataclass(frozen=True)
 class StageEvent:
-    """Start, progress or end of a stage; ``text`` is one line for the user. ``begun`` concerns the whole run.
+    """Start, progress or end of a stage, or, if ``begun``, the start of the run; ``text`` is one line for the user.
 
-    ``values`` are those of the ``Progress``: ``done`` and ``total``, where the end is known.
+    ``values`` are those of the ``Progress``: ``done`` and ``total``, if known, and ``parts`` of parallel tasks.
     """
 
     stage: str

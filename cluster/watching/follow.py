@@ -1,4 +1,4 @@
-"""Show a remote run like a local one: its stages as they end, its progress live."""
+"""Show a remote run like a local one: each stage when it ends, and live progress."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def follow(run: Run, console: Console | None = None, *, summarise: bool = True) 
     except KeyboardInterrupt:
         typer.echo(f"{run.id} is still running; watch it with: {command('status', run, '--watch')}", err=True)
         return 130
-    return _last_words(run, found, summarise)
+    return _report_end(run, found, summarise)
 
 
 def _show(found: dict[str, Any], shown: set[str], printer: ProgressPrinter) -> None:
@@ -45,7 +45,7 @@ def _show(found: dict[str, Any], shown: set[str], printer: ProgressPrinter) -> N
         state, name = stage["state"], stage["name"]
         if state in ("waiting", "running") or name in shown:
             continue
-        if stage["reused"] and not _is_past(found, place):  # it may run again
+        if stage["reused"] and not _is_past(found, place):  # the stage may run again
             continue
         shown.add(name)
         kind = "reused" if state == "finished" and stage["reused"] else state
@@ -66,7 +66,8 @@ def _is_past(found: dict[str, Any], place: int) -> bool:
     )
 
 
-def _last_words(run: Run, found: dict[str, Any], summarise: bool) -> int:
+def _report_end(run: Run, found: dict[str, Any], summarise: bool) -> int:
+    """Print how a run ended, and return the exit status."""
     from .show import print_summary
 
     if found["state"] == "finished":

@@ -47,7 +47,7 @@ def _stage_key(run: Run, given: str) -> str:
         raise InputError(f"--stage: {shown(given)} given; a run has the stages {', '.join(STAGES)}")
     names = run.store.names(run.stage_log(stage))
     parts = [name for name in names if not name.endswith(".log")]
-    if given == stage and len(parts) < len(names):  # a log of its own beside those of the parts
+    if given == stage and len(parts) < len(names):  # it has its own log besides those of its parts
         return run.stage_log(stage)
     if parts and part not in parts:
         raise InputError(
@@ -78,7 +78,7 @@ def follow_log(run: Run, key: str) -> Iterator[str]:
             if not was_away:
                 logger.warning("the storage does not respond, waiting for it: %s", reason(error))
             was_away = True
-        if text and (ended or not text.endswith(_CUT)):  # the rest of the character follows
+        if text and (ended or not text.endswith(_CUT)):  # else wait for the rest of the character
             offset = end
             yield text
         elif ended and not was_away:

@@ -12,7 +12,7 @@ from .console import tables
 
 
 def tried_line(tried: dict[str, Any]) -> str:
-    """Describe a change that was tried, on one line."""
+    """Describe a tried change on one line."""
     verdict = "kept" if tried["kept"] else "rejected"
     return f"plan: {_change(tried)}: {verdict} ({tried['reason']})"
 

@@ -45,9 +45,8 @@ def summary(run: Run) -> dict[str, Any]:
         "choice": search.get("choice", ""),
         "ended_by": search.get("ended_by"),
         "stages": [
-            {"name": stage, "state": held.get("state", "waiting"), "seconds": held.get("seconds")}
-            for stage in STAGES
-            for held in [run.stage_record(stage)]
+            {"name": stage, "state": each.get("state", "waiting"), "seconds": each.get("seconds")}
+            for stage, each in ((stage, run.stage_record(stage)) for stage in STAGES)
         ],
     }
 
@@ -102,7 +101,7 @@ def run_rows(storage: Storage) -> list[dict[str, Any]]:
 
 
 def print_runs(rows: list[dict[str, Any]], storage: str) -> None:
-    """Print the rows as a table; ``storage`` is where they were looked for."""
+    """Print the rows as a table; ``storage`` is the location of the runs, for the message if there are none."""
     console = tables()
     if not rows:
         console.print(
@@ -113,9 +112,8 @@ def print_runs(rows: list[dict[str, Any]], storage: str) -> None:
         return
     table = Table(box=None, pad_edge=False)
     for name in ("run", "state", "age", "trials", "validation", "size"):
-        table.add_column(
-            name, no_wrap=True
-        )  # a truncated or wrapped id can be neither copied nor searched for
+        # A truncated or wrapped id can be neither copied nor searched for.
+        table.add_column(name, no_wrap=True)
     table.add_column("chosen", overflow="ellipsis")
     for row in rows:
         value, metric = row["best_value"], row["metric"]
@@ -189,7 +187,7 @@ def _print_search(console: Console, run: Run, found: dict[str, Any]) -> None:
 
 
 def _print_comparisons(console: Console, found: dict[str, Any]) -> None:
-    """Print the selected variant against the teacher on test, and then its ratios to the other models."""
+    """Print the selected variant's comparison with the teacher on the test split, and its ratios to other models."""
     from ...export.benchmark.measure_models import Measurement
     from ...export.markdown import times_faster
     from ...export.report.report import TEACHER, ratios

@@ -22,7 +22,7 @@ class StatusReader:
     def __init__(self, run: Run) -> None:
         self._run = run
         self._created = ""
-        self._began = ""  # start of the process that runs it, or ran it last
+        self._began = ""  # start time of the process that runs the run, or ran it last
         self._settled: dict[str, dict[str, Any]] = {}
         self._search: dict[str, Any] | None = None
 
@@ -64,11 +64,11 @@ class StatusReader:
             self._began = _iso(lease["process_started"]) if lease else _NOT_YET
         records: dict[str, dict[str, Any]] = {}
         for stage in STAGES:
-            held = self._settled.get(stage) or self._run.stage_record(stage)
-            if not held:
+            record = self._settled.get(stage) or self._run.stage_record(stage)
+            if not record:
                 break
-            records[stage] = held
-            if held["started"] >= self._began or state in ENDED:
+            records[stage] = record
+            if record["started"] >= self._began or state in ENDED:
                 earlier = {name: each for name, each in records.items() if each["state"] == "finished"}
                 self._settled |= earlier
         return records
@@ -126,7 +126,7 @@ def has_ended(run: Run) -> bool:
 
 
 def reason(error: Exception) -> str:
-    """Return why a storage did not respond; the error's own message is worded for the process that runs the job."""
+    """Return why a storage did not respond, without the error's own remedy, which is for the process of the job."""
     return reason_of(error.__cause__ or error)
 
 
@@ -143,15 +143,16 @@ def _rows(records: dict[str, dict[str, Any]], state: str, began: str) -> list[di
     """Return a row per stage; a stage that began before its predecessors is from an earlier attempt."""
     rows = []
     for stage in STAGES:
-        held = records.get(stage, {})
-        stage_state, seconds, text = held.get("state", "waiting"), held.get("seconds"), held.get("text", "")
-        earlier = bool(held) and held["started"] < began
-        began = max(began, held.get("started", ""))
+        record = records.get(stage, {})
+        stage_state, seconds = record.get("state", "waiting"), record.get("seconds")
+        text = record.get("text", "")
+        earlier = bool(record) and record["started"] < began
+        began = max(began, record.get("started", ""))
         ended_before = stage_state in ("failed", "stopped") and state in ("submitted", "running")
         if ended_before or (earlier and stage_state != "finished"):
             stage_state, seconds, text = "waiting", None, ""
         elif stage_state == "running" and state == "running":
-            seconds = seconds_since(held["started"])
+            seconds = seconds_since(record["started"])
         elif stage_state == "running":
             stage_state = "interrupted"
         rows.append(
@@ -167,7 +168,7 @@ def _rows(records: dict[str, dict[str, Any]], state: str, began: str) -> list[di
 
 
 def _completed(progress: dict[str, Any]) -> dict[str, int] | None:
-    """Return how much of the current stage is done, in units of its own; None where its end is not known."""
+    """Return how much of the current stage is done, in the stage's units; None if its total is unknown."""
     done, total = progress.get("done"), progress.get("total")
     return None if done is None or not total else {"done": done, "total": total}
 

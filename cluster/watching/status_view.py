@@ -64,7 +64,7 @@ def line(found: dict[str, Any]) -> str:
     parts = [found["state"]]
     if found["stage"] is not None:
         parts.append(" ".join(filter(None, [found["stage"], found["progress"]])))
-    if _says_more(found):
+    if _is_waiting_unreported(found):
         parts.append(f"waiting for {found['waiting_for']}")
     if found["error"]:
         parts.append(found["error"])
@@ -123,11 +123,11 @@ def _facts(found: dict[str, Any]) -> dict[str, str]:
             for name, value in best["parameters"].items()
         )
         facts["best"] = f"{best['value']:.4f} by trial {best['trial_id']}: {values}"
-    if _says_more(found):
+    if _is_waiting_unreported(found):
         facts["waiting for"] = found["waiting_for"]
     return facts
 
 
-def _says_more(found: dict[str, Any]) -> bool:
-    """Return whether the progress line does not yet include what the run waits for."""
+def _is_waiting_unreported(found: dict[str, Any]) -> bool:
+    """Return whether the run waits for something that its progress line does not include."""
     return bool(found["waiting_for"]) and found["waiting_for"] not in (found["progress"] or "")

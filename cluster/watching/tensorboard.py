@@ -30,9 +30,9 @@ _END_WITHIN_S = 10.0
 
 
 def serve(run: Run, port: int, report: ReportProgress | None = None) -> None:
-    """Serve a run on 127.0.0.1 until Ctrl-C; trials that begin meanwhile appear.
+    """Serve a run on 127.0.0.1 until Ctrl-C; trials that start meanwhile appear.
 
-    A run that reused the search of another has no event files of its own: those of the other run are served.
+    For a run that reused the search of another, the event files of the other run are served.
 
     Args:
         run: Run to serve; it may have no trials yet.
@@ -43,9 +43,9 @@ def serve(run: Run, port: int, report: ReportProgress | None = None) -> None:
         InputError: The port is in use, or the run whose search was reused is no longer in the storage.
         RunFailedError: TensorBoard ended by itself; the message has its last line of output.
     """
-    port = _free(port)
+    port = _free_port(port)
     searched = searched_by(run)
-    whose = "" if searched == run else f", with the trials of run {searched.id}, whose search it reused"
+    origin = "" if searched == run else f", with the trials of run {searched.id}, whose search it reused"
     with suppress(KeyboardInterrupt), _event_files(searched) as directory, tempfile.TemporaryFile() as output:
         arguments = ["--logdir", str(directory), "--host", "127.0.0.1", "--port", str(port)]
         arguments += ["--reload_interval", str(_RELOAD_S)]
@@ -57,7 +57,7 @@ def serve(run: Run, port: int, report: ReportProgress | None = None) -> None:
         try:
             if _answers(port, server) and report is not None:
                 url = f"http://127.0.0.1:{port}/"
-                message = f"TensorBoard of run {run.id}{whose}: {url} (Ctrl-C stops it)"
+                message = f"TensorBoard of run {run.id}{origin}: {url} (Ctrl-C stops it)"
                 report(Progress(message, {"url": url}))
             server.wait()
         finally:
@@ -68,7 +68,7 @@ def serve(run: Run, port: int, report: ReportProgress | None = None) -> None:
 
 
 def searched_by(run: Run) -> Run:
-    """Return the run whose trials are a run's search: itself, unless it reused the search of another.
+    """Return the run that has the trials of a run's search: the run itself, unless it reused another run's search.
 
     Raises:
         InputError: The event files of the other run are no longer in the storage.
@@ -109,16 +109,17 @@ def _exit_message(status: int, output: str) -> str:
     return f"TensorBoard exited by itself (status {status}): {lines[-1]}"
 
 
-def _free(port: int) -> int:
-    with socket.socket() as held:
-        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+def _free_port(port: int) -> int:
+    """Return ``port`` if it is free, or any free port if it is 0."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            held.bind(("127.0.0.1", port))
+            probe.bind(("127.0.0.1", port))
         except OSError as error:
             raise InputError(
                 f"--port: {port} on 127.0.0.1 cannot be used ({error.strerror}); give another, or 0 for a free one"
             ) from None
-        return held.getsockname()[1]
+        return probe.getsockname()[1]
 
 
 @contextmanager
@@ -175,7 +176,7 @@ class EventCopy:
         self._directory = directory
 
     def update(self) -> None:
-        """Append new content, and delete files that no longer exist, as of a trial restarted under another name."""
+        """Append new content, and delete files that no longer exist, such as those of a trial that was renamed."""
         sizes = self._store.sizes(self._key)
         for path in [path for path in self._directory.rglob("*") if path.is_file()]:
             if path.relative_to(self._directory).as_posix() not in sizes:
