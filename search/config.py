@@ -24,7 +24,7 @@ class Objective(Section):
 
     @property
     def direction(self) -> Literal["maximize", "minimize"]:
-        """The direction as Optuna names it."""
+        """Optuna's name of the direction."""
         return "maximize" if self.mode == "max" else "minimize"
 
 
@@ -39,7 +39,7 @@ class Constraint(Section):
         return f"{self.metric} {self.sense} {self.bound:g}"
 
     def excess(self, metrics: dict[str, Any]) -> float:
-        """Return by how much the constraint is violated; 0 or less where it holds."""
+        """Return by how much the constraint is violated; 0 or less if it holds."""
         difference = metrics[self.metric] - self.bound
         return difference if self.sense == "<=" else -difference
 
@@ -81,7 +81,7 @@ def _default_space() -> dict[str, Parameter]:
 class SearchConfig(Section):
     """The search space and the number of trials."""
 
-    num_trials: NumTrials = Field(default=20, description="Trials.")
+    num_trials: NumTrials = Field(default=20, description="Number of trials.")
     metric: Name = Field(
         default="validation_accuracy",
         description="Metric of the validation split to optimise. Default: the job's `metric`, as validation_METRIC; "
@@ -94,14 +94,14 @@ class SearchConfig(Section):
     )
     num_startup_trials: NumTrials = Field(
         default=10,
-        description="Random trials before the sampler starts to model results; nsga2 has its population_size instead.",
+        description="Random trials before the sampler starts to model results; nsga2 uses its population_size instead.",
     )
     max_concurrent_trials: NumTrials | None = Field(
         default=None,
         description="Maximum number of parallel trials. Default: as many as the resources allow, up to a quarter of "
         "num_trials (at least 2), or half of them on GPUs, so that later suggestions learn from earlier results; "
-        "without that limit if the sampler learns from none, as random and qmc do, or num_startup_trials makes all "
-        "trials random.",
+        "no such limit applies if the sampler ignores results, as random and qmc do, or if num_startup_trials makes "
+        "all trials random.",
     )
     sampler: Annotated[Sampler, SAMPLERS.field(bare_word=True)] = Field(
         default_factory=Tpe,

@@ -1,4 +1,4 @@
-"""The values of one argument: a range, a choice or a fixed value, and its condition."""
+"""The search space of one argument: a range, a choice or a fixed value, and a condition."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 _Scalar = Text | Integer | Number | bool
 _NUM_SHOWN = 20  # values of a choice that a message lists
 MOST_VALUES = 1000
-"""Most values of a choice, and most arguments of a condition or a point."""
+"""Maximum number of values of a choice, and of arguments of a condition or a point."""
 
 
 def _value(value: Any) -> Any:

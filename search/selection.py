@@ -16,7 +16,7 @@ class TrialSelection:
     Attributes:
         best: The selected trial.
         front: Ids of the trials on the Pareto front, in the trials' order.
-        text: Why it was selected, for display; empty where one metric alone decided.
+        text: Why it was selected, for display; empty if one metric alone decided.
     """
 
     best: TrialRecord
@@ -54,7 +54,7 @@ def choose_trial(trials: Sequence[TrialRecord], config: SearchConfig) -> TrialSe
 
 
 def pareto_front(trials: Sequence[TrialRecord], objectives: Sequence[Objective]) -> list[TrialRecord]:
-    """Return the trials that no other one dominates; of trials with equal values, only the first."""
+    """Return the trials that no other trial dominates; of trials with equal values, only the first."""
     scores = [tuple(_score(trial, each) for each in objectives) for trial in trials]
 
     def is_dominated(place: int) -> bool:
@@ -69,7 +69,7 @@ def pareto_front(trials: Sequence[TrialRecord], objectives: Sequence[Objective])
 
 
 def _feasible(trials: Sequence[TrialRecord], config: SearchConfig) -> tuple[list[TrialRecord], str]:
-    """Return the trials that meet every constraint; else the one that comes nearest, with an explanation."""
+    """Return the trials that meet every constraint; if there are none, the closest one, with an explanation."""
 
     def excess(trial: TrialRecord) -> float:
         relative = (each.excess(trial.metrics) / max(abs(each.bound), 1e-9) for each in config.constraints)
@@ -84,9 +84,8 @@ def _feasible(trials: Sequence[TrialRecord], config: SearchConfig) -> tuple[list
         for each in config.constraints
         if each.excess(nearest.metrics) > 0
     )
-    return [
-        nearest
-    ], f"no trial satisfies every constraint; {nearest.trial_id} is closest and violates {missed}"
+    reason = f"no trial satisfies every constraint; {nearest.trial_id} is closest and violates {missed}"
+    return [nearest], reason
 
 
 def _score(trial: TrialRecord, objective: Objective) -> float:

@@ -12,7 +12,7 @@ STUDENT_KIND = f"{_PREFIX}kind"
 
 
 def student_arguments() -> tuple[str, ...]:
-    """Return every argument that can define a student, in the order in which a student's name has them."""
+    """Return every argument that can define a student, in their order in a student's name."""
     keys = dict.fromkeys(key for kind in STUDENT_KINDS for key in kind.searched_keys)
     return (STUDENT_KIND, *(f"{_PREFIX}{key}" for key in keys))
 
@@ -28,14 +28,14 @@ def key_of(name: str) -> str:
 
 
 def kinds_with(name: str) -> list[str]:
-    """Return the kinds of students that have a searched argument."""
+    """Return the kinds of students that have a given searched argument."""
     return [STUDENT_KINDS.name_of(kind) for kind in STUDENT_KINDS if key_of(name) in kind.searched_keys]
 
 
 def implied_condition(name: str, space: Mapping[str, Parameter]) -> dict[str, list[str]]:
-    """Return the condition that a searched kind implies for a key of some kinds; empty if there is none.
+    """Return the condition that a searched kind implies for a key that only some kinds have; empty if there is none.
 
-    A condition on the kind alone that is given already narrows it.
+    A given condition on nothing but the kind narrows the implied one.
     """
     if STUDENT_KIND not in space or name == STUDENT_KIND or not is_student_argument(name):
         return {}

@@ -1,4 +1,4 @@
-"""The record of a trial; names of trials; which epochs can be selected."""
+"""The record of a trial, the names of trials, and the rule which epochs can be selected."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ State = Literal["finished", "pruned", "failed"]
 
 
 def trial_name(number: int) -> str:
-    """Return a trial's name, which its directories have too, so that a resumed search finds its files."""
+    """Return a trial's name; its directories have the same name, so that a resumed search finds its files."""
     return f"{number:04}"
 
 
@@ -26,7 +26,7 @@ def is_trial_name(name: str) -> bool:
 
 
 def find_trial(given: str, names: Iterable[str]) -> str | None:
-    """Find a trial by a name or a number given by the user; None where there is none."""
+    """Find a trial by a name or number given by the user; None if there is no such trial."""
     wanted = {given, trial_name(int(given))} if given.isdecimal() and len(given) <= _MOST_DIGITS else {given}
     return next((name for name in names if name in wanted), None)
 
@@ -37,7 +37,7 @@ def name_of(trial: Trial) -> str:
 
 
 def is_selectable(metrics: Mapping[str, Any]) -> bool:
-    """Return whether an epoch can be selected: before pruning is complete, its model is not sparse enough."""
+    """Return whether an epoch can be selected; before pruning is complete, its model is not sparse enough."""
     return metrics.get("progress", 1.0) >= metrics.get("counts_from", 0.0)
 
 
@@ -51,19 +51,19 @@ class TrialRecord(BaseModel):
     """One trial that has ended.
 
     Attributes:
-        trial_id: Its name, ``trial_name(number)``.
-        number: Its place in the order of suggestions, from 0.
+        trial_id: Name of the trial, ``trial_name(number)``.
+        number: Position in the order of suggestions, from 0.
         parameters: Searched and fixed arguments.
-        state: ``finished``; ``pruned`` when it was stopped early; ``failed``.
-        metrics: Metrics that its best epoch reported, and those that all trials of its student share. While the
-            search runs: of its last epoch.
-        best_epoch: Number of that epoch, from 1; None when no epoch was finished, and while the search runs.
+        state: ``finished``, ``pruned`` if it was stopped early, or ``failed``.
+        metrics: Metrics that its best epoch reported (while the search runs, its last epoch), and those that all trials
+            of its student share.
+        best_epoch: Number of that epoch, from 1; None if no epoch was finished, and while the search runs.
         checkpoint: Key of that epoch's checkpoint, for ``download_checkpoint``; it is not a published folder.
         reason: Why it failed or was stopped early.
         seconds: Wall time of its training, evaluation and saving.
         curve: ``[fraction of the schedule, value of the metric]`` of every epoch.
-        ended: When its last epoch was saved, in seconds since 1970; for a trial without one, when it reported its
-            failure; None when it reported nothing.
+        ended: Time at which its last epoch was saved, in seconds since 1970; without an epoch, the time at which it
+            reported its failure; None if it reported nothing.
     """
 
     model_config = ConfigDict(frozen=True, strict=True)
@@ -82,7 +82,7 @@ class TrialRecord(BaseModel):
 
     @property
     def started(self) -> float | None:
-        """Start time of its training, in seconds since 1970; None where its end is unknown."""
+        """Start time of its training, in seconds since 1970; None if its end is unknown."""
         return None if self.ended is None else self.ended - self.seconds
 
     def to_json(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""File system for Tune where the store is a directory: writes atomic local files."""
+"""File system with atomic writes for Tune, used if the store is a directory."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from ...storage.store import Store
 def tune_filesystem(store: Store) -> FileSystem:
     """Return the file system that Tune writes with.
 
-    Writes to an object store are atomic. In a directory, Tune would overwrite its snapshot in place, so that a killed
-    driver or a full disk would leave a partial one, and nothing to resume from.
+    Writes to an object store are atomic. In a directory, Tune would overwrite its snapshot in place: a killed driver or
+    a full disk would leave a partial snapshot, from which nothing can be resumed.
     """
     return store.filesystem if store.directory is None else PyFileSystem(AtomicFiles())
 
@@ -105,7 +105,7 @@ class AtomicFiles(FileSystemHandler):
 
 
 class _Output:
-    """An output file; no ``io`` class, since garbage collection would close one, and so publish a failed copy."""
+    """An output file; not an ``io`` class, since garbage collection would close that, and so publish a partial file."""
 
     closed = True
 

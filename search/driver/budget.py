@@ -26,7 +26,7 @@ class BudgetMonitor:
         self._best_at_last_end: float | None = None
 
     def limit(self, config: SearchConfig) -> None:
-        """Set the limits; what has been used of a former budget counts towards the new one."""
+        """Set the limits; time and trials used under a former budget count towards the new one."""
         self._budget = config.budget
         self._max_failed = max_failed(config)
 
@@ -40,7 +40,7 @@ class BudgetMonitor:
         return self._seconds_before + time.monotonic() - self._began
 
     def ended_by(self, best: float | None) -> str | None:
-        """Return why the search has to end now, or None.
+        """Return the reason why the search has to end now, or None.
 
         Args:
             best: Best value of the metric so far.

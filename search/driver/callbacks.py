@@ -31,7 +31,7 @@ _LOOK_EVERY_S = 2.0
 
 
 class BudgetStopper(Stopper):
-    """End the experiment once there is a reason to; running searches are global, since Tune pickles the stopper."""
+    """Ends the experiment once a running search has a reason to; these are global, since Tune pickles the stopper."""
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
         """Never stop a single trial."""
@@ -47,7 +47,7 @@ class ProgressCallback(Callback):
 
     Args:
         config: The ``search`` section.
-        num_trials: Trials in all.
+        num_trials: Total number of trials.
     """
 
     def __init__(self, config: SearchConfig, num_trials: int) -> None:
@@ -66,7 +66,7 @@ class ProgressCallback(Callback):
         self._lacks = False
 
     def on_step_begin(self, iteration: int, trials: list[Trial], **info: Any) -> None:
-        """Process restored trials; raise where Tune could not read its snapshot, rather than start over."""
+        """Process restored trials; raise if Tune could not read its snapshot, since it would start over."""
         for search in running_searches:
             if search.restored and not trials:
                 search.storage_error = _UNREADABLE
@@ -119,7 +119,7 @@ class ProgressCallback(Callback):
             self._report()
 
     def _lacks_place(self) -> bool:
-        """Return whether Ray has no place for the next trial; one whose worker starts has a place already."""
+        """Return whether Ray has no place for the next trial; a trial whose worker is starting already has one."""
         if time.monotonic() - self._looked > _LOOK_EVERY_S:
             self._looked, self._lacks = time.monotonic(), has_pending_places()
         return self._lacks
@@ -161,7 +161,7 @@ class ProgressCallback(Callback):
         self._trial_ended(trial, self._state_of(trial))
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        """Process a trial that Tune gave up; restart the search where retries are left."""
+        """Process a trial that Tune gave up on; restart the search if the trial has retries left."""
         _end_without_storage(trial)
         for search in running_searches:
             if (
@@ -233,7 +233,7 @@ def _better(value: float, than: float, mode: str) -> bool:
 
 
 def has_pending_places() -> bool:
-    """Return whether Ray still looks for resources that were requested for a trial."""
+    """Return whether Ray is still looking for resources that were requested for a trial."""
     from ray.util import placement_group_table
 
     states = {group.get("state") for group in placement_group_table().values()} - {"REMOVED"}
@@ -248,8 +248,8 @@ def _needs(trial: Trial) -> str:
 def _end_without_storage(trial: Trial) -> None:
     """End the search with an error if a trial failed because the storage stayed unavailable.
 
-    Tune would retry that trial and start the next ones, all in vain. Ended here, the failure is not in Tune's
-    snapshot: when the search is resumed, the trials resume from their last epochs.
+    Tune would retry that trial and start further ones in vain. If the search ends here, the failure is not in Tune's
+    snapshot, and when the search is resumed, its trials resume from their last epochs.
     """
     error = _error_of(trial)
     if isinstance(error, StorageError):
@@ -267,7 +267,7 @@ def describe_error(error: BaseException | None) -> str:
 
 
 def _error_of(trial: Trial) -> Exception | None:
-    """Return what a trial raised; not by ``Trial.get_pickled_error``, which accesses the storage."""
+    """Return the exception that a trial raised; ``Trial.get_pickled_error`` would access the storage."""
     if trial.pickled_error_file is None or not Path(trial.pickled_error_file).is_file():
         return None
     error = cloudpickle.loads(Path(trial.pickled_error_file).read_bytes())

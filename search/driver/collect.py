@@ -1,4 +1,4 @@
-"""Collect the results of a search: a record of each trial, and the selected one."""
+"""Collect the results of a search: a record of each trial, and the selected trial."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ class SearchOutcome:
         trials: All trials, in the order of their suggestions.
         best: The selected trial.
         front: Ids of the trials on the Pareto front.
-        choice: Why this trial was selected, where its metric alone did not decide.
-        ended_by: What ended the search before all its trials were done; None when nothing did.
+        choice: Why this trial was selected, if its metric alone did not decide.
+        ended_by: Reason why the search ended before all its trials were done; None if it did not.
     """
 
     trials: list[TrialRecord]
@@ -53,8 +53,8 @@ def collect(ended: SearchEnd, setup: SearchSetup) -> SearchOutcome:
     """Read every trial's record from the store, and select one with an intact checkpoint.
 
     Raises:
-        RunFailedError: No trial finished; with the first one's reason.
-        StorageError: The storage does not answer, or lacks a trial's files.
+        RunFailedError: No trial finished; the message has the reason of the first failed trial.
+        StorageError: The storage does not respond, or lacks a trial's files.
     """
     damaged: set[str] = set()
     while True:
@@ -94,7 +94,7 @@ def _record(result: Result, ended: SearchEnd, setup: SearchSetup, damaged: set[s
         raise StorageError(
             f"storage {store}: {experiment}/{trial_id}/params.json is missing; resume with `distiltune resume RUN`"
         )
-    # From the store, not from Tune's bookkeeping, which is some seconds old after a restore.
+    # Read from the store, since Tune's bookkeeping is some seconds old after a restore.
     epochs = saved_epochs(store, f"{experiment}/{trial_id}")
     whole = [each for each in epochs if each.key not in damaged]
     best, last = find_checkpoint(whole, config.metric, config.mode), find_checkpoint(epochs)

@@ -1,4 +1,4 @@
-"""Create Tune's experiment in the store, or restore it from there, and run it."""
+"""Create Tune's experiment in the store, or restore it, and run it."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _DRIVER_ENV = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
 }
 
-_SNAPSHOT_S = 10  # at least, between two snapshots
+_SNAPSHOT_S = 10  # minimum time between two snapshots
 
 
 @dataclass(frozen=True)
@@ -50,8 +50,8 @@ class SearchSetup:
     Attributes:
         config: The ``search`` section.
         settings: Settings that all trials share.
-        num_trials: Trials in all.
-        num_slots: How many trials the resources can run at a time.
+        num_trials: Total number of trials.
+        num_slots: Number of trials that the resources can run in parallel.
         students: The students that trials start from, by name.
         known: Finished trials of an earlier search, for a warm start.
     """
@@ -71,9 +71,9 @@ class SearchEnd:
     Attributes:
         grid: Tune's results. After Ctrl-C, interrupted trials are marked as terminated too.
         num_ended: Trials that ended by themselves.
-        ended_by: What ended the search before all trials were done; None when nothing did.
+        ended_by: Reason why the search ended before all trials were done; None if it did not.
         ended_before: Names of the trials that had ended by themselves before that.
-        cut_short: Name of each trial that was ended before the search was reopened -> what ended it; None if the
+        cut_short: For trials that a budget ended before the search was reopened, the reason by name; None if the
             search was never reopened.
     """
 
@@ -94,7 +94,7 @@ def run_trials(
 
     Raises:
         RunFailedError: More trials failed than allowed.
-        StorageError: The storage did not answer, or lacks files.
+        StorageError: The storage did not respond, or lacks files.
         PermanentStorageError: The files to resume from may have been written by another user; none was read.
     """
     from .progress import search_running
@@ -110,14 +110,14 @@ def run_trials(
         grid = None
         while grid is None:
             tuner = _tuner(setup, trainable, search)
-            before = store.read_json(f"{experiment}/{ENDED}") if search.restored else None
-            if before is not None:
+            ended = store.read_json(f"{experiment}/{ENDED}") if search.restored else None
+            if ended is not None:
                 grid = tuner.get_results()
                 return SearchEnd(
                     grid,
                     _num_ended(grid),
-                    before["ended_by"],
-                    frozenset(before["ended_before"]),
+                    ended["ended_by"],
+                    frozenset(ended["ended_before"]),
                     trials_cut_short(store, experiment),
                 )
             grid = _fit(tuner, store, search)
@@ -145,7 +145,7 @@ def _tuner(setup: SearchSetup, trainable: Any, search: RunningSearch) -> tune.Tu
 
 
 def _fit(tuner: tune.Tuner, store: Store, search: RunningSearch) -> tune.ResultGrid | None:
-    """Run the tuner and return the results; None where the search has to restart from its snapshot."""
+    """Run the tuner and return the results; None if the search has to restart from its snapshot."""
     try:
         return tuner.fit()
     except Exception as error:
@@ -204,7 +204,7 @@ def _new_tuner(setup: SearchSetup, trainable: Any) -> tune.Tuner:
             tune_config=tune.TuneConfig(
                 search_alg=_searcher(setup),
                 scheduler=scheduler_of(config.scheduler, config.mode),
-                # The searcher ends the search: only it has the trials that Tune lost when it was killed.
+                # The searcher ends the search, since only it has the trials that Tune lost when it was killed.
                 num_samples=-1 if _is_searched(config) else 1,
                 # A process group needs fresh processes.
                 reuse_actors=not several,
@@ -229,14 +229,14 @@ def _is_searched(config: SearchConfig) -> bool:
 
 
 def _searcher(setup: SearchSetup) -> StudySearcher | None:
-    """Return the searcher, or None when there is nothing to search."""
-    from ..study.searcher import StudySearcher, side_by_side, window_of
+    """Return the searcher, or None if there is nothing to search."""
+    from ..study.searcher import StudySearcher, num_parallel_trials, window_of
     from ..study.warm_start import known_trials
 
     config = setup.config
     if not _is_searched(config):
         return None
-    num_side_by_side = side_by_side(config, setup.num_slots, on_gpus=setup.settings.use_gpu)
+    num_parallel = num_parallel_trials(config, setup.num_slots, on_gpus=setup.settings.use_gpu)
     return StudySearcher(
         config.space,
         objectives=config.all_objectives,
@@ -245,8 +245,8 @@ def _searcher(setup: SearchSetup) -> StudySearcher | None:
         seed=config.seed,
         num_trials=setup.num_trials,
         num_startup_trials=config.num_startup_trials,
-        window=window_of(config.num_trials, num_side_by_side),
-        max_concurrent=num_side_by_side,
+        window=window_of(config.num_trials, num_parallel),
+        max_concurrent=num_parallel,
         points=config.points,
         known=known_trials(setup.known, config),
         sampler=config.sampler,
@@ -269,7 +269,7 @@ def _has(names: list[str], *patterns: str) -> bool:
 def _name_folder(trial: Trial) -> str:
     """Name a trial's folder, on this machine and in the store.
 
-    Tune's own name would get a random suffix if an earlier driver on this machine and Ray had such a trial.
+    Tune would add a random suffix if an earlier driver had a trial of that name on this machine and Ray instance.
     """
     assert trial.storage is not None
     trial.relative_logdir = trial.storage.trial_dir_name = name_of(trial)
@@ -280,24 +280,24 @@ def _name_folder(trial: Trial) -> str:
 def _environment(setup: SearchSetup) -> Iterator[None]:
     """Configure Tune in the driver; it prints nothing, since distiltune reports progress and failures."""
     # Start workers in parallel. With Tune's default of one at a time, a trial that ends before the next worker
-    # is up hands over its own worker and stops the other, so that short trials never run in parallel.
+    # is ready hands over its own worker and stops the other, so short trials never run in parallel.
     settings = {
         **_DRIVER_ENV,
         "TUNE_MAX_PENDING_TRIALS_PG": str(setup.num_slots),
-        # Every snapshot holds all trials: with a fixed number of snapshots, the bytes written grow linearly with
-        # the search, not quadratically. What the last snapshot lacks is in the trials' folders.
+        # Every snapshot holds all trials. With a limited number of snapshots, the bytes written grow linearly with
+        # the number of trials, not quadratically. Results since the last snapshot are in the trials' folders.
         "TUNE_GLOBAL_CHECKPOINT_S": str(max(_SNAPSHOT_S, setup.num_trials // 20)),
     }
-    talkative = [logging.getLogger(name) for name in ("ray.tune", "ray.train")]
-    levels = [each.level for each in talkative]
+    verbose_loggers = [logging.getLogger(name) for name in ("ray.tune", "ray.train")]
+    levels = [each.level for each in verbose_loggers]
     if not logger.isEnabledFor(logging.DEBUG):
-        for each in talkative:
+        for each in verbose_loggers:
             each.setLevel(logging.CRITICAL)
     try:
         with environment_set(settings):
             yield
     finally:
-        for each, level in zip(talkative, levels, strict=True):
+        for each, level in zip(verbose_loggers, levels, strict=True):
             each.setLevel(level)
 
 

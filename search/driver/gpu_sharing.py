@@ -1,4 +1,4 @@
-"""Share GPUs among the trials of a search: probe the cluster's GPUs, and record the result beside the search."""
+"""Share GPUs among the trials of a search: measure trials on the cluster's GPUs, and record the result."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _BATCH_SIZES = ("batch_size", "per_device_train_batch_size")
 
 
 def packing_key(experiment: str) -> str:
-    """Return the key of a search's record of how its trials share GPUs."""
+    """Return the key of the record of how a search's trials share GPUs."""
     return f"{experiment}-packing.json"
 
 
@@ -50,18 +50,18 @@ def share_gpus(
     *,
     measure_throughput: bool = False,
 ) -> Packing:
-    """Return how the trials of a search share GPUs, from what steps of its own trials take on GPUs of the cluster.
+    """Determine how the trials of a search share GPUs, by measuring steps of its own trials on the cluster's GPUs.
 
-    The result is recorded beside the search, and read again when it is resumed on GPUs of the same types.
+    The result is recorded next to the search, and used again when it is resumed on GPUs of the same types.
 
     Args:
         requested: Requested GPUs per trial, above 0 and below 1, or ``auto``.
-        points: Arguments of a trial of each student, those that take the most memory.
+        points: For each student, the arguments of the trial that takes the most memory.
         inputs: The texts and students.
         settings: Settings that all trials share.
         cpus_per_trial: CPUs of a trial.
         batch_size: Largest batch size of the space.
-        measure_throughput: With ``auto``, also measure how many trials side by side are fastest.
+        measure_throughput: With ``auto``, also measure how many parallel trials are fastest.
 
     Raises:
         RunFailedError: Not even one trial fits.
@@ -69,7 +69,7 @@ def share_gpus(
     nodes = [node for node in live_nodes() if node.get("GPU", 0) >= 1]
     share = requested if isinstance(requested, float | int) else 0.0
     if not nodes:
-        logger.warning("there is no GPU yet: it is not measured how many trials fit on one")
+        logger.warning("there is no GPU yet, so how many trials fit on one was not measured")
         return Packing(share or 1.0)
     key = packing_key(settings.experiment)
     types = sorted({name for node in nodes for name in node if name.startswith("accelerator_type:")})
@@ -117,7 +117,7 @@ def _rates(
     memories: Sequence[GpuMemory],
     cpus_per_trial: float,
 ) -> dict[int, float]:
-    """Measure steps a second of 1, 2, 4, … trials on one GPU until a doubling does not pay."""
+    """Measure the steps per second of 1, 2, 4, … trials on one GPU, until doubling no longer pays."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -126,12 +126,13 @@ def _rates(
     node = next(node for node in ray.nodes() if node["Alive"] and node["Resources"].get("GPU", 0) >= 1)
     here = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
     rates: dict[int, float] = {}
-    for num in doublings(limit):
-        # Ray fills a GPU that is taken in part before it takes another one.
-        measure = ray.remote(num_gpus=fraction_of(num), num_cpus=cpus_per_trial, max_retries=0)(measure_steps)
-        own = replace(settings, gpu_share=packing_of(num, memories).memory_share)
-        sent = [measure.options(scheduling_strategy=here).remote(point, inputs, own) for _ in range(num)]
-        rates[num] = rate_together(_results(sent))
+    for num_trials in doublings(limit):
+        # Ray fills a partly used GPU before it uses another one.
+        remote = ray.remote(num_gpus=fraction_of(num_trials), num_cpus=cpus_per_trial, max_retries=0)
+        measure = remote(measure_steps).options(scheduling_strategy=here)
+        own = replace(settings, gpu_share=packing_of(num_trials, memories).memory_share)
+        sent = [measure.remote(point, inputs, own) for _ in range(num_trials)]
+        rates[num_trials] = rate_together(_results(sent))
         if not pays(rates):
             break
     return rates
@@ -149,13 +150,13 @@ def largest_batch(config: SearchConfig, training: TrainingConfig) -> int:
 
 
 def heaviest_trials(config: SearchConfig, training: TrainingConfig) -> list[dict[str, Any]]:
-    """Return the arguments of one trial of each student: with the largest batch, and a teacher where one may run."""
+    """Return the arguments of the heaviest trial of each student: with the largest batch, and a teacher if any runs."""
     fixed = {name: value for name, value in fixed_values(config).items() if name not in _BATCH_SIZES}
     fixed["per_device_train_batch_size"] = largest_batch(config, training)
     for path in filter(section_paths().__contains__, config.space):
         fixed.setdefault(path, config.space[path].end_values()[-1])
     for path in (term.path() for term in LOSS_TERMS if term.needs & NEED_TEACHER_MODEL):
-        # Where it is 0 or conditional, the value of the section ``training`` may apply.
+        # If it is 0 or conditional, the value of the section ``training`` may apply.
         if path in config.space and (heaviest := max(config.space[path].end_values())) > 0:
             fixed[path] = heaviest
     return [{**fixed, **student} for student in student_names(config).values()]

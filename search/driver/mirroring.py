@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Mirroring:
-    """Add the trials of a search to its journal; without a mirror, do nothing.
+    """Adds the trials of a search to its journal; without a mirror, it does nothing.
 
     Args:
         setup: The search.
@@ -35,12 +35,12 @@ class Mirroring:
             self._mirror.append(self._record(trial, state, reason))
 
     def rewrite(self, records: Iterable[TrialRecord]) -> None:
-        """Replace the journal's trials by those of the ended search."""
+        """Replace the journal's trials with those of the ended search."""
         if self._mirror is not None:
             self._mirror.rewrite(records)
 
     def _record(self, trial: Trial, state: State, reason: str | None) -> TrialRecord:
-        """Return a record of a trial from Tune's data, with the last epoch, which may not be the best."""
+        """Return a record of a trial from Tune's data: that of its last epoch, which may not be the best."""
         last, arguments = trial.last_result or {}, trial.config["arguments"]
         return TrialRecord(
             trial_id=name_of(trial),

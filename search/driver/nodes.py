@@ -49,7 +49,7 @@ def check_fits(
         added: Nodes that the cluster adds on demand.
 
     Raises:
-        ConfigError: No node fits; with what was requested and what the nodes have.
+        ConfigError: No node fits; the message has the request and the nodes' resources.
     """
     nodes = live_nodes()
     places = sum(num_places(node, needs) for node in nodes)

@@ -20,19 +20,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SearchProgress:
-    """Trials of a search at one moment; they are the values of its ``Progress``.
+    """State of a search at one moment; its fields are the values of the ``Progress``.
 
     Attributes:
-        num_trials: Trials in all.
-        done: Trials that ended, failed ones included.
+        num_trials: Total number of trials.
+        done: Trials that ended, including failed ones.
         running: Trials that are running.
         failed: Trials that ended with a failure.
         best_value: Best metric of any epoch so far, None before the first.
         best_parameters: Searched arguments of the trial that reached it.
         best_trial_id: Id of that trial.
         pruned: Trials that were stopped early.
-        waiting_for: Resources that the next trial has been waiting for, None when a trial is running or none is
-            waiting; for example ``1 CPU and 0.5 GPU for a trial``.
+        waiting_for: Resources that the next trial is waiting for, such as ``1 CPU and 0.5 GPU for a trial``; None if a
+            trial is running or none is waiting.
     """
 
     num_trials: int
@@ -46,7 +46,7 @@ class SearchProgress:
     waiting_for: str | None = None
 
     def to_progress(self) -> Progress:
-        """Return the progress to report: a line for a person, and the fields as values."""
+        """Return the progress to report: a line for the user, and the fields as values."""
         line = f"{self.done} of {self.num_trials} trials done, {self.running} running"
         for count, what in ((self.failed, "failed"), (self.pruned, "pruned")):
             line += f", {count} {what}" if count else ""
@@ -67,7 +67,7 @@ class RunningSearch:
         store: The run store.
         experiment: Key of the search in it.
         on_trial_ended: Called for every trial that ended, with its state and, if it failed, the reason.
-        config: The ``search`` section, whose number of trials and budget hold for a restored search too.
+        config: The ``search`` section, whose number of trials and budget also apply to a restored search.
     """
 
     def __init__(
@@ -88,18 +88,18 @@ class RunningSearch:
         self.storage_error: str | None = None
         """The storage failure that ended the search early."""
         self.num_ended: int | None = None
-        """Number of trials that ended by themselves; None when Tune had nothing to do."""
+        """Number of trials that ended by themselves; None if Tune had nothing to do."""
         self.ended_by: str | None = None
-        """What ended the search before all its trials were done."""
+        """Reason why the search ended before all its trials were done."""
         self.ended_before: set[str] = set()
         """Names of the trials that had ended by themselves before that."""
         self.given_up: Counter[str] = Counter()
-        """How often Tune gave up a trial that had retries left: it counts a worker that dies while it is handed over to
-        the next trial twice, and the second time that trial is not running."""
+        """How often Tune gave up on each trial that had retries left. Tune counts a worker that dies during its
+        handover to the next trial twice, the second time while that trial is not running."""
         self.must_restart = False
         """Whether the search was stopped for that reason, and has to restart from its snapshot."""
         self.failure: str | None = None
-        """The error message, when too many trials failed."""
+        """The error message, if too many trials failed."""
 
     def trial_ended(self, trial: Trial, state: State, reason: str | None) -> None:
         """Report that a trial ended; ``reason`` is given if it failed."""
@@ -107,7 +107,7 @@ class RunningSearch:
             self._on_trial_ended(trial, state, reason)
 
 
-# Not in the callbacks: Tune pickles them, and a report function (a terminal, a closure) cannot be pickled.
+# Not stored in the callbacks: Tune pickles those, and a report function (a terminal, a closure) cannot be pickled.
 running_searches: list[RunningSearch] = []
 
 

@@ -15,14 +15,14 @@ _GENERATOR_STATES = "search_gen_state-*.json"
 
 
 def reopen(store: Store, experiment: str) -> None:
-    """Mark a search as to be continued; finished trials keep their files.
+    """Mark an ended search for continuation; finished trials keep their files.
 
     Args:
         store: The run store.
         experiment: Key of Tune's folder.
 
     Raises:
-        StorageError: The storage does not answer.
+        StorageError: The storage does not respond.
     """
     cut_short = trials_cut_short(store, experiment) or {}
     ended: dict[str, Any] | None = store.read_json(f"{experiment}/{ENDED}")
@@ -34,7 +34,7 @@ def reopen(store: Store, experiment: str) -> None:
 
 
 def trials_cut_short(store: Store, experiment: str) -> dict[str, str] | None:
-    """Return the trials that budgets ended before the search was reopened, each with the reason.
+    """Return the trials that a budget ended before the search was reopened, each with the reason.
 
     Returns:
         The reasons by the names of the trials; None if the search was never reopened.
@@ -44,10 +44,10 @@ def trials_cut_short(store: Store, experiment: str) -> dict[str, str] | None:
 
 
 def apply_reopening(store: Store, experiment: str) -> None:
-    """Let Tune request trials again once its snapshot is restored, if the search was reopened.
+    """If the search was reopened, change Tune's snapshot so that it requests trials again once it is restored.
 
-    Tune's generator of trials is finished for good once the searcher has no more suggestions, and this is in its
-    snapshot. The snapshot is unpickled, so its files must have passed ``refuse_untrusted``.
+    Once the searcher has no more suggestions, Tune's generator of trials is marked as finished in its snapshot. The
+    snapshot is unpickled, so its files must have passed ``refuse_untrusted``.
     """
     record = store.read_json(f"{experiment}/{_REOPENED}")
     if record is None or not record["pending"]:

@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 class ResultFiles(Callback):
     """Write ``params.json`` and ``result.json`` of every trial, for Tune's ResultGrid, directly to the store.
 
-    Tune's own logger writes them next to the snapshots, and Tune copies that whole folder again with each snapshot:
+    Tune's own logger writes them next to the snapshots, and Tune copies that whole folder again with each snapshot, so
     the bytes written would grow with the square of the number of trials. Each epoch has one line; a resumed trial
-    reports its epochs again. While the storage is unavailable, the files wait in memory. Tune pickles this callback,
-    so the store comes from the running search.
+    reports its epochs again. While the storage is unavailable, the files are kept in memory. Tune pickles this
+    callback, so the store is taken from the running search.
     """
 
     def __init__(self) -> None:
@@ -56,16 +56,14 @@ class ResultFiles(Callback):
             self._lines.pop(name_of(trial), None)
 
     def on_experiment_end(self, trials: list[Trial], **info: Any) -> None:
-        """Write what is still pending, with the storage's full retries."""
+        """Write the pending files, with all retries of the storage."""
         for search in running_searches:
             self._send(search.store, search.experiment)
 
     def _try(self) -> None:
         with suppress(StorageError):
-            for search in running_searches:
-                self._send(
-                    search.store.once, search.experiment
-                )  # without retries: the event loop must not wait
+            for search in running_searches:  # without retries, since the event loop must not wait
+                self._send(search.store.once, search.experiment)
 
     def _send(self, store: Store, experiment: str) -> None:
         for name, content in list(self._waiting.items()):

@@ -49,13 +49,13 @@ def run_search(
     """Run every trial of a search on the connected Ray, and return the outcome.
 
     The same seed gives the same suggestions, provided that as many trials run in parallel as before (see
-    ``StudySearcher``) and that training itself is reproducible. When every value is fixed, one trial runs,
-    whatever ``num_trials`` is. An ``experiment`` with an unfinished search is resumed, by any driver on any cluster
-    that reaches the store; one with a finished search is only read. It is unpickled, so it must come from a trusted
-    place; in a directory, files of other users are rejected.
+    ``StudySearcher``) and that training itself is reproducible. If every value is fixed, one trial runs, whatever
+    ``num_trials`` is. An ``experiment`` with an unfinished search is resumed, by any driver on any cluster that
+    reaches the store; one with a finished search is only read. Its files are unpickled, so they must come from a
+    trusted place; in a directory, files of other users are rejected.
 
     Args:
-        config: What to search.
+        config: The ``search`` section.
         training: Arguments that are not searched.
         inputs: Texts and logits, put into Ray's object store once, and the keys of the models.
         store: The run store; every node must reach it.
@@ -67,19 +67,19 @@ def run_search(
             GPU as its memory and the CPUs of its node allow.
         custom_per_trial: Ray's custom resources of a trial, by name.
         processes_per_trial: Data-parallel processes of a trial; each takes the resources above.
-        measure_packing: With ``gpus_per_trial: auto``, also measure how many trials side by side are fastest.
+        measure_packing: With ``gpus_per_trial: auto``, also measure how many parallel trials are fastest.
         mps: Directory of the Multi-Process Service of each node that has one, by the node's id.
-        checkpoint_every_s: Seconds after which an epoch gets a checkpoint though it is not the best; 0: every epoch.
+        checkpoint_every_s: Seconds after which an epoch gets a checkpoint even if it is not the best; 0: every epoch.
         known: Trials of an earlier search for a warm start, accepted by ``warm_start.check_fits``.
         journal: Key of an Optuna journal of the trials that have ended; None writes none.
         report: Called at each start, epoch and end of a trial, in this process; the values are those of
             ``SearchProgress``.
-        check_resources: Reject a trial that no node can run; False where nodes are added on demand.
+        check_resources: Reject a trial that no node can run; False if nodes are added on demand.
 
     Raises:
         ConfigError: The space has an unknown argument or a value that is not accepted, or no node can run a trial.
         RunFailedError: All trials failed, or more than allowed.
-        StorageError: The storage did not answer during all retries; call again to resume.
+        StorageError: The storage did not respond to any retry; call again to resume.
         KeyboardInterrupt: The search was interrupted and its state is saved; call again to resume.
     """
     from ..space.batches import check_batches
@@ -92,9 +92,9 @@ def run_search(
     from .mirroring import mirrored
 
     check_space(config, training, task=inputs.task, metric=inputs.metric)
-    named = None if inputs.has_threshold else key_that_names(THRESHOLD_METRIC, config)
-    if named is not None:
-        raise ConfigError(f"{named}: {shown(THRESHOLD_METRIC)} given, but there is no out-of-scope threshold")
+    key = None if inputs.has_threshold else key_that_names(THRESHOLD_METRIC, config)
+    if key is not None:
+        raise ConfigError(f"{key}: {shown(THRESHOLD_METRIC)} given, but there is no out-of-scope threshold")
     check_batches(config, training, processes_per_trial)
     config = without_misfits(config, inputs.students)
     num_trials = config.num_trials if searched(config) else 1
@@ -149,7 +149,7 @@ def run_search(
 
 
 def _clean_up(ended: SearchEnd, setup: SearchSetup) -> SearchOutcome:
-    """Remove what interrupted attempts left in the store, and collect the outcome."""
+    """Remove leftovers of interrupted attempts from the store, and collect the outcome."""
     from ..trial.checkpoints import thin_out
     from ..trial.events import mark_ended
     from .collect import collect
@@ -190,10 +190,10 @@ def _trainable(inputs: TrialInputs, settings: TrialSettings, resources: dict[str
 
 
 def _in_memory(inputs: TrialInputs) -> TrialInputs:
-    """Replace memory-mapped arrays by plain ones: only those are shared by the object store without a copy.
+    """Replace memory-mapped arrays with plain ones, which the object store shares without a copy.
 
-    All kinds of students share the same logits of texts: they have the same texts in the same order. Logits of tokens
-    are those of a kind's own tokens.
+    All kinds of students share the logits of texts, since they have the same texts in the same order. Logits of tokens
+    are not shared, since each kind has tokens of its own.
     """
     import numpy as np
 

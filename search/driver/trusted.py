@@ -27,7 +27,7 @@ def refuse_untrusted(store: Store, experiment: str) -> None:
         experiment: Key of Tune's folder, which need not exist yet.
 
     Raises:
-        PermanentStorageError: A file is not trusted; with the file, the reason and the remedy.
+        PermanentStorageError: A file is not trusted; the message has the file, the reason and the remedy.
     """
     if store.directory is None:
         return
@@ -88,7 +88,7 @@ def _untrusted(path: Path, why: str, remedy: str) -> PermanentStorageError:
 
 
 def _private_group() -> int | None:
-    """Return the id of the user's private group, as distributions create for each user; None if there is none."""
+    """Return the id of the user's private group, which some distributions create; None if there is none."""
     import grp
     import pwd
 

@@ -43,7 +43,7 @@ def shown_span(
 
 
 def show_millions(axis: Axis, values: Sequence[float]) -> None:
-    """Label an axis of large numbers with ``2M``, not with a 2 and a power of ten at its end."""
+    """Label an axis of large numbers with ``2M`` instead of a 2 and a power of ten at the end of the axis."""
     from matplotlib.ticker import FuncFormatter
 
     if max(map(abs, values)) >= _MANY:

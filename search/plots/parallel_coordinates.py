@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from optuna.trial import FrozenTrial
 
-_UNUSED, _UNUSED_SPREAD = -0.13, 0.06  # height of arguments that a trial does not use
+_UNUSED, _UNUSED_SPREAD = -0.13, 0.06  # height, and its spread, of arguments that a trial does not use
 _TICK_DISTANCE = 0.07
 _DARK, _LIGHT = 1.0, 0.2  # of the colour map
 
@@ -95,7 +95,7 @@ def _objective_scale(name: str, values: Sequence[float], is_higher_better: bool)
     low, high = shown_span(values, is_higher_better)
     scale = _linear(name, low, high, whole=False)
     if low > min(values) or high < max(values):
-        # Values beyond the scale are drawn at its end, whose label has a sign for it.
+        # Values beyond the scale are drawn at its end, and its label there gets a sign.
         end, sign = (0.0, "≤") if is_higher_better else (1.0, "≥")
         ticks = [(at, f"{sign} {text}" if at == end else text) for at, text in scale.ticks]
         return _Scale(name, ticks, lambda value: min(max(scale.height(value), 0.0), 1.0))

@@ -32,7 +32,7 @@ HISTORY_FILE = "search-history.png"
 IMPORTANCE_FILE = "search-importance.png"
 PARALLEL_FILE = "search-parallel.png"
 FRONT_FILE = "search-front.png"
-_MARKERS = "osD^vP*X"  # of kinds of students
+_MARKERS = "osD^vP*X"  # one for each kind of student
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class StudyPictures:
 
     Attributes:
         paths: Paths of the PNGs.
-        left_out: Name of each file that was not drawn -> the reason.
+        left_out: For each plot that was not drawn, the reason by the file's name.
     """
 
     paths: list[Path]
@@ -205,7 +205,7 @@ def _best_so_far(axes: Axes, search: _Search, points: Sequence[tuple[int, float]
 
 
 def _reached(trial: FrozenTrial, place: int) -> float | None:
-    """Return the value that a trial had reached when it was stopped early."""
+    """Return the value that a trial had reached when it was stopped early; None if it is unknown."""
     if trial.values is not None:
         return trial.values[place] if math.isfinite(trial.values[place]) else None
     if place == 0 and trial.intermediate_values:
@@ -267,7 +267,7 @@ def _front(search: _Search) -> Figure | str:
 
 
 def _front_panel(axes: Axes, search: _Search, place: int) -> None:
-    """Draw the first objective against another; the front is a line only with two objectives."""
+    """Draw the first objective against another; the front is drawn as a line only with two objectives."""
 
     def point(trial: FrozenTrial) -> tuple[float, float]:
         return trial.values[place], trial.values[0]
@@ -307,13 +307,13 @@ def _front_panel(axes: Axes, search: _Search, place: int) -> None:
 
 
 def _markers(trials: Sequence[FrozenTrial]) -> dict[str | None, str]:
-    """Return a marker for each kind of student that trials have, in the order of the names."""
+    """Return a marker for each kind of student among the trials, in the order of their names."""
     kinds = sorted({trial.params.get(STUDENT_KIND) for trial in trials}, key=str)
     return {kind: _MARKERS[place % len(_MARKERS)] for place, kind in enumerate(kinds)}
 
 
 def _label(axes: Axes, points: dict[int, tuple[float, float]], chosen: int, right: int, up: int) -> None:
-    """Label trials on the side of better values, which is free; of overlapping labels, keep one."""
+    """Label trials on the side of better values, where no trials are; of overlapping labels, keep one."""
     figure = axes.get_figure(root=True)
     assert figure is not None
     figure.draw_without_rendering()

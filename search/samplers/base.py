@@ -1,4 +1,4 @@
-"""Samplers: their registry, and what a search needs to know of each."""
+"""Samplers: their registry, and the properties of each that a search depends on."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SamplerInputs:
-    """What Optuna's sampler is created from.
+    """Inputs for creating Optuna's sampler.
 
     Attributes:
-        seed: Its seed.
+        seed: Seed of the sampler.
         num_results: Results that Optuna has when the first trial after the random ones is suggested; at least 1.
         num_trials: Number of trials of the search.
-        distributions: Every searched argument by name, conditional ones too.
+        distributions: Every searched argument by name, including conditional ones.
     """
 
     seed: int
@@ -35,12 +35,12 @@ class SamplerInputs:
 class Sampler(Section):
     """A way to suggest the arguments of the next trial: a key ``type`` with its name, and its parameters.
 
-    The class attributes state what it takes into account. A search that needs more is refused by
-    ``space/validation.py``; results are passed to every sampler in the trials' order by ``study/searcher.py``.
+    The class attributes state what it supports. A search that needs more is rejected by ``space/validation.py``;
+    results are passed to every sampler in the trials' order by ``study/searcher.py``.
     """
 
     learns: ClassVar[bool] = True
-    """Whether its suggestions depend on results; if not, no suggestion waits for one."""
+    """Whether its suggestions depend on results; if not, no suggestion waits for a result."""
     one_objective: ClassVar[bool] = True
     """Whether it can be used with a single objective."""
     several_objectives: ClassVar[bool] = True
@@ -52,9 +52,9 @@ class Sampler(Section):
     pruned_trials: ClassVar[bool] = True
     """Whether it can be used with early stopping: it learns from stopped trials, or from none at all."""
     suggests_every_argument: ClassVar[bool] = False
-    """Whether it needs a value of every argument in every trial, also where the condition of one does not hold."""
+    """Whether it needs a value of every argument in every trial, even if the argument's condition does not hold."""
     most_modelled: ClassVar[int | None] = None
-    """How many trials a suggestion is computed from at most, so that its time does not grow further; None: all."""
+    """Maximum number of trials that a suggestion is computed from, to limit its time; None for all."""
 
     def num_startup_trials(self, given: int, num_trials: int) -> int:
         """Return the number of first trials that are suggested without results.
@@ -70,7 +70,7 @@ class Sampler(Section):
         raise NotImplementedError
 
     def adopted(self, trial: FrozenTrial) -> FrozenTrial:
-        """Return a trial of an earlier search in the form in which this sampler learns from it."""
+        """Convert a trial of an earlier search so that this sampler learns from it."""
         return trial
 
 

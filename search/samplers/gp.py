@@ -30,7 +30,7 @@ class Gp(Sampler):
         """Return Optuna's Gaussian-process sampler."""
         from optuna.samplers import GPSampler
 
-        # Its advice to install greenlet, on the first suggestion, would appear among the lines of a run.
+        # On the first suggestion it logs advice to install greenlet, which does not belong in the output of a run.
         logging.getLogger("optuna._gp.batched_lbfgsb").setLevel(logging.ERROR)
         return GPSampler(
             seed=inputs.seed, n_startup_trials=inputs.num_results, warn_independent_sampling=False

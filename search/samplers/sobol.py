@@ -13,13 +13,13 @@ from optuna.trial import FrozenTrial
 
 
 class SobolSampler(QMCSampler):
-    """Follow the scrambled Sobol sequence of a seed from the first trial on, whatever has ended.
+    """Follow the scrambled Sobol sequence of a seed from the first trial on, whichever trials have ended.
 
-    Optuna's own sampler takes the space from the first finished trial: what it suggests depends on which trials have
-    ended, the first trials are random, and conditional arguments always are.
+    Optuna's own sampler takes the space from the first finished trial, so its suggestions depend on which trials have
+    ended; its first trials, and all conditional arguments, are random.
 
     Args:
-        distributions: All arguments, conditional ones too.
+        distributions: All arguments, including conditional ones.
         seed: Seed of the scrambling.
     """
 

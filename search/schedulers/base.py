@@ -1,8 +1,8 @@
 """Early stopping: the registry of rules, and trials' values at equal fractions of their schedules.
 
-Where the number of epochs is searched, comparing trials at equal epochs favours short schedules, whose learning
-rate has decayed further by then. Every report has its trial's whole learning curve over the fraction of its own
-schedule, so that only the last reports are needed to resume after an interruption.
+If the number of epochs is searched, comparing trials at equal epochs favours short schedules, whose learning rate has
+decayed further by then. Every report contains its trial's whole learning curve over the fraction of its own schedule,
+so only the last reports are needed to resume after an interruption.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class EarlyStopping(Section):
         Args:
             curve: The trial's values so far.
             others: Function that returns the other trials' values at a fraction.
-            sign: 1 where higher is better, -1 where lower is.
+            sign: 1 if higher is better, -1 if lower is better.
         """
         raise NotImplementedError
 
@@ -55,7 +55,7 @@ def value_at(curve: Curve, fraction: float) -> float | None:
 
 
 class CurveCache:
-    """Cache of every trial's value at requested fractions: a decision need not read all curves again."""
+    """Cache of every trial's value at requested fractions, so that a decision need not read all curves again."""
 
     def __init__(self) -> None:
         self._curves: dict[str, Curve] = {}

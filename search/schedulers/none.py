@@ -15,7 +15,7 @@ class NoEarlyStopping(EarlyStopping):
 
     @property
     def is_active(self) -> bool:
-        """Whether the rule can stop any trial: it cannot."""
+        """Whether the rule can stop any trial: always False."""
         return False
 
     def stops(self, curve: Curve, others: ValuesOfOthers, sign: int) -> bool:

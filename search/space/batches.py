@@ -22,7 +22,7 @@ def check_batches(config: SearchConfig, training: TrainingConfig, num_processes:
         num_processes: Processes of a trial.
 
     Raises:
-        ConfigError: A batch size is not a multiple of ``num_processes``; lists each one with its parameter.
+        ConfigError: A batch size is not a multiple of ``num_processes``; the message lists each with its parameter.
     """
     if num_processes == 1:
         return
@@ -52,7 +52,7 @@ def check_batches(config: SearchConfig, training: TrainingConfig, num_processes:
 
 
 def _of_training(config: SearchConfig, training: TrainingConfig, num_processes: int) -> list[str]:
-    """Return the faults of the batch size that applies where it is not searched."""
+    """Return the faults of the batch size of the section ``training``, if it applies to some trial."""
     if any(name in config.space and not config.space[name].when for name in _BATCH_SIZES):
         return []
     for name in _BATCH_SIZES:

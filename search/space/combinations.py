@@ -1,4 +1,4 @@
-"""Check that the sampler, the early stopping and what a search asks for can be combined."""
+"""Check that the sampler, the early stopping and the other keys of a search can be combined."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def combination_faults(config: SearchConfig) -> list[str]:
 
 
 def _unmet(config: SearchConfig, sampler: type[Sampler]) -> list[tuple[str, str]]:
-    """Return what a search needs and a sampler does not support, each with the remedy in the other keys."""
+    """Return the needs of a search that a sampler does not support, each with a remedy in another key."""
     conditional = [name for name, each in config.space.items() if each.when]
     rule = EARLY_STOPPING.name_of(type(config.scheduler))
     needs = [

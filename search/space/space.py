@@ -21,21 +21,21 @@ if TYPE_CHECKING:
 
 STUDENT_LAYERS, NUM_STUDENT_LAYERS = "student.layers", "student.num_layers"
 STUDENT_HEADS, STUDENT_ROWS = "student.num_attention_heads", "student.intermediate_size"
-# Number of texts of the transfer set that a trial trains on -> their kind; default: all of them.
+# Arguments for the number of texts of the transfer set that a trial trains on (default: all), with the texts' kind.
 TEXT_COUNTS = {
     "data.unlabelled.count": "unlabelled",
     "data.augmentation.spliced.count": "spliced",
     "data.augmentation.dropped.count": "dropped",
     "data.augmentation.masked.count": "masked",
 }
-# Replaces the same key of the training section.
+# This argument replaces the same key of the section training.
 SPARSITY = "training.pruning.sparsity"
 
 
 VALIDATION = "validation_"
-"""Start of the name of a task's metric among those that an epoch reports."""
+"""Prefix of a task's metrics among those that an epoch reports."""
 THRESHOLD_METRIC = f"{VALIDATION}accuracy_with_threshold"
-"""Accuracy with the out-of-scope threshold that is selected on the same logits, where the job has a threshold."""
+"""Accuracy with the out-of-scope threshold that is selected on the same logits, if the job has a threshold."""
 
 
 def other_arguments() -> tuple[str, ...]:
@@ -49,11 +49,11 @@ def is_training_argument(name: str) -> bool:
 
 
 def metrics_of(task: str, also: Iterable[str] = (), *, with_threshold: bool = False) -> dict[str, str]:
-    """Return the metrics that every epoch of a task's trial reports, each with its mode; the task's first one leads.
+    """Return the metrics that every epoch of a task's trial reports, with their modes; the task's first metric leads.
 
     Args:
         task: Name of the task.
-        also: Names of other metrics of the task that are reported.
+        also: Names of further metrics of the task that are reported.
         with_threshold: Whether ``THRESHOLD_METRIC`` is reported.
 
     Raises:
@@ -81,7 +81,7 @@ def named_metrics(config: SearchConfig, task: str) -> list[str]:
     found, named = tasks.get(task), []
     for each in (*config.all_objectives, *config.constraints):
         name = each.metric.removeprefix(VALIDATION)
-        with suppress(InputError):  # a metric of the search itself, or one that its check refuses
+        with suppress(InputError):  # not a metric of the task, such as latency_ms, or an unknown one
             if name != each.metric and found.metric_mode(name):
                 named.append(name)
     return named
@@ -96,7 +96,7 @@ def fixed_values(config: SearchConfig) -> dict[str, Any]:
 
 
 def searched(config: SearchConfig) -> dict[str, Parameter]:
-    """Return every argument that is searched, by name; empty when all values are fixed."""
+    """Return every argument that is searched, by name; empty if all values are fixed."""
     return {name: each for name, each in config.space.items() if each.single_value() is None}
 
 
@@ -106,7 +106,7 @@ def draw(trial: optuna.Trial, space: Mapping[str, Parameter], *, every: bool = F
     Args:
         trial: Trial that suggests the values.
         space: The parameters by argument name.
-        every: Have the trial suggest a value of the other searched arguments too; it is not returned.
+        every: Let the trial suggest values of the other searched arguments too; they are not returned.
     """
     values: dict[str, Any] = {}
     for name in by_condition(space):
@@ -123,7 +123,7 @@ def by_condition(space: Mapping[str, Parameter]) -> list[str]:
     """Return the names in an order in which each follows those that its condition depends on.
 
     Raises:
-        ValueError: Conditions form a cycle; with the names in it.
+        ValueError: Conditions form a cycle; the message has the names in it.
     """
     ordered: list[str] = []
     left = list(space)
@@ -142,7 +142,7 @@ def may_have_weight(term: type[LossTerm], config: SearchConfig, training: Traini
 
     name = term.path()
     values = config.space[name].end_values()[:] if name in config.space else []
-    if not values or config.space[name].when:  # a trial in which it is not searched uses training's value
+    if not values or config.space[name].when:  # trials in which it is not searched use the section training
         section = training.losses.get(term.name)
         if term.argument is not None:
             values.append(training.arguments.get(name, 0))

@@ -1,4 +1,4 @@
-"""Validate the arguments of a search that define a student, and what a job wants of a student that it cannot have."""
+"""Validate the arguments of a search that define a student, and keys of a job that its students do not support."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _MOST_STUDENTS = 1000
 def student_faults(
     config: SearchConfig, training: TrainingConfig, student: StudentConfig | None
 ) -> list[str]:
-    """Return the faults of the arguments that define a student, and of what its kind cannot be trained with.
+    """Return the faults of the arguments that define a student, and of keys that its kind cannot be trained with.
 
     Args:
         config: The ``search`` section.
@@ -70,7 +70,7 @@ def _applies(parameter: Parameter, kind: str) -> bool:
 
 
 def _kind_faults(config: SearchConfig, student: StudentConfig | None) -> list[str]:
-    """Return a fault for each searched kind that is unknown, or of which the section lacks a key."""
+    """Return a fault for each searched kind that is unknown, or that needs a key which the section lacks."""
     faults = []
     for kind in config.space[STUDENT_KIND].end_values() if STUDENT_KIND in config.space else []:
         if kind not in STUDENT_KINDS:
@@ -102,7 +102,7 @@ def _training_faults(config: SearchConfig, training: TrainingConfig) -> list[str
 
 
 def _value_faults(config: SearchConfig) -> list[str]:
-    """Return the faults of layers, heads and rows, of whatever kind."""
+    """Return the faults of searched values of layers, heads and feed-forward rows."""
     faults = []
     if STUDENT_LAYERS in config.space:
         faults += [
@@ -142,7 +142,7 @@ def _key_faults(config: SearchConfig, student: StudentConfig, named: list[str]) 
     for name in named:
         key = key_of(name)
         if name in (STUDENT_KIND, STUDENT_LAYERS) or key not in section.model_fields:
-            continue  # its values are checked apart
+            continue  # other functions check its values
         if not _applies(config.space[name], student.kind):
             continue
         annotation: Any = section.model_fields[key].rebuild_annotation()

@@ -13,11 +13,11 @@ from ..parameters import Choice, Parameter, as_category
 from ..student_arguments import STUDENT_KIND, is_student_argument, key_of, student_arguments
 from .space import by_condition
 
-# Metric that all trials with the same student share, known before training -> its mode.
+# Metrics that are known before training, and the same for all trials of a student, with their modes.
 STUDENT_METRICS = {"latency_ms": "min", "size_mb": "min", "num_parameters": "min"}
 MEASURED_METRICS = ("latency_ms", "size_mb")
-"""Those that are measured on the exported student."""
-# Name of the student where the space has no student arguments.
+"""Those of them that are measured on the exported student."""
+# Name of the student if the space has no student arguments.
 ONLY_STUDENT = "student"
 
 
@@ -27,8 +27,8 @@ class Student:
 
     Attributes:
         key: Key of the published folder.
-        metrics: Metrics that all its trials share, known before training, such as ``latency_ms``; empty where all
-            trials of the search share them.
+        metrics: Metrics that are known before training and the same for all its trials, such as ``latency_ms``; empty
+            if all trials of the search have the same student.
     """
 
     key: str
@@ -36,7 +36,7 @@ class Student:
 
 
 def student_name(arguments: Mapping[str, Any]) -> str:
-    """Return the name of a trial's student, such as ``student.layers=[0, 5]``; ``student`` where none is searched."""
+    """Return the name of a trial's student, such as ``student.layers=[0, 5]``; ``student`` if none is searched."""
     order = student_arguments()
     names = sorted(
         filter(is_student_argument, arguments),
@@ -46,18 +46,18 @@ def student_name(arguments: Mapping[str, Any]) -> str:
 
 
 def is_measured(config: SearchConfig) -> bool:
-    """Return whether a search selects students by what is measured on their exported graphs."""
+    """Return whether a search selects students by measurements of their exported graphs."""
     named = (*config.all_objectives, *config.constraints)
     return any(each.metric in MEASURED_METRICS for each in named)
 
 
 def shared_metrics(arguments: Mapping[str, Any], students: Mapping[str, Student]) -> dict[str, float]:
-    """Return the metrics, known before training, that all trials with the student of these arguments share."""
+    """Return the metrics that are known before training for the student of these arguments."""
     return students[student_name(arguments)].metrics
 
 
 def student_names(config: SearchConfig) -> dict[str, dict[str, Any]]:
-    """Return every student of the search: its name -> the searched arguments that define it."""
+    """Return the searched arguments that define each student of the search, by the student's name."""
     every: list[dict[str, Any]] = [{}]
     for name in filter(is_student_argument, by_condition(config.space)):
         parameter = config.space[name]
@@ -83,7 +83,7 @@ def student_sections(
 ) -> list[tuple[StudentConfig, dict[str, list[Any]]]]:
     """Return the section of each kind of student that a search tries, with the values of its searched keys.
 
-    Of a range these are its two ends.
+    For a range, these are its two ends.
 
     Raises:
         ConfigError: A kind needs a key that the section ``student`` does not have.
@@ -102,9 +102,9 @@ def student_sections(
 
 
 def without_misfits(config: SearchConfig, students: Mapping[str, Student]) -> SearchConfig:
-    """Return the search without the students that violate a constraint before they are trained.
+    """Return the search without the students that violate a constraint already before training.
 
-    Each argument that defines a student loses the values for which no student meets the constraints.
+    Values of student arguments for which no student meets the constraints are removed.
 
     Raises:
         ConfigError: All students violate a constraint.

@@ -76,10 +76,10 @@ def space_faults(
     task: str = SINGLE_LABEL.name,
     metric: str | None = None,
 ) -> list[str]:
-    """Return the faults of a search section, such as unknown arguments, with the nearest valid name.
+    """Return the faults of a search section.
 
-    Others are values that an argument does not accept, conditions that cannot hold, metrics that are not reported, and
-    points outside of the space.
+    These are unknown arguments (with the nearest valid name), values that an argument does not accept, conditions that
+    cannot hold, metrics that are not reported, and points outside of the space.
     """
     from ...training.distillation.arguments import argument_names
 
@@ -147,7 +147,7 @@ def _sparsity_faults(config: SearchConfig, training: TrainingConfig) -> list[str
 
 
 def _refused_values(config: SearchConfig, training: TrainingConfig, names: list[str]) -> list[str]:
-    """Create training arguments with both ends of every range and with every choice, and return the errors."""
+    """Create training arguments with both ends of every range and every choice, and return their errors as faults."""
     if reason := _refusal(training, {}):
         return [reason]
     ends = {
@@ -193,7 +193,7 @@ def _size_fault(name: str, value: Any) -> str | None:
     field = TrainingConfig.model_fields.get(name)
     if field is None:
         most = _MOST_ARGUMENT.get(name, 10**9 if isinstance(value, int) else None)
-    else:  # bounds of counts only: a bad rate costs one trial, and the search learns from it
+    else:  # only counts have bounds: a bad rate costs one trial, from which the search learns
         most = next(
             (each.le for each in field.metadata if field.annotation is int and hasattr(each, "le")), None
         )
@@ -310,7 +310,7 @@ def _unknown(where: str, name: str, known: Any, kind: str = "training argument")
 
 
 def _listed(names: Sequence[str]) -> str:
-    """Return names with commas between; the long prefix of metrics of the validation split stands there once."""
+    """Join names with commas; the common prefix of the validation metrics is shown only once."""
     plain = [name for name in names if not name.startswith(VALIDATION)]
     measured = [name.removeprefix(VALIDATION) for name in names if name.startswith(VALIDATION)]
     if len(measured) > 1:

@@ -29,8 +29,8 @@ def frozen_trial(
     Args:
         record: The trial.
         space: The searched arguments, by name; a conditional one may be missing in the trial.
-        values: One for each objective, such as from ``reached_values``; ignored where the trial failed.
-        constraints: By how much the trial violates each constraint, 0 or less where it meets it.
+        values: One for each objective, such as from ``reached_values``; ignored if the trial failed.
+        constraints: By how much the trial violates each constraint, 0 or less if it meets it.
 
     Raises:
         ValueError: The trial is finished, and has no value or one that is not a number.
@@ -66,8 +66,8 @@ def frozen_trial(
 def reached_values(record: TrialRecord, objectives: Sequence[Objective]) -> list[float] | None:
     """Return a trial's value in each objective; None if it failed or has no epoch.
 
-    For the first objective this is the best value of its curve, including epochs before the end of its pruning; for
-    the others, the value in the record.
+    For the first objective this is the best value of its curve, including epochs before pruning is complete; for the
+    others, the value in the record.
     """
     if record.state == "failed" or not record.curve:
         return None
@@ -77,7 +77,7 @@ def reached_values(record: TrialRecord, objectives: Sequence[Objective]) -> list
 
 
 def _times(record: TrialRecord) -> tuple[datetime, datetime]:
-    """Return a trial's start and end time; the current time where they are unknown."""
+    """Return a trial's start and end time; the current time if they are unknown."""
     if record.started is None or record.ended is None:
         now = datetime.now(UTC)
         return now, now

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
 FEWEST_TRIALS = 10
-# Optuna's default of a tenth needs hundreds of trials. In simulated searches where one argument decides, the better
-# half of 20 trials identified it in 46 of 50 searches, the best tenth in 7; with 60 trials, in 50 and 34.
+# Optuna's default of a tenth needs hundreds of trials. In simulated searches in which a single argument matters, the
+# better half of 20 trials identified it in 46 of 50 searches, the best tenth in 7; with 60 trials, in 50 and 34.
 _GOOD_SHARE = 0.5
 
 
@@ -34,7 +34,7 @@ def weights(
         return f"{len(finished)} trials have finished, but {FEWEST_TRIALS} are needed"
     names = _judged(finished)
     if len(names) < 2:
-        return "importance can be computed for fewer than two searched arguments"
+        return "fewer than two searched arguments vary enough to compute their importance"
     found = {}
     for place, (metric, direction) in enumerate(zip(metric_names, directions, strict=True)):
         values = [trial.values[place] for trial in finished]
@@ -48,7 +48,7 @@ def weights(
 
 
 def _num_good(values: Sequence[float], direction: str) -> int:
-    """Return how many trials count as good; all of them where too many are equal."""
+    """Return how many trials count as good; all of them if too many are equal."""
     ordered = sorted(values, reverse=direction == "maximize")
     last = ordered[math.ceil(_GOOD_SHARE * len(values)) - 1]
     return sum(value >= last if direction == "maximize" else value <= last for value in values)

@@ -43,7 +43,7 @@ def trial_line(trial: FrozenTrial, directions: Sequence[str]) -> bytes:
 
 
 def trials_in(content: bytes, name: str, directions: Sequence[str]) -> list[FrozenTrial]:
-    """Return the trials of a study in a journal, up to a truncated line; none where there is no such study."""
+    """Return the trials of a study in a journal, up to a truncated line; an empty list if there is no such study."""
     recorder = _Recorder()
     for line in content.splitlines(keepends=True):
         if not line.endswith(b"\n"):
@@ -80,6 +80,6 @@ def _directions(names: Sequence[str]) -> list[StudyDirection]:
 
 
 def _lines(logs: list[dict[str, Any]]) -> bytes:
-    # The same study gives the same bytes, whichever process and thread write them.
+    # A fixed worker id makes the bytes independent of the process and thread that write them.
     same = [{**log, "worker_id": "distiltune"} for log in logs]
     return "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in same).encode()

@@ -1,4 +1,4 @@
-"""The Optuna journal of a search: a copy for people and for optuna-dashboard, which the search never reads."""
+"""The Optuna journal of a search: a copy for the user and for optuna-dashboard, which the search never reads."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from .journal import study_lines, trial_line, trials_in
 logger = logging.getLogger(__name__)
 
 _UPLOAD_PERIOD_S = 10.0
-_LOCK_PATIENCE_S = 3  # an older lock was left by a process that was killed
+_LOCK_PATIENCE_S = 3  # an older lock was left behind by a killed process
 
 
 class StudyMirror:
-    """Keep an Optuna journal file in a store up to date with the trials that have ended.
+    """Keeps an Optuna journal file in a store up to date with the trials that have ended.
 
-    The same trials give the same file, byte for byte, whether they were added one by one or all at once: an
-    optuna-dashboard that has read the first half can continue with the second. Trials are in the order in which
-    they ended, and of two with the same ``trial_id`` the later one is kept. A resumed search continues the existing
-    journal; only ``rewrite`` removes trials.
+    The same trials give the same file, byte for byte, whether they were added one by one or all at once, so an
+    optuna-dashboard that has read the first half can continue with the second. Trials are in the order in which they
+    ended, and of two with the same ``trial_id`` the later one is kept. A resumed search continues the existing journal;
+    only ``rewrite`` removes trials.
 
-    In a directory, the file itself is appended to. In other stores, a thread uploads the whole file at most every ten
+    In a directory, lines are appended to the file. In other stores, a thread uploads the whole file at most every ten
     seconds. An unavailable store only delays this. Cannot be pickled.
 
     Args:
@@ -60,17 +60,17 @@ class StudyMirror:
         self._is_read = False  # whether the lines include those of the existing file
         self._num_changes = 0
         self._num_sent = 0  # changes that are in the store
-        self._num_bytes: int | None = None  # of our file in a directory; None: write the whole file
+        self._num_bytes: int | None = None  # size of our file in a directory; None: write the whole file
         self._changing = threading.Lock()
         self._sending = threading.Lock()
         self._ended = threading.Event()
         self._thread: threading.Thread | None = None
 
     def rewrite(self, trials: Iterable[TrialRecord]) -> None:
-        """Replace the journal, atomically, by one with exactly these trials.
+        """Replace the journal, atomically, with one of exactly these trials.
 
         Raises:
-            StorageError: The store does not answer during all retries.
+            StorageError: The store does not respond to any retry.
         """
         ordered = sorted(trials, key=_by_end)
         lines = {trial.trial_id: self._line(trial) for trial in ordered}
@@ -80,7 +80,7 @@ class StudyMirror:
         self._send_whole(self._store)
 
     def append(self, trial: TrialRecord) -> None:
-        """Add a trial that has ended; what cannot be written now is written with the next one."""
+        """Add a trial that has ended; if it cannot be written now, it is written with the next one."""
         line = self._line(trial)
         with self._changing:
             known = self._lines.get(trial.trial_id)
@@ -88,14 +88,14 @@ class StudyMirror:
                 self._lines[trial.trial_id] = line
                 self._num_changes += 1
         if self._store.directory is not None:
-            only_longer = known is None and self._num_sent == self._num_changes - 1
-            self._attempt(line if only_longer else None)
+            can_append = known is None and self._num_sent == self._num_changes - 1
+            self._attempt(line if can_append else None)
         elif self._thread is None:
             self._thread = threading.Thread(target=self._upload_often, name="study-mirror", daemon=True)
             self._thread.start()
 
     def close(self) -> None:
-        """Write what is left."""
+        """Write the pending trials."""
         self._ended.set()
         if self._thread is not None:
             self._thread.join()
@@ -110,16 +110,16 @@ class StudyMirror:
             self._attempt()
 
     def _attempt(self, line: bytes | None = None) -> None:
-        """Write what the store lacks: only that line, or the whole file; a failure is logged."""
+        """Write pending changes: only ``line`` if it is given, else the whole file; a failure is logged."""
         if self._num_sent == self._num_changes:
             return
         try:
             if line is None or not self._is_in_place:
-                self._send_whole(self._store.once)  # a search does not wait for its mirror
+                self._send_whole(self._store.once)  # no retries: a search must not wait for its mirror
             else:
                 self._append_in_place(line)
-        except Exception as error:  # whatever the file system or the lock raises
-            self._num_bytes = None  # a part of the line may be there
+        except Exception as error:  # the file system and the lock raise various errors
+            self._num_bytes = None  # a part of the line may have been written
             logger.warning("the Optuna journal is delayed: %s", error)
 
     def _send_whole(self, store: Store) -> None:
@@ -145,7 +145,7 @@ class StudyMirror:
         if self._num_bytes is None or self._store.directory is None:
             return False
         path = self._store.directory / self._key
-        # A dashboard may have added notes; a file that became shorter is written again.
+        # A dashboard may have added notes, but a file that became shorter must be written again.
         return path.is_file() and path.stat().st_size >= self._num_bytes
 
     def _append_in_place(self, line: bytes) -> None:

@@ -1,4 +1,4 @@
-"""The trials of a study that a sampler models: all of a small one, a bounded selection of a large one."""
+"""The trials of a study that a sampler models: all trials of a small study, a limited selection of a large one."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ _GOOD_SHARE, _MOST_GOOD = 0.1, 25
 
 
 class ModelledTrials(InMemoryStorage):
-    """Storage of one study that shows at most ``most`` of its finished trials, and all that have not finished.
+    """Storage of one study that shows at most ``most`` of its finished trials, and all unfinished ones.
 
-    For every suggestion TPE sorts all trials that it is shown and fits its densities to them, and a Gaussian process
-    inverts a matrix of their number: with all trials, the time of a suggestion would grow with each of them, and that
-    of a search with the square. Up to ``most`` finished trials, all are shown. Beyond that: as many of the best as TPE
-    models as good ones, no more, since these would be too many among the others; and every k-th of all, in the order
-    in which they ended, as an even sample of the whole search. What is shown depends on the finished trials and their
-    order alone. Failed ones are left out then.
+    For every suggestion, TPE sorts all trials that it sees and fits its densities to them, and a Gaussian process
+    inverts a matrix of their number. With all trials, the time of a suggestion would grow with their number, and that
+    of a search with its square. Up to ``most`` finished trials, all are shown. Beyond that, two groups are: as many of
+    the best as TPE models as good ones (more would be overrepresented among the others), and every k-th trial in the
+    order in which they ended, an even sample of the whole search. Failed trials are then left out. The selection
+    depends only on the finished trials and their order.
 
     Args:
-        most: Most finished trials to show.
+        most: Maximum number of finished trials to show.
     """
 
     def __init__(self, most: int) -> None:
@@ -35,15 +35,15 @@ class ModelledTrials(InMemoryStorage):
         self._num_good = 0
         self._directions: list[StudyDirection] = []
         self._unfinished: dict[int, None] = {}
-        self._finished: list[FrozenTrial] = []  # in the order of their ends; not those that failed
-        self._candidates: list[FrozenTrial] = []  # the good ones are among these
+        self._finished: list[FrozenTrial] = []  # without failed ones, in the order in which they ended
+        self._candidates: list[FrozenTrial] = []  # includes the good ones
         self._good: list[FrozenTrial] | None = []  # None: to be computed
 
     def create_new_study(self, directions: Sequence[StudyDirection], study_name: str | None = None) -> int:
         """Create the study."""
         self._directions = list(directions)
-        num = math.ceil(_GOOD_SHARE * self._most)
-        self._num_good = num if len(directions) > 1 else min(num, _MOST_GOOD)
+        num_good = math.ceil(_GOOD_SHARE * self._most)
+        self._num_good = num_good if len(directions) > 1 else min(num_good, _MOST_GOOD)
         return super().create_new_study(directions, study_name)
 
     def create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> int:
@@ -55,7 +55,7 @@ class ModelledTrials(InMemoryStorage):
     def set_trial_state_values(
         self, trial_id: int, state: TrialState, values: Sequence[float] | None = None
     ) -> bool:
-        """Set a trial's state; a finished one is not changed any more."""
+        """Set a trial's state; it does not change after the trial has finished."""
         is_set = super().set_trial_state_values(trial_id, state, values)
         self._note(trial_id)
         return is_set
@@ -96,8 +96,8 @@ def best_trials(
 ) -> list[FrozenTrial]:
     """Return the ``num`` best trials, in the order in which TPE prefers them.
 
-    These are complete trials that meet all constraints, by value, or by Pareto front with several objectives; then
-    pruned ones, those that were pruned later first; then those that violate constraints, by how much.
+    The order is: complete trials that meet all constraints, by value, or by Pareto front if there are several
+    objectives; then pruned trials, latest pruning first; then trials that violate constraints, by their violation.
     """
     complete, pruned, violating = [], [], []
     for trial in trials:
@@ -113,9 +113,9 @@ def best_trials(
 
 
 def _by_front(losses: np.ndarray, num: int) -> list[int]:
-    """Return the rows of ``losses[N, objectives]`` (lower is better) of the first Pareto fronts, ``num`` at most.
+    """Return at most ``num`` rows of ``losses[N, objectives]`` (lower is better), from the first Pareto fronts on.
 
-    Of the last front that does not fit as a whole, rows are spread evenly along the first objective.
+    If the last front does not fit as a whole, its rows are sampled evenly along the first objective.
     """
     if losses.shape[1] == 1:
         return np.argsort(losses[:, 0], kind="stable")[:num].tolist()
@@ -123,9 +123,8 @@ def _by_front(losses: np.ndarray, num: int) -> list[int]:
     left = np.arange(len(losses))
     while len(left) and len(found) < num:
         each = losses[left]
-        no_worse = (each[None, :] <= each[:, None]).all(
-            axis=-1
-        )  # [N, N]: the column is no worse than the row
+        # Both are [N, N]: whether the column is no worse, or better in some objective, than the row.
+        no_worse = (each[None, :] <= each[:, None]).all(axis=-1)
         better = (each[None, :] < each[:, None]).any(axis=-1)
         is_dominated = (no_worse & better).any(axis=-1)
         front = left[~is_dominated]

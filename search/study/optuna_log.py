@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def quiet_optuna() -> Iterator[None]:
-    """Show only Optuna's warnings inside the block, not its line about each new study."""
+    """Let Optuna log only warnings inside the block, and no line about each new study."""
     import optuna
 
     level = optuna.logging.get_verbosity()

@@ -1,4 +1,4 @@
-"""Searcher for Tune: an Optuna study that gets results in the trials' order, so that a seed repeats a search."""
+"""Searcher for Tune: an Optuna study that receives results in the trials' order, which makes a search repeatable."""
 
 from __future__ import annotations
 
@@ -28,12 +28,13 @@ restored_searchers: list[StudySearcher] = []
 """Searchers that Tune has restored, and that have not been reconciled with its trials yet."""
 
 
-def side_by_side(config: SearchConfig, num_slots: int, *, on_gpus: bool = False) -> int:
-    """Return how many trials run in parallel where the resources allow ``num_slots``.
+def num_parallel_trials(config: SearchConfig, num_slots: int, *, on_gpus: bool = False) -> int:
+    """Return how many trials run in parallel if the resources allow ``num_slots``.
 
     A sampler learns only from trials that have ended. Unless ``max_concurrent_trials`` is set, at most a quarter of
-    the trials, but at least 2, run in parallel, so that it has results to learn from. If it learns from none, there is
-    nothing to wait for. On GPUs it is half of the trials: GPUs that wait cost more than suggestions from fewer results.
+    the trials, but at least 2, run in parallel, so that it has results to learn from. On GPUs at most half of the
+    trials do, since idle GPUs cost more than suggestions from fewer results. There is no such limit if the sampler
+    learns from no results.
     """
     if config.max_concurrent_trials is not None:
         return min(config.max_concurrent_trials, num_slots)
@@ -43,14 +44,14 @@ def side_by_side(config: SearchConfig, num_slots: int, *, on_gpus: bool = False)
     return min(num_slots, max(2, share)) if modelled else num_slots
 
 
-def window_of(num_trials: int, num_side_by_side: int) -> int:
+def window_of(num_trials: int, num_parallel: int) -> int:
     """Return the window of a search: 1.5 times the parallel trials, but no more than half of all trials.
 
-    A larger window would leave the sampler without results, one smaller than the number of parallel trials would leave
-    resources idle, and with an equal one every suggestion would wait for the slowest trial.
+    A larger window would leave the sampler without results, and one smaller than the number of parallel trials would
+    leave resources idle; with an equal one, every suggestion would wait for the slowest trial.
     """
-    roomy = num_side_by_side + num_side_by_side // 2
-    return max(num_side_by_side, min(roomy, num_trials // 2))
+    preferred = num_parallel + num_parallel // 2
+    return max(num_parallel, min(preferred, num_trials // 2))
 
 
 class StudySearcher(Searcher):
@@ -62,21 +63,21 @@ class StudySearcher(Searcher):
     running for the sampler. A suggestion waits for a trial that is too far behind, unless the sampler learns nothing
     from results.
 
-    The study is kept in memory and in Tune's snapshots: with a stored study, a search whose driver was killed could
+    The study is kept in memory and in Tune's snapshots; with a stored study, a search whose driver was killed could
     not be restored. A trial that was stopped early is passed to Optuna as pruned, with its curve as intermediate
-    values; one that failed, as failed. A trial's values are those of the epoch that is best in the first objective,
-    among those that can be selected.
+    values; a failed trial is passed as failed. A trial's values are those of its best epoch in the first objective,
+    among the epochs that can be selected.
 
     Args:
         space: The parameters by argument name; at least one is searched.
         objectives: The objectives; the first decides which epoch of a trial is its best.
         constraints: Bounds that the sampler prefers to meet.
-        student_metrics: Name of a student (``student_name``) -> metrics that its trials share.
+        student_metrics: Metrics that all trials of a student share, by the student's name (``student_name``).
         seed: Seed of the sampler.
         num_trials: Number of suggestions.
         num_startup_trials: Random trials before the sampler models results.
         window: See above; with 1, every result is passed before the next suggestion.
-        max_concurrent: Most trials at a time; also keeps Tune from requesting trials before they can start.
+        max_concurrent: Maximum number of parallel trials; also keeps Tune from requesting trials before they can start.
         points: Values to try first.
         known: Trials of an earlier search, for a warm start.
         sampler: The sampler; TPE by default.
@@ -130,11 +131,11 @@ class StudySearcher(Searcher):
     def suggest(self, trial_id: str) -> Any:
         """Return ``{"number": int, "arguments": {name: value}}`` of the next trial.
 
-        None means to ask again later. ``Searcher.FINISHED`` is returned only when all trials have ended: restored from
-        a snapshot with that state but without the last trials, Tune could never request those again.
+        None means to ask again later. ``Searcher.FINISHED`` is returned only when all trials have ended, because Tune,
+        restored from a snapshot with that state but without the last trials, could never request those again.
         """
         if self._lost:
-            return self._again(self._lost.pop(0), trial_id)
+            return self._suggest_again(self._lost.pop(0), trial_id)
         number = len(self._order)
         if number >= self._num_trials:
             return Searcher.FINISHED if len(self._ended) >= number else None
@@ -148,7 +149,7 @@ class StudySearcher(Searcher):
         return {"number": number, "arguments": self._arguments[number]}
 
     def extend(self, num_trials: int) -> None:
-        """Set the number of suggestions, earlier ones included; window and parallel trials stay as they were."""
+        """Set the total number of suggestions; window and parallel trials stay unchanged."""
         self._num_trials = num_trials
 
     def _ask(self, trial_id: str) -> None:
@@ -165,7 +166,7 @@ class StudySearcher(Searcher):
 
         inputs = SamplerInputs(
             seed=seed,
-            # Optuna counts results: this many have been passed to it at the first suggestion that is not random.
+            # Optuna counts results: this many have been passed to it when it makes the first suggestion by a model.
             num_results=max(1, self._num_startup_trials - window + 1),
             num_trials=num_trials,
             distributions=self._distributions(),
@@ -187,7 +188,7 @@ class StudySearcher(Searcher):
         }
 
     def _with_every_argument(self, trial: FrozenTrial) -> FrozenTrial:
-        """Give a trial of an earlier search the first value of each argument that it lacks, if the sampler needs it."""
+        """If the sampler needs every argument, give a former trial the first value of each argument that it lacks."""
         if self._sampler.suggests_every_argument:
             for name, distribution in self._distributions().items():
                 first = as_category(self._space[name].end_values()[0])
@@ -195,19 +196,19 @@ class StudySearcher(Searcher):
                 trial.params = {name: first, **trial.params}
         return trial
 
-    def _again(self, number: int, trial_id: str) -> dict[str, Any]:
+    def _suggest_again(self, number: int, trial_id: str) -> dict[str, Any]:
         """Repeat the suggestion of a trial that Tune has lost."""
-        forgotten = self._order[number]
+        lost_id = self._order[number]
         self._order[number] = trial_id
         for kept in (self._ended, self._reported, self._curves):
-            kept.pop(forgotten, None)
-        self._numbers[trial_id] = self._numbers.pop(forgotten)
-        if forgotten in self._suggested:
-            self._suggested[trial_id] = self._suggested.pop(forgotten)
+            kept.pop(lost_id, None)
+        self._numbers[trial_id] = self._numbers.pop(lost_id)
+        if lost_id in self._suggested:
+            self._suggested[trial_id] = self._suggested.pop(lost_id)
         return {"number": number, "arguments": self._arguments[number]}
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        """Remember the best epoch; Optuna gets it in the trials' order, after the trial has ended."""
+        """Record the best epoch; it is passed to Optuna in the trials' order, after the trial has ended."""
         if result.get("failure"):
             self._ended[trial_id] = "failed"
             return
@@ -225,16 +226,16 @@ class StudySearcher(Searcher):
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
-        """Remember how the trial ended."""
+        """Record how the trial ended."""
         if self._ended.get(trial_id) == "failed":
             return
         stopped = result is not None and result.get("progress", 1.0) < 1
-        if result is not None and stopped and not error:  # Tune has only notified the scheduler
+        if result is not None and stopped and not error:  # so far only the scheduler got this result
             self.on_trial_result(trial_id, result)
         self._ended[trial_id] = "failed" if error else "pruned" if stopped else "finished"
 
     def _pass_results(self, num_trials: int) -> bool:
-        """Pass the first ``num_trials`` results to Optuna in order; False when one of the trials has not ended."""
+        """Pass the first ``num_trials`` results to Optuna in order; return False if one of the trials has not ended."""
         while self._num_passed < num_trials:
             trial_id = self._order[self._num_passed]
             if trial_id not in self._ended:
@@ -273,7 +274,7 @@ class StudySearcher(Searcher):
     def reconcile(self, trials: Iterable[TuneTrial]) -> None:
         """Adjust the state to the trials that Tune has restored.
 
-        The files of a snapshot are written one after the other: after a kill or on a full disk, the searcher's
+        The files of a snapshot are written one after the other, so after a kill, or on a full disk, the searcher's file
         may be older or newer than that of the trials.
         """
         known = {trial.trial_id: trial for trial in trials}
@@ -283,7 +284,7 @@ class StudySearcher(Searcher):
                 self._adopt(trial)
             if trial.status in ("TERMINATED", "ERROR"):
                 self._complete(trial)
-            elif trial.trial_id in self._suggested:  # it failed, and is retried
+            elif trial.trial_id in self._suggested:  # the trial failed, and is retried
                 self._ended.pop(trial.trial_id, None)
         for number, trial_id in enumerate(self._order):
             if trial_id not in known:
@@ -294,7 +295,7 @@ class StudySearcher(Searcher):
         """Adopt a trial that was suggested after this state was saved."""
         number, arguments = trial.config["number"], trial.config["arguments"]
         if number < len(self._order):
-            self._again(number, trial.trial_id)
+            self._suggest_again(number, trial.trial_id)
         else:
             self._pass_results(max(0, number - self._window + 1))
             self._ask(trial.trial_id)

@@ -22,7 +22,7 @@ _NUM_SHOWN = 3  # values of one argument that a message lists
 def known_trials(records: Iterable[TrialRecord], config: SearchConfig) -> list[FrozenTrial]:
     """Convert the finished trials of an earlier run for ``study.add_trials``, in their order.
 
-    Trials outside of the space are skipped: it may have become narrower since ``check_fits``.
+    Trials outside of the space are skipped, since it may have become narrower since ``check_fits``.
 
     Args:
         records: Trials with every metric of the search's objectives and constraints.
@@ -60,12 +60,12 @@ def check_fits(
         space: The arguments that are searched now, by name.
         metric_names: Current objectives and constraints.
         run_id: The earlier run, for messages.
-        fixed: Arguments that every trial has now; None compares only the arguments that either run searched.
+        fixed: Arguments with the same value in every trial now; None compares only the arguments that a run searched.
         conditional: Current arguments that a trial may lack.
 
     Raises:
-        ConfigError: The earlier run has no finished trial; it searched or set other arguments; a value is outside of
-            its current range; a metric is missing. All faults are in one message, with remedies.
+        ConfigError: The earlier run has no finished trial, searched or set other arguments, or has a value outside of
+            its current range, or a metric is missing. All faults are in one message, with remedies.
     """
     done = finished(records)
     where = f"search.warm_start: run {run_id!r}"
@@ -127,7 +127,7 @@ def _searched_fault(
 def _other_fault(
     name: str, values: list[Any], num_trials: int, fixed: Mapping[str, Any] | None
 ) -> str | None:
-    """Return what is wrong with an argument of the earlier run that is not searched now, or None."""
+    """Return the fault of an argument of the earlier run that is not searched now, or None."""
     distinct = _distinct(values)
     if name in (fixed or {}):
         expected = fixed[name] if fixed else None

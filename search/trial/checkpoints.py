@@ -29,8 +29,8 @@ class SavedEpoch:
     Attributes:
         key: Its folder in the store.
         record: Record that ``write_epoch`` wrote: ``epoch``, ``step``, ``metrics``, ``files`` with their sizes in
-            bytes, ``sha256`` of the same files, and ``seal``, the SHA-256 of all that; ``reduced`` if files that
-            resuming needs were deleted.
+            bytes, ``sha256`` of the same files, and ``seal``, the SHA-256 of all these fields; ``reduced`` if files
+            that resuming needs were deleted.
     """
 
     key: str
@@ -60,7 +60,8 @@ def write_epoch(directory: Path, record: dict[str, Any]) -> None:
         name = path.relative_to(directory).as_posix()
         files[name] = path.stat().st_size
         digests[name] = file_sha256(path)
-    whole = json.loads(json.dumps({**record, "files": files, "sha256": digests}))  # as it will be parsed
+    # Through JSON, so that the seal is that of the record as it will be parsed.
+    whole = json.loads(json.dumps({**record, "files": files, "sha256": digests}))
     text = json.dumps({**whole, "seal": _seal(whole)}, indent=2) + "\n"
     (directory / RECORD_NAME).write_text(text, encoding="utf-8")
 
@@ -82,7 +83,7 @@ def checkpoint_key(trial: str, epoch: int) -> str:
 
 
 def upload_files(store: Store, directory: Path, key: str) -> None:
-    """Upload a checkpoint's files without its record, so that the checkpoint does not exist yet.
+    """Upload a checkpoint's files; the checkpoint does not exist until its record is uploaded.
 
     Raises:
         StorageError: The upload failed.
@@ -95,7 +96,7 @@ def upload_files(store: Store, directory: Path, key: str) -> None:
 
 
 def upload_record(store: Store, directory: Path, key: str) -> SavedEpoch:
-    """Upload the record of a checkpoint whose files are in the store: from now on the checkpoint exists.
+    """Upload the record of a checkpoint whose files are in the store; from then on the checkpoint exists.
 
     Raises:
         StorageError: The upload failed.
@@ -128,7 +129,7 @@ def find_checkpoint(
 ) -> SavedEpoch | None:
     """Return the checkpoint with the best ``metric``, the later of equals; without a metric, the last one.
 
-    Epochs that cannot be selected (see ``is_selectable``) are returned only where there are no others.
+    Epochs that cannot be selected (see ``is_selectable``) are returned only if there are no others.
     """
     sign = 1 if mode == "max" else -1
     if metric is None:
@@ -141,7 +142,7 @@ def find_checkpoint(
 
 
 class DamagedCheckpointError(PermanentStorageError):
-    """A file of a checkpoint differs from what was saved."""
+    """A file of a checkpoint differs from the saved one."""
 
 
 def download_checkpoint(store: Store, key: str, target: Path, names: Collection[str] | None = None) -> Path:
@@ -158,8 +159,8 @@ def download_checkpoint(store: Store, key: str, target: Path, names: Collection[
 
     Raises:
         FileNotFoundError: There is no such checkpoint, or no such file in it.
-        DamagedCheckpointError: A file differs from what was saved.
-        StorageError: The storage does not answer.
+        DamagedCheckpointError: A file differs from the saved one.
+        StorageError: The storage does not respond.
     """
     content = store.read(f"{key}/{RECORD_NAME}")
     if content is None:
@@ -168,13 +169,8 @@ def download_checkpoint(store: Store, key: str, target: Path, names: Collection[
         record = parse_record(content)
         files = dict(record["files"])
         for name in files:
-            check_key(name)
-    except (
-        ValueError,
-        KeyError,
-        TypeError,
-        RecursionError,
-    ) as error:  # also a name outside of the checkpoint
+            check_key(name)  # rejects names outside of the checkpoint
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise DamagedCheckpointError(
             f"storage {store.location(f'{key}/{RECORD_NAME}')}: is damaged ({first_line(error)}); restore that "
             f"file from a backup"
@@ -194,7 +190,7 @@ def download_checkpoint(store: Store, key: str, target: Path, names: Collection[
 
 
 def damage_in(record: dict[str, Any], name: str, file: BinaryIO) -> str | None:
-    """Read a checkpoint's file to its end, and return what is wrong with it, or None."""
+    """Read a checkpoint's file to its end, and describe its damage; None if it is intact."""
     size, digest = 0, hashlib.sha256()
     while block := file.read(_BLOCK):
         size += len(block)
@@ -209,10 +205,10 @@ def damage_in(record: dict[str, Any], name: str, file: BinaryIO) -> str | None:
 def thinned(
     store: Store, epochs: Iterable[SavedEpoch], metric: str, mode: str, *, ended: bool
 ) -> list[SavedEpoch]:
-    """Delete what is not needed of a trial's complete checkpoints, and return those that are left.
+    """Delete unneeded files of a trial's complete checkpoints, and return the checkpoints that are left.
 
-    The best one keeps its model, the last one with everything that resuming needs all of it, and the last epoch its
-    record; once the trial has ended, the last one keeps its record alone unless it is the best.
+    The best checkpoint keeps its model, the last one that can be resumed keeps all of its files, and the last epoch
+    keeps its record. Once the trial has ended, the last one keeps only its record, unless it is the best.
 
     Args:
         store: Store of the checkpoints.
@@ -222,7 +218,7 @@ def thinned(
         ended: Whether the trial will not be resumed.
 
     Raises:
-        StorageError: The storage does not answer.
+        StorageError: The storage does not respond.
     """
     ordered, left = sorted(epochs, key=lambda each: each.epoch), []
     best = find_checkpoint(ordered, metric, mode)
@@ -239,7 +235,7 @@ def thinned(
 
 
 def _reduced(store: Store, saved: SavedEpoch, names: Collection[str]) -> SavedEpoch:
-    """Delete all files of a checkpoint but some; its record, rewritten first, no longer has the others."""
+    """Delete all files of a checkpoint except ``names``, after removing them from its record."""
     others = saved.record["files"].keys() - set(names)
     if not others:
         return saved
@@ -258,7 +254,7 @@ def _reduced(store: Store, saved: SavedEpoch, names: Collection[str]) -> SavedEp
 
 
 def thin_out(store: Store, trial: str, metric: str, mode: str, *, ended: bool = True) -> None:
-    """Delete what is not needed of a trial's checkpoints in the store, incomplete ones included; see ``thinned``."""
+    """Delete unneeded files of a trial's checkpoints in the store, including incomplete ones; see ``thinned``."""
     left = thinned(store, saved_epochs(store, trial), metric, mode, ended=ended)
     delete_checkpoints(store, trial, kept={each.key for each in left})
 

@@ -1,4 +1,4 @@
-"""The device of a worker: the one GPU that Ray assigned to it, or none; and what a trial leaves on it."""
+"""The device of a worker: the one GPU that Ray assigned to it, or none; and cleaning up the GPU after a trial."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ MPS_DIRECTORY = "CUDA_MPS_PIPE_DIRECTORY"
 
 
 class DeviceError(RuntimeError):
-    """A worker cannot use the GPU that was assigned to it; another worker may."""
+    """A worker cannot use the GPU that was assigned to it; another worker may be able to."""
 
 
 @contextmanager
 def own_device(*, use_gpu: bool, mps: Mapping[str, str] | None = None) -> Iterator[None]:
-    """Let this process use the GPU that Ray assigned to it, and no other, inside the block; without a GPU, none.
+    """Inside the block, let this process use only the GPU that Ray assigned to it, or none if it has none.
 
     torch then numbers that GPU 0, and neither transformers nor accelerate finds a second one. A process without a GPU
-    opens no CUDA context, which would take some hundred MiB of a GPU that belongs to others.
+    opens no CUDA context, which would take some hundred MiB of a GPU that other processes use.
 
     Args:
         use_gpu: Whether a GPU was assigned.
         mps: Directory of the Multi-Process Service of each node that has one, by the node's id.
 
     Raises:
-        DeviceError: torch cannot use the GPU, or has already begun to use another.
+        DeviceError: torch cannot use the GPU, or is already using another.
     """
     assigned = assigned_gpus() if use_gpu else []
     own: dict[str, str | None] = {VISIBLE: visible_devices(assigned, use_gpu=use_gpu)}
@@ -47,7 +47,7 @@ def own_device(*, use_gpu: bool, mps: Mapping[str, str] | None = None) -> Iterat
 
 
 def assigned_gpus() -> list[str]:
-    """Return the ids of the GPUs that Ray assigned to this worker; none outside of Ray."""
+    """Return the ids of the GPUs that Ray assigned to this worker; an empty list outside of Ray."""
     import ray
 
     return ray.get_runtime_context().get_accelerator_ids().get("GPU", []) if ray.is_initialized() else []
@@ -63,7 +63,7 @@ def visible_devices(assigned: Sequence[str], *, use_gpu: bool) -> str | None:
     """Return the value of ``CUDA_VISIBLE_DEVICES`` for a process: its GPU, or an empty text without one.
 
     Args:
-        assigned: Ids of the assigned GPUs; with none, as outside of Ray, the value that is set already is returned.
+        assigned: Ids of the assigned GPUs; if there are none, as outside of Ray, the current value is returned.
         use_gpu: Whether the process uses a GPU.
 
     Raises:
@@ -79,7 +79,7 @@ def visible_devices(assigned: Sequence[str], *, use_gpu: bool) -> str | None:
 
 
 def _check(assigned: Sequence[str]) -> None:
-    """Raise ``DeviceError`` unless torch sees a GPU, and that one alone if Ray assigned it."""
+    """Raise ``DeviceError`` unless torch sees a GPU, and only one if Ray assigned it."""
     import torch
 
     which = f"GPU {assigned[0]}" if assigned else "a GPU"
@@ -94,11 +94,11 @@ def _check(assigned: Sequence[str]) -> None:
 
 
 def why_unavailable(version: str, cuda: str | None) -> str:
-    """Describe why torch uses no GPU of a node that has some, with what to do about it.
+    """Describe why torch cannot use the GPUs of a node, with the remedy.
 
     Args:
-        version: Version of torch there.
-        cuda: CUDA version that it is built for; None for CPUs alone.
+        version: Version of torch on the node.
+        cuda: CUDA version that torch is built for; None if it is built only for CPUs.
     """
     if cuda is None:
         return (

@@ -44,7 +44,7 @@ def tag_of(metric: str) -> str:
 
 
 def best_tag(metric: str) -> str:
-    """Return the tag of the best epoch's value so far, in a metric of a task."""
+    """Return the tag for the best value of a task's metric so far."""
     return f"best/{metric}"
 
 
@@ -66,12 +66,11 @@ def write_experiment(
         key: The runs' folder.
         space: Arguments of the search.
         task: Name of the task.
-        metrics: The job's metric, then others that are measured besides those of every epoch; default: the task's
-            first.
+        metrics: The job's metric, then further metrics besides those of every epoch; default: the task's first metric.
         with_threshold: Whether ``THRESHOLD_METRIC`` is measured.
 
     Raises:
-        StorageError: The storage does not answer.
+        StorageError: The storage does not respond.
     """
     if any(name.startswith(_EVENTS) for name in store.names(key)):
         return
@@ -90,22 +89,21 @@ def write_experiment(
 
 
 class TrialEvents:
-    """Write one trial's TensorBoard run: its parameters, its scalars and its end.
+    """Writes one trial's TensorBoard run: its parameters, its scalars and its end.
 
-    Where the store is a directory, everything is visible at once; in other stores, when ``send`` returns.
+    If the store is a directory, everything is visible at once; otherwise, when ``send`` returns.
 
     Args:
         store: Store to write to.
         key: The run's folder; runs are named after their trials.
         parameters: Searched and fixed arguments of the trial.
-        first_step: Step from which a trial is resumed; later scalars, of the interrupted attempt, are
-            dropped.
+        first_step: Step from which the trial is resumed; later scalars, of an interrupted attempt, are dropped.
     """
 
     def __init__(self, store: Store, key: str, parameters: dict[str, Any], *, first_step: int = 0) -> None:
         # Without retries: an unavailable storage must not delay a trial because of its plots.
         self._run = _Run(store.once, key)
-        # Even if nothing was saved before: an earlier attempt may have written scalars of an epoch.
+        # Written even if no epoch was saved, since an earlier attempt may have written scalars.
         log = _event.SessionLog(status=_event.SessionLog.START)
         self._run.event(step=first_step + 1, session_log=log)
         start = _plugin.SessionStartInfo(start_time_secs=time.time(), group_name=key.rpartition("/")[2])
@@ -126,11 +124,11 @@ class TrialEvents:
         self._attempt(lambda: self._run.end(status))
 
     def send(self) -> None:
-        """Upload what is new; what cannot be uploaded now is uploaded with the next call."""
+        """Upload new events; if that fails, the next call uploads them."""
         self._attempt(self._run.send)
 
     def close(self) -> None:
-        """Upload what is left; without ``end``, the trial stays marked as running."""
+        """Upload the remaining events; without ``end``, the trial stays marked as running."""
         self.send()
         with suppress(OSError):
             self._run.close()
@@ -147,14 +145,14 @@ class TrialEvents:
 
 
 def mark_ended(store: Store, key: str, status: Literal["success", "failure"]) -> None:
-    """Mark a trial as ended, for one that was lost or stopped before it could do so itself."""
+    """Mark a trial as ended that was lost or stopped before it could do so itself."""
     with _Run(store, key) as run:
         run.end(status)
         run.send()
 
 
 class _Run:
-    """One event file: written in place where the store is a directory, else locally, and uploaded as a whole."""
+    """One event file: written in place if the store is a directory, else written locally and uploaded as a whole."""
 
     def __init__(self, store: Store, key: str) -> None:
         self._store = store

@@ -1,4 +1,4 @@
-"""Measure on a GPU what trials of a search take: memory of their own steps, and throughput side by side."""
+"""Measure trials of a search on a GPU: the memory of their steps, and the throughput of parallel trials."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from .inputs import TrialInputs, TrialSettings
 
 _CONTEXT_BYTES = 600 * 2**20  # used by CUDA and its libraries in each process
-_NUM_STEPS = 3  # the optimizer's moments are there from the first, fragments from the second
+_NUM_STEPS = 3  # the optimizer's moments exist after the first step, fragmentation shows after the second
 _SECONDS = 8.0
 
 
@@ -39,8 +39,8 @@ class Shape:
         batch_size: Texts per step.
         length: Tokens of the longest text.
         num_labels: Columns of the logits.
-        teacher_parameters: Parameters of a teacher that runs beside the student for its hidden states; 0 without one.
-        columns: Columns that a student without layers keeps for each token; 0 for one with layers.
+        teacher_parameters: Parameters of a teacher that runs with the student for its hidden states; 0 without one.
+        columns: Columns that a student without layers keeps for each token; 0 for a student with layers.
     """
 
     num_parameters: int
@@ -57,11 +57,11 @@ class Shape:
 def estimated_bytes(shape: Shape) -> int:
     """Estimate the memory of one training process on a GPU, in bytes.
 
-    The sum of: weights, gradients and Adam's two moments in 32 bits, 16 bytes per parameter, and 2 more for the copy
-    in 16 bits; for a teacher, which is not trained, only the weights and that copy;
-    activations of a layer, ``s b h (34 + 5 a s / h)`` bytes in 16 bits (Korthikanti et al., "Reducing Activation
-    Recomputation in Large Transformer Models", 2022, equation 1), or the columns of a model without layers in 32 bits;
-    embeddings and logits; CUDA itself.
+    It is the sum of: weights, gradients and Adam's two moments in 32 bits (16 bytes per parameter), and 2 bytes more
+    for the copy in 16 bits; for a teacher, which is not trained, only the weights and that copy; activations of a
+    layer, ``s b h (34 + 5 a s / h)`` bytes in 16 bits (Korthikanti et al., "Reducing Activation Recomputation in Large
+    Transformer Models", 2022, equation 1), or the columns of a model without layers in 32 bits; embeddings and logits;
+    CUDA itself.
 
     Args:
         shape: Sizes of the training step.
@@ -80,7 +80,7 @@ def shape_of(model: Any, batch_size: int, length: int, teacher_parameters: int =
         model: The student.
         batch_size: Texts per step.
         length: Tokens of the longest text.
-        teacher_parameters: Parameters of a teacher that runs beside it; 0 without one.
+        teacher_parameters: Parameters of a teacher that runs with the student; 0 without one.
     """
     from ...training.models.attention_free import AttentionFreeClassifier
     from ...training.models.structured_pruning import num_heads
@@ -100,16 +100,16 @@ def shape_of(model: Any, batch_size: int, length: int, teacher_parameters: int =
 
 
 def measure_memory(arguments: Mapping[str, Any], inputs: TrialInputs, settings: TrialSettings) -> GpuMemory:
-    """Train some steps of a trial on its longest texts, evaluate it, and return what that took of this worker's GPU."""
+    """Train some steps of a trial on its longest texts, evaluate it, and return the memory that it used on the GPU."""
     with own_device(use_gpu=True, mps=settings.mps), temporary_directory("probe") as work:
         (free, total), estimated = torch.cuda.mem_get_info(), 0
         try:
             trainer = _trainer(arguments, inputs, settings, work)
             lengths, teacher = trainer.train_dataset.lengths, trainer.teacher_model
-            beside = 0 if teacher is None else teacher.num_parameters()
+            teacher_parameters = 0 if teacher is None else teacher.num_parameters()
             longest = int(lengths.max())
             num_texts = min(trainer.args.train_batch_size, trainer.pass_limit(is_trained=True).rows(longest))
-            shape = shape_of(trainer.model, num_texts, longest, beside)
+            shape = shape_of(trainer.model, num_texts, longest, teacher_parameters)
             estimated = estimated_bytes(shape)
             trainer._get_train_sampler = lambda *_: LengthSortedSampler(lengths)
             trainer.add_callback(StepTimes(num_steps=_NUM_STEPS))
@@ -121,7 +121,7 @@ def measure_memory(arguments: Mapping[str, Any], inputs: TrialInputs, settings: 
 
 
 def measure_steps(arguments: Mapping[str, Any], inputs: TrialInputs, settings: TrialSettings) -> list[float]:
-    """Train a trial for some seconds, and return the moment of each step's end."""
+    """Train a trial for some seconds, and return the end time of each step, as ``StepTimes.moments``."""
     times = StepTimes(seconds=_SECONDS)
     with own_device(use_gpu=settings.use_gpu, mps=settings.mps), temporary_directory("probe") as work:
         trainer = _trainer(arguments, inputs, settings, work)
@@ -131,7 +131,7 @@ def measure_steps(arguments: Mapping[str, Any], inputs: TrialInputs, settings: T
 
 
 def _trainer(arguments: Mapping[str, Any], inputs: TrialInputs, settings: TrialSettings, work: Path) -> Any:
-    """Return the trainer that a trial with these arguments has: its precision, its optimizer, its texts."""
+    """Create the trainer of a trial with these arguments, except that it saves no checkpoints."""
     from transformers.trainer_utils import SaveStrategy
 
     from .run import make_trainer
@@ -142,7 +142,7 @@ def _trainer(arguments: Mapping[str, Any], inputs: TrialInputs, settings: TrialS
 
 
 def _evaluate_longest(trainer: Any, split: TokenizedSplit) -> None:
-    """Evaluate the longest texts of a split, as many as an evaluation step has."""
+    """Evaluate one batch of the longest texts of a split."""
     args, pad = trainer.args, trainer.data_collator.pad_token_id
     size = args.per_device_eval_batch_size
     longest = selected(split, np.argsort(-split.lengths, kind="stable")[:size].tolist())
@@ -150,11 +150,11 @@ def _evaluate_longest(trainer: Any, split: TokenizedSplit) -> None:
 
 
 class StepTimes(TrainerCallback):
-    """Note when steps end, and stop a training after some of them.
+    """Record when steps end, and stop a training after some of them.
 
     Args:
-        num_steps: Least number of steps.
-        seconds: Least time in seconds.
+        num_steps: Minimum number of steps.
+        seconds: Minimum time in seconds.
     """
 
     def __init__(self, num_steps: int = 1, seconds: float = 0.0) -> None:
@@ -163,9 +163,9 @@ class StepTimes(TrainerCallback):
         """End of each step, in seconds since the epoch, a clock that the processes of a node share."""
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Wait for the device, note the time, and stop once all was measured."""
+        """Wait for the device, record the time, and stop once both minimums are reached."""
         if args.device.type == "cuda":
             torch.cuda.synchronize()
         self.moments.append(time.time())
-        lasted = self.moments[-1] - self.moments[0] >= self._seconds
-        control.should_training_stop = lasted and len(self.moments) >= self._num_steps
+        is_long_enough = self.moments[-1] - self.moments[0] >= self._seconds
+        control.should_training_stop = is_long_enough and len(self.moments) >= self._num_steps

@@ -45,17 +45,17 @@ class TrialInputs:
 
     Attributes:
         students: The published checkpoints that trials start from, by ``student_name``; each node fetches them.
-        train: Training texts by kind: ``train``, then the transfer set's kinds. Without logits when
-            alpha is 1 in every trial.
+        train: Training texts by kind: ``train``, then the transfer set's kinds. Without logits if alpha is 1 in every
+            trial.
         validation: Tokenized validation split, on which all trials are evaluated.
-        out_of_scope_id: Label id of texts outside every intent, None where the data has no such label.
+        out_of_scope_id: Label id of texts outside every intent; None if the data has no such label.
         label_names: Label names, in the data's order.
         teacher: Key of the teacher's published checkpoint, for trials whose ``hidden_loss_weight`` is above 0.
         task: Name of the task.
-        metric: Metric of the job, in which the best epoch is shown; None: the task's first.
+        metric: Metric of the job, in which the best epoch is shown; None for the task's first metric.
         accuracy_with_threshold: Function of logits[N, C] and labels of the validation split, for ``THRESHOLD_METRIC``;
-            None where the job has no out-of-scope threshold.
-        respelled: The texts for the kinds of students whose tokenizer is another one, where the kind is searched.
+            None if the job has no out-of-scope threshold.
+        respelled: If the kind of student is searched, the texts for each kind with a tokenizer of its own.
     """
 
     students: dict[str, Student]
@@ -80,12 +80,12 @@ class TrialInputs:
         return self.metric or tasks.get(self.task).goal[0]
 
     def of(self, arguments: Mapping[str, Any]) -> TrialInputs:
-        """Return the inputs of a trial with these arguments: its texts are in the word pieces of its student."""
+        """Return the inputs of a trial with these arguments, whose texts are in the word pieces of its student."""
         own = self.respelled.get(arguments.get(STUDENT_KIND, ""))
         return self if own is None else replace(self, train=own.train, validation=own.validation)
 
     def trained_on(self, arguments: Mapping[str, Any]) -> list[LabelledSplit]:
-        """Return the training texts of a trial; of a kind whose count is searched, only the first ones."""
+        """Return the training texts of a trial; if the count of a kind is searched, only its first texts."""
         counts = {kind: arguments[name] for name, kind in TEXT_COUNTS.items() if name in arguments}
         return [split.first(counts[kind]) if kind in counts else split for kind, split in self.train.items()]
 
@@ -111,8 +111,8 @@ class TrialSettings:
         num_processes: Data-parallel processes of a trial.
         gpu_share: A trial's share of the memory of a GPU that several trials share. A trial that exceeds it fails
             without affecting the others.
-        also: Metrics of the task that the search names, and that are therefore measured after every epoch.
-        checkpoint_every_s: Seconds after which an epoch gets a checkpoint though it is not the best; 0: every epoch.
+        also: Further metrics of the task that the search names, measured after every epoch.
+        checkpoint_every_s: Seconds after which an epoch gets a checkpoint even if it is not the best; 0: every epoch.
         mps: Directory of the Multi-Process Service of each node that has one, by the node's id.
     """
 

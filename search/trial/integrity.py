@@ -1,4 +1,4 @@
-"""Verify checkpoints before use: their files must be byte for byte those that were saved."""
+"""Verify checkpoints before use: their files must be the saved ones, byte for byte."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ logger = logging.getLogger(__name__)
 
 
 def damage_of(store: Store, saved: SavedEpoch, names: Collection[str] | None = None) -> str | None:
-    """Read a checkpoint's files to their ends, and return what is wrong with them, or None.
+    """Read a checkpoint's files to their ends, and describe the first damage; None if they are intact.
 
     Args:
         store: Store of the checkpoint.
@@ -60,8 +60,8 @@ def last_intact(
 ) -> SavedEpoch | None:
     """Return the last epoch whose checkpoint is intact and can be resumed; delete later ones, which are damaged.
 
-    Earlier checkpoints are not read. Usually only the last one can be resumed, since ``thinned`` leaves earlier ones
-    no more than their model; if it is damaged, the trial starts over.
+    Earlier checkpoints are not read. Usually only the last one can be resumed, since ``thinned`` leaves at most the
+    model of earlier ones; if it is damaged, the trial starts over.
 
     Args:
         store: Store of the checkpoints.

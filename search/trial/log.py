@@ -23,12 +23,12 @@ _LOGGERS = ("distiltune", "transformers", "py.warnings")
 def trial_log(store: Store, key: str) -> Iterator[Callable[[str], None]]:
     """Open a trial's log for a block, and yield a function that adds a line to it.
 
-    Inside the block, warnings of ``distiltune``, ``transformers`` and Python, and what Python code prints, are
-    written to the log too, and so is the traceback of an exception that leaves the block. Only one trial at a time
-    per process.
+    Inside the block, warnings of ``distiltune``, ``transformers`` and Python, and the printed output of Python code,
+    are written to the log too, and so is the traceback of an exception that leaves the block. A process can have only
+    one such log at a time.
 
     Raises:
-        StorageError: The storage does not answer.
+        StorageError: The storage does not respond.
     """
     writer = LogWriter(store, key)
     writer.setLevel(logging.WARNING)

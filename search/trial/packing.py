@@ -1,4 +1,4 @@
-"""How many trials share a GPU: what its free memory, the CPUs of its node and measured throughput allow."""
+"""How many trials share a GPU, by its free memory, the CPUs of its node and measured throughput."""
 
 from __future__ import annotations
 
@@ -13,25 +13,24 @@ from ...errors import RunFailedError
 logger = logging.getLogger(__name__)
 
 AUTO: Literal["auto"] = "auto"
-"""In place of a trial's GPUs: as many trials share a GPU as it can serve."""
+"""Value in place of a number of GPUs per trial: as many trials share a GPU as it can serve."""
 
-USABLE = 0.92  # of a GPU's free memory: the rest is lost to fragmentation
-# About 85 % of a step is the host's time (an estimate): more trials than this would wait for the GPU.
+USABLE = 0.92  # share of a GPU's free memory; the rest is lost to fragmentation
+# An estimated 85 % of a step is the host's time, so more trials than this would wait for the GPU.
 _MOST_UNMEASURED = 8
 _MOST_MEASURED = 64
-_LEAST_GAIN = (
-    1.1  # of throughput, by which a doubling pays: more trials at once mean older results to learn from
-)
+# Relative throughput that a doubling must reach, since more parallel trials mean older results to learn from.
+_LEAST_GAIN = 1.1
 
 
 @dataclass(frozen=True)
 class GpuMemory:
-    """Memory of a GPU, in bytes, as a probe of one trial has found it.
+    """Memory of a GPU in bytes, as measured with one trial.
 
     Attributes:
-        peak: Most that the trial takes, CUDA included; None where a step did not fit.
-        free: What was free before.
-        total: All of it.
+        peak: Peak memory of the trial, including CUDA; None if a step did not fit.
+        free: Free memory before the trial.
+        total: Total memory.
         estimated: Estimate of the peak.
     """
 
@@ -55,10 +54,10 @@ class Packing:
 
 
 def num_by_memory(memory: GpuMemory, batch_size: int) -> int:
-    """Return how many trials fit on a GPU at a time.
+    """Return how many trials fit in a GPU's memory at a time.
 
     Args:
-        memory: What a probe has found.
+        memory: Measurement of one trial.
         batch_size: Texts of its steps, for the message.
 
     Raises:
@@ -78,7 +77,7 @@ def num_by_memory(memory: GpuMemory, batch_size: int) -> int:
 
 
 def num_by_cpus(nodes: Sequence[Mapping[str, float]], cpus_per_trial: float) -> int:
-    """Return how many trials on a GPU have CPUs, at least 1, on every node with GPUs.
+    """Return for how many trials per GPU every node with GPUs has CPUs; at least 1.
 
     Args:
         nodes: Resources of the nodes, by Ray's names.
@@ -93,12 +92,12 @@ def num_by_cpus(nodes: Sequence[Mapping[str, float]], cpus_per_trial: float) -> 
 
 
 def limit_of(by_memory: int, by_cpus: int, *, measured: bool) -> int:
-    """Return the most trials that are put on a GPU; fewer where it is not measured whether more pay."""
+    """Return the maximum number of trials on a GPU; it is lower if their throughput is not ``measured``."""
     return max(1, min(by_memory, by_cpus, _MOST_MEASURED if measured else _MOST_UNMEASURED))
 
 
 def fraction_of(num: int) -> float:
-    """Return the share of a GPU that a number of trials have each, in the ten-thousandths that Ray counts."""
+    """Return each trial's share of a GPU, rounded down to the ten-thousandths that Ray counts in."""
     return math.floor(1e4 / num) / 1e4
 
 
@@ -107,9 +106,9 @@ def settled(requested: float, memories: Sequence[GpuMemory], by_cpus: int, batch
 
     Args:
         requested: Requested GPUs per trial, above 0 and below 1; 0 for as many trials as memory and CPUs allow.
-        memories: What a probe of each student has found; not empty.
+        memories: Measurement of a trial of each student; not empty.
         by_cpus: Result of ``num_by_cpus``.
-        batch_size: Texts of the probes' steps.
+        batch_size: Texts of the measured steps.
 
     Raises:
         RunFailedError: Not even one trial of some student fits.
@@ -137,7 +136,7 @@ def packing_of(num: int, memories: Sequence[GpuMemory]) -> Packing:
 
 
 def _memory_share(num: int, memories: Sequence[GpuMemory]) -> float:
-    """Return the share of all memory that each of some trials may take: of what was free, not of what others hold."""
+    """Return the share of a GPU's total memory that each of ``num`` trials may take, so that all fit in free memory."""
     return min(USABLE * each.free / each.total for each in memories) / num
 
 
@@ -151,33 +150,33 @@ def doublings(limit: int) -> Iterator[int]:
 
 
 def pays(rates: Mapping[int, float]) -> bool:
-    """Return whether the last of some numbers of trials is worth it: at least 10 % faster than the one before.
+    """Return whether the last number of trials is worth it: at least 10 % faster than the one before.
 
     Args:
-        rates: Steps a second of all trials together, by the number of trials, ascending.
+        rates: Steps per second of all trials together, by the number of trials, in ascending order.
     """
     values = list(rates.values())
     return len(values) < 2 or values[-1] >= _LEAST_GAIN * values[-2]
 
 
 def fastest(rates: Mapping[int, float]) -> int:
-    """Return the number of trials on a GPU that was the last to be worth it.
+    """Return the largest number of trials on a GPU that was worth it.
 
     Args:
-        rates: As in ``pays``; measured until a number did not pay, or up to the limit.
+        rates: As in ``pays``; measured until a number was not worth it, or up to the limit.
     """
     numbers = list(rates)
     return numbers[-1] if pays(rates) else numbers[-2]
 
 
 def rate_together(times: Sequence[Sequence[float]]) -> float:
-    """Return the steps a second of processes side by side, over the time in which all of them were at work.
+    """Return the total steps per second of parallel processes, over the time in which all of them were running.
 
     Args:
-        times: Moment of each step's end, in seconds of one clock, of each process.
+        times: End time of each step, for each process, in seconds of a common clock.
 
     Returns:
-        0 where they never were at work together.
+        The rate; 0 if the processes never ran at the same time.
     """
     if not all(len(each) > 1 for each in times):
         return 0.0

@@ -1,4 +1,4 @@
-"""The precision of a search's trials: settled by the first one, and kept by the others and by a resumed run."""
+"""The precision of a search's trials: chosen by the first trial, and kept by the others and by a resumed run."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ logger = logging.getLogger(__name__)
 
 
 def precision_key(experiment: str) -> str:
-    """Return the key of a search's record: ``bf16``, and the ``device`` that it was settled on."""
+    """Return the key of a search's precision record: ``bf16``, and the ``device`` that it was chosen on."""
     return f"{experiment}-precision.json"
 
 
 def settled_bf16(store: Store, experiment: str, *, use_gpu: bool) -> bool:
-    """Return whether the trials of a search train in bfloat16, where neither the job nor the space gives a precision.
+    """Return whether the trials of a search train in bfloat16, if neither the job nor the space gives a precision.
 
-    The first trial settles it by its hardware and records it: trials on other devices, and a run that is resumed on
-    others, would otherwise train in another precision without notice. Only on a device that does not multiply bfloat16
-    does a trial depart from the record, with a warning in its log.
+    The first trial chooses it by its hardware, and records it. Otherwise trials on other devices, and runs that are
+    resumed on other devices, would train in another precision without notice. A trial deviates from the record, with a
+    warning in its log, only on a device that cannot multiply bfloat16.
 
     Args:
         store: The run store.

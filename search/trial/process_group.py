@@ -1,4 +1,4 @@
-"""The process group of one trial: rendezvous of its processes, and what all of them do at the same step."""
+"""The process group of one trial: rendezvous of its processes, and their collective operations at the same step."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def _arrival(rank: int) -> str:
 @contextmanager
 def joined(member: GroupMember, store: TCPStore) -> Iterator[None]:
     """Join the process group inside the block, and set the environment variables that accelerate reads."""
-    remove_process_group()  # left in the shell that started this node
+    remove_process_group()  # variables inherited from the shell that started this node
     with environment_set(_environment(member)), _group(member, store):
         yield
 
@@ -145,7 +145,7 @@ def _interface(address: str) -> str | None:
 
 
 class KeepStep(TrainerCallback):
-    """Callback for what every process must do at the same step, since it is collective."""
+    """Callback for collective operations, which every process must do at the same step."""
 
     def on_epoch_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -158,7 +158,7 @@ class KeepStep(TrainerCallback):
     ) -> None:
         """Gather every process's random state into the checkpoint, which only rank 0 keeps.
 
-        The last checkpoint has none: it is not resumed.
+        The last checkpoint has no random states, since it is not resumed.
         """
         if args.save_only_model:
             return
@@ -173,5 +173,5 @@ class KeepStep(TrainerCallback):
 
 
 def _random_state(rank: int) -> str:
-    """Return the file name that transformers uses, also to resume."""
+    """Return the name of the file in which transformers saves, and from which it restores, a random state."""
     return f"rng_state_{rank}.pth"

@@ -38,7 +38,7 @@ class SharedInputs:
     """Inputs in the object store, where each process of a trial reads them without a copy of its own.
 
     Attributes:
-        reference: Reference to the ``TrialInputs``; wrapped, since Ray would replace a bare one by its value.
+        reference: Reference to the ``TrialInputs``; wrapped, since Ray would replace a bare reference with its value.
     """
 
     reference: ray.ObjectRef
@@ -70,7 +70,7 @@ def data_parallel(
     ends, and with this process. Inside the block, the ``Trainer`` of each process shares its steps with the others.
 
     Args:
-        num_processes: Processes in all; with 1, nothing is done.
+        num_processes: Total number of processes; with 1, nothing is done.
         function: Called in every additional process with ``arguments`` and a folder of its own.
         arguments: Arguments of ``function``.
         use_gpu: Whether each process has a GPU.
@@ -96,7 +96,7 @@ def data_parallel(
                         yield
                         others.wait_until_done()
                 finally:
-                    others.end()  # before this process leaves the group, which must not wait for them
+                    others.end()  # before this process leaves the group, so that it does not wait for them
     finally:
         others.end()
 
@@ -143,7 +143,7 @@ class _Others:
 
     @contextmanager
     def explaining(self) -> Iterator[None]:
-        """Replace a broken connection's error inside the block by the reason why the other process failed."""
+        """Replace the error of a broken connection inside the block with the reason why the other process failed."""
         try:
             yield
         except RuntimeError as error:
@@ -184,7 +184,7 @@ class _Others:
         if self._member.use_gpu:
             abort()
         if not self._ended.wait(_STUCK_AFTER_S):
-            # Nothing else ends a call that does not return. Tune sees a lost worker, and retries the trial.
+            # There is no other way to end a blocked call. Tune sees a lost worker, and retries the trial.
             os._exit(1)
 
     def _end_actors(self) -> None:
@@ -212,7 +212,7 @@ def _actor(rank: int, bundle: dict[str, float]) -> Any:
 
 
 def _explained(rank: int, num_processes: int, error: RayError) -> Exception:
-    """Return what the trial raises: for a fault of its arguments the original error, else ``RankLostError``."""
+    """Return the exception that the trial raises: the original for a fault of its arguments, else RankLostError."""
     cause = error.cause if isinstance(error, RayTaskError) else error
     if isinstance(cause, Exception) and not isinstance(cause, RuntimeError | RayError):
         return cause

@@ -1,7 +1,7 @@
-"""The trainer callback that measures, saves and reports every epoch of a trial.
+"""The trainer callback that evaluates, saves and reports every epoch of a trial.
 
-Checkpoints are written to the store directly, and only metrics are reported to Tune: it would force a snapshot of the
-whole search for every few checkpoints that are reported, and give up a trial whose last one it does not find.
+Checkpoints are written to the store directly, and only metrics are reported to Tune: if checkpoints were reported, Tune
+would force a snapshot of the whole search for every few of them, and give up a trial whose last one it does not find.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from .checkpoints import SavedEpoch, checkpoint_key, thinned, upload_files, uplo
 from .events import TrialEvents, best_tag, tag_of
 from .inputs import TrialInputs, TrialSettings
 
-# Name in the trainer's log -> reported metric.
+# Reported metrics by their names in the trainer's log.
 _LOSSES = {"loss": "train_loss", "cross_entropy": "train_cross_entropy", "distillation": "train_distillation"}
 
 
@@ -90,7 +90,7 @@ class EpochReporter(TrainerCallback):
         self._num_texts = 0
         self._evaluated: KeptBatches | None = None
         self._measured: dict[str, float] | None = None
-        self._behind = ThreadPoolExecutor(1)  # starts a thread only if it gets work
+        self._uploader = ThreadPoolExecutor(1)  # starts a thread only when it is used
         self._sending: Future[SavedEpoch] | None = None
         self._saved_at = time.monotonic()
         self._sparsity: float = before.get("sparsity", 0.0)
@@ -144,9 +144,9 @@ class EpochReporter(TrainerCallback):
     def wants_checkpoint(self, model: PreTrainedModel, args: TrainingArguments, state: TrainerState) -> bool:
         """Return whether the epoch that has ended gets a checkpoint to resume from.
 
-        With ``checkpoint_every_s`` these are the first one, the last, those that are the best so far, and one when so
-        many seconds have passed. The epoch is then evaluated before its checkpoint is written, which is uploaded while
-        the next one trains.
+        With ``checkpoint_every_s``, the first and the last epoch do, every epoch that is the best so far, and the next
+        one after that many seconds without a checkpoint. The epoch is then evaluated before its checkpoint is written,
+        and the checkpoint is uploaded while the next epoch trains.
         """
         self.settle()
         settings = self._settings
@@ -156,7 +156,7 @@ class EpochReporter(TrainerCallback):
         progress = state.global_step / state.max_steps
         sign = 1 if settings.mode == "max" else -1
         counts_from = settings.counts_from(state.max_steps)
-        # Before pruning is complete no epoch is selected while there are others.
+        # Epochs before pruning is complete are selected only if there are no others.
         others = [
             value for reached, value in self._curve if (reached >= counts_from) or progress < counts_from
         ]
@@ -174,8 +174,8 @@ class EpochReporter(TrainerCallback):
     ) -> None:
         """Evaluate while the epoch's checkpoint is uploaded to the store, complete it, and report to Tune.
 
-        Of an epoch without a checkpoint only the record is uploaded; with ``checkpoint_every_s``, after the report.
-        Additional processes of the trial wait for this one at the next step.
+        For an epoch without a checkpoint, only the record is uploaded. With ``checkpoint_every_s``, uploads follow the
+        report. Additional processes of the trial wait for this one at the next step.
         """
         assert model is not None
         self.epoch += 1
@@ -221,11 +221,11 @@ class EpochReporter(TrainerCallback):
         if is_sent or progress >= 1:
             self._keep(self._send(directory, key, record, is_sent=is_sent), ended=progress >= 1)
         else:
-            self._sending = self._behind.submit(self._send, directory, key, record, is_sent=False)
+            self._sending = self._uploader.submit(self._send, directory, key, record, is_sent=False)
         tune.report(reported)
 
     def settle(self) -> None:
-        """Wait until the checkpoint that is uploaded while an epoch trains is complete.
+        """Wait until the checkpoint that is being uploaded in the background is complete.
 
         Raises:
             StorageError: The upload failed.
@@ -235,14 +235,14 @@ class EpochReporter(TrainerCallback):
             self._keep(sending.result(), ended=False)
 
     def close(self) -> None:
-        """Settle, and end the thread of uploads."""
+        """Wait for the last upload, and end the upload thread."""
         try:
             self.settle()
         finally:
-            self._behind.shutdown()
+            self._uploader.shutdown()
 
     def _send(self, directory: Path, key: str, record: dict[str, Any], *, is_sent: bool) -> SavedEpoch:
-        """Upload a checkpoint's files, unless they are in the store, then its record, and delete it here."""
+        """Upload a checkpoint's files unless ``is_sent``, then its record, and delete the local copy."""
         if not is_sent:
             upload_files(self._settings.store, directory, key)
         write_epoch(directory, record)
@@ -251,7 +251,7 @@ class EpochReporter(TrainerCallback):
         return saved
 
     def _keep(self, saved: SavedEpoch, *, ended: bool) -> None:
-        """Add a checkpoint, and delete what is no longer needed of all of them."""
+        """Add a checkpoint, and delete files of all checkpoints that are no longer needed."""
         settings = self._settings
         self._saved.append(saved)
         with suppress(StorageError):  # retried after the next epoch, or at the end of the search
@@ -331,7 +331,7 @@ def failure_metrics(
     Args:
         error: Why the trial failed.
         task: Name of the task.
-        also: Metrics that are measured besides those of every epoch.
+        also: Further metrics besides those of every epoch.
         with_threshold: Whether ``THRESHOLD_METRIC`` is one of them.
     """
     reason = first_line(error)

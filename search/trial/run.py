@@ -55,8 +55,8 @@ def run_trial(config: dict[str, Any], inputs: TrialInputs | SharedInputs, settin
 
     An interrupted trial is resumed from its last epoch. A fault of the trial's own arguments (a loss that is not
     finite, a rejected value) is reported as its ``failure`` and not retried; a fault that a retry may fix (memory,
-    disk, a lost worker, the storage) is raised, and Tune retries the trial from the last epoch. Where a trial has
-    several processes, this is rank 0: only it evaluates, reports, logs and saves.
+    disk, a lost worker, the storage) is raised, and Tune retries the trial from the last epoch. If a trial has several
+    processes, this is rank 0, the only one that evaluates, reports, logs and saves.
 
     Args:
         config: ``number`` of the trial and its ``arguments``.
@@ -64,10 +64,9 @@ def run_trial(config: dict[str, Any], inputs: TrialInputs | SharedInputs, settin
         settings: Settings that all trials share.
 
     Raises:
-        StorageError: The storage did not answer during all retries, or is not accessible on this node; the search
-            ends.
+        StorageError: The storage did not respond to any retry, or is not accessible on this node; the search ends.
     """
-    remove_process_group()  # left in the shell that started this node
+    remove_process_group()  # variables inherited from the shell that started this node
     torch.set_num_threads(settings.num_threads)
     trial_id = trial_name(config["number"])
     _begin(trial_id, {"arguments": config["arguments"], "training": settings.training.model_dump()}, settings)
@@ -118,7 +117,7 @@ def _run(
                 try:
                     _train(trainer, settings.store, key, work)
                 finally:
-                    trainer.reporter.close()  # also if it is stopped inside a report
+                    trainer.reporter.close()  # even if the trial is stopped inside a report
         events.end("success")
     except (OSError, RuntimeError, StorageError):
         raise
@@ -140,7 +139,7 @@ def _train_other_rank(
     key: str | None,
     work: Path,
 ) -> None:
-    """Train in an additional process of the trial: the same steps on its part of each batch, nothing else."""
+    """Train in an additional process of the trial, which only makes the same steps on its part of each batch."""
     trainer = make_trainer(arguments, opened(inputs).of(arguments), settings, work)
     _train(trainer, settings.store, key, work)
 
@@ -190,7 +189,7 @@ def make_trainer(
         train_used_rows(model, np.concatenate([split.tokens.input_ids for split in train]))
     if not runs_teacher:
         first_token_in_last_layer(model)
-    # In this order: the step's random states and masks are in the checkpoint before it is uploaded.
+    # The order matters: random states and masks must be in the checkpoint before it is uploaded.
     callbacks: list[TrainerCallback] = [LastSaveIsModel()]
     callbacks += [KeepStep()] if settings.num_processes > 1 else []
     pruning = settings.pruning_of(arguments)
@@ -249,8 +248,8 @@ def _begin(trial_id: str, begun: dict[str, Any], settings: TrialSettings) -> Non
     """Check that this node can access the trial's folders, and that they belong to the same trial.
 
     A search that was killed may have started trials that its last snapshot lacks. They are requested again by their
-    numbers, and resumed. Where the results that a suggestion depends on have changed, as those of a GPU or of early
-    stopping may, the number now has other arguments, and the trial starts over.
+    numbers, and resumed. If the results that a suggestion depends on have changed, which can happen on a GPU or with
+    early stopping, the number now has other arguments, and the trial starts over.
     """
     store = settings.store
     if store.directory is not None and not store.names(settings.experiment):
@@ -259,7 +258,7 @@ def _begin(trial_id: str, begun: dict[str, Any], settings: TrialSettings) -> Non
             f"directory that all nodes share, or an object store; then resume with `distiltune resume RUN`"
         )
     trial = f"{settings.experiment}/{trial_id}"
-    begun = json.loads(json.dumps(begun))  # as it will be parsed
+    begun = json.loads(json.dumps(begun))  # the record as it will be parsed
     if store.read_json(f"{trial}/{_BEGUN}") == begun:
         return
     delete_checkpoints(store, trial)
@@ -275,12 +274,12 @@ def _begin(trial_id: str, begun: dict[str, Any], settings: TrialSettings) -> Non
 def _report_again(store: Store, trial: str, log: Callable[[str], None]) -> list[SavedEpoch]:
     """Report the saved epochs to Tune again, and return them.
 
-    Tune's snapshot is some seconds old when the driver is killed. Epochs after the last intact checkpoint are
-    trained again.
+    They are missing from Tune's snapshot if the driver was killed some seconds after it. Epochs after the last intact
+    checkpoint are trained again.
     """
     epochs = sorted(saved_epochs(store, trial), key=lambda each: each.epoch)
     last = last_intact(store, epochs, log)
-    if last is None:  # a best epoch alone cannot be resumed
+    if last is None:  # a best epoch may be left, but it cannot be resumed
         delete_checkpoints(store, trial)
     epochs = epochs[: epochs.index(last) + 1] if last else []
     for each in epochs:

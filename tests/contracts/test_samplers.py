@@ -188,14 +188,14 @@ def test_an_extended_search_keeps_its_sampler(entry):
 
 @every_sampler
 def test_only_a_sampler_that_learns_waits_for_results(entry):
-    from distiltune.search.study.searcher import side_by_side
+    from distiltune.search.study.searcher import num_parallel_trials
 
     search = Search(sampler_of(entry), max_concurrent=num_of(entry))
     suggested = [search.searcher.suggest(f"t{number}") for number in range(num_of(entry))]
     assert (suggested[-1] is None) == entry.learns
     config = config_of(entry, num_trials=100)
-    assert side_by_side(config, 50) == (25 if entry.learns else 50)
-    assert side_by_side(config.model_copy(update={"max_concurrent_trials": 3}), 50) == 3
+    assert num_parallel_trials(config, 50) == (25 if entry.learns else 50)
+    assert num_parallel_trials(config.model_copy(update={"max_concurrent_trials": 3}), 50) == 3
 
 
 @suggesting([each for each in ENTRIES if each.learns])

@@ -112,10 +112,10 @@ def test_one_at_a_time_it_is_plain_optuna():
 @pytest.mark.parametrize("num_slots", [1, 2, 3, 8, 10, 16, 100])
 @pytest.mark.parametrize("given", [None, 10])
 def test_however_many_trials_fit_tpe_learns_from_half_of_them(num_slots, given):
-    from distiltune.search.study.searcher import side_by_side, window_of
+    from distiltune.search.study.searcher import num_parallel_trials, window_of
 
     search_config = config(max_concurrent_trials=given)
-    at_a_time = side_by_side(search_config, num_slots)
+    at_a_time = num_parallel_trials(search_config, num_slots)
     window = window_of(20, at_a_time)
     search = Search(window=window, max_concurrent=at_a_time, num_startup_trials=10, num_trials=20)
     search.run([3, 0, 7, 1], num_trials=20)
@@ -125,25 +125,25 @@ def test_however_many_trials_fit_tpe_learns_from_half_of_them(num_slots, given):
 
 
 def test_random_trials_use_all_resources():
-    from distiltune.search.study.searcher import side_by_side
+    from distiltune.search.study.searcher import num_parallel_trials
 
-    assert side_by_side(config(num_trials=10), 16) == 16
-    assert side_by_side(config(num_trials=11), 16) == 2
-    assert side_by_side(config(num_trials=10, max_concurrent_trials=4), 16) == 4
+    assert num_parallel_trials(config(num_trials=10), 16) == 16
+    assert num_parallel_trials(config(num_trials=11), 16) == 2
+    assert num_parallel_trials(config(num_trials=10, max_concurrent_trials=4), 16) == 4
 
 
 @pytest.mark.parametrize(
     ("num_trials", "num_slots", "at_once"), [(20, 8, 8), (20, 64, 10), (200, 64, 64), (11, 1, 1), (12, 3, 3)]
 )
 def test_on_gpus_half_of_the_trials_follow_the_slots(num_trials, num_slots, at_once):
-    from distiltune.search.study.searcher import side_by_side, window_of
+    from distiltune.search.study.searcher import num_parallel_trials, window_of
 
     search_config = config(num_trials=num_trials)
-    found = side_by_side(search_config, num_slots, on_gpus=True)
-    assert found == at_once >= side_by_side(search_config, num_slots)
+    found = num_parallel_trials(search_config, num_slots, on_gpus=True)
+    assert found == at_once >= num_parallel_trials(search_config, num_slots)
     assert window_of(num_trials, found) <= max(found, num_trials // 2)
     limited = config(num_trials=num_trials, max_concurrent_trials=2)
-    assert side_by_side(limited, num_slots, on_gpus=True) == min(2, num_slots)
+    assert num_parallel_trials(limited, num_slots, on_gpus=True) == min(2, num_slots)
 
 
 def searcher_of(**more):
