@@ -1,4 +1,4 @@
-"""Shared parts of all plots: a figure without a display, axes, a legend, a file."""
+"""Shared parts of all plots: figures that need no display, axes, legends, and image files."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def new_figure(width: float = 9.0, height: float = 5.5) -> Figure:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    # Not by pyplot, which would keep state and choose a display's backend.
+    # pyplot would keep global state and select a backend that needs a display.
     figure = Figure(figsize=(width, height), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
     return figure
@@ -31,7 +31,7 @@ def tidy(axes: Axes) -> Axes:
 
 
 def legend_below(figure: Figure, axes: Axes) -> None:
-    """Draw the legend below the axes, where it covers nothing."""
+    """Draw the legend below the axes, where it covers no data."""
     handles, labels = axes.get_legend_handles_labels()
     if handles:
         figure.legend(

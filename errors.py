@@ -1,7 +1,7 @@
 """Every exception that distiltune raises on purpose, in one tree.
 
-``DistiltuneError`` is the root: catching it catches all of them. The command line turns each into one to
-three lines on stderr, and exits with the status ``exit_status``.
+Catching the root, ``DistiltuneError``, catches all of them. The command line prints each as one line on stderr, and
+exits with the status ``exit_status``.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ import os
 import re
 from pathlib import Path
 
-_MOST_READ = 4096  # characters of a value, for one message
+_MOST_READ = 4096  # characters of a value that a message uses
 
-_MOST_LISTED = 20  # faults of one file
+_MOST_LISTED = 20  # faults in one message
 
-# A secret may contain a slash, as those of S3 do; what follows a port is a path and may contain an @.
+# A secret may contain a slash, as S3 secrets do; the part after a port is a path, which may contain an @.
 _USERINFO = re.compile(
     r"(?:://|(?<=\bs3):/|(?<=\bgs):/|(?<=http):/|(?<=https):/)(?:[^\s/?#]*@|[^\s/@:]{0,256}:(?!\d{1,5}/)[^\s@]{1,1024}@)"
 )
@@ -58,7 +58,7 @@ class RunFailedError(DistiltuneError):
 
 
 class StorageError(RunFailedError):
-    """The storage cannot be reached, denies access, is full, or returns other content than was written."""
+    """The storage cannot be reached, denies access, is full, or returns different content than was written."""
 
 
 class PermanentStorageError(StorageError):
@@ -66,7 +66,7 @@ class PermanentStorageError(StorageError):
 
 
 class DamagedRecordError(PermanentStorageError):
-    """A record in the storage is not what was written there; the message names its file."""
+    """A record in the storage is damaged or missing; the message names its file."""
 
 
 class RunInterruptedError(DistiltuneError):
@@ -84,7 +84,7 @@ class ExportError(RunFailedError):
 
 
 def listed(faults: list[str]) -> str:
-    """Join faults into one line, numbered where there are several; only the first of very many are listed."""
+    """Join faults into one line, numbered if there are several; at most the first 20 are listed."""
     if len(faults) == 1:
         return faults[0]
     first = "; ".join(f"({n}) {fault}" for n, fault in enumerate(faults[:_MOST_LISTED], 1))
@@ -93,13 +93,13 @@ def listed(faults: list[str]) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of an exception's message without secrets of URLs; its type's name if it is empty."""
+    """Return the first line of an exception's message without secrets in URLs, or its type's name if it is empty."""
     line = next(iter(str(error).strip().splitlines()), "")
     return without_userinfo(line) or type(error).__name__
 
 
 def shown(value: object, length: int = 60) -> str:
-    """Format a value for a message: quoted, on one line, at most ``length`` characters, without secrets of URLs."""
+    """Format a value for a message: quoted, on one line, at most ``length`` characters, without secrets in URLs."""
     try:
         text = repr(value[:_MOST_READ] if isinstance(value, str | bytes) else value)
     except (ValueError, RecursionError):  # an int of thousands of digits; deeply nested lists

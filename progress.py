@@ -12,9 +12,9 @@ class Progress:
     """Progress of a long computation at one moment.
 
     Attributes:
-        message: One line for a person.
-        values: The values that the message was made from, by name; JSON values. Where the end is known, ``done`` and
-            ``total`` count the same units, whatever they are.
+        message: One line for the user.
+        values: JSON values of the message, by name. If the total is known, ``done`` and ``total`` are among them,
+            counted in the same units.
     """
 
     message: str
@@ -22,8 +22,8 @@ class Progress:
 
 
 ReportProgress = Callable[[Progress], None]
-"""Called with each progress of a computation, in the process that runs it."""
+"""Called with each progress report of a computation, in the process that runs it."""
 
 
 def ignore(progress: Progress) -> None:
-    """Report to nobody."""
+    """Discard the progress."""

@@ -1,4 +1,4 @@
-"""What a model reads: one text, or a pair of texts, such as a premise and a hypothesis."""
+"""Inputs of a model: one text, or a pair of texts, such as a premise and a hypothesis."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, TypeGuard
 TextOrPair = str | tuple[str, str]
 """A text, or two texts that a model reads together."""
 PAIR_COLUMN = "text_pair"
-"""Usual name of the column with the second text, as in the inputs of transformers' pipelines."""
+"""Default name of the column with the second text, as in the inputs of transformers' pipelines."""
 
 
 def is_pair(value: object) -> TypeGuard[tuple[str, str]]:
@@ -22,7 +22,7 @@ def parts_of(text: TextOrPair) -> tuple[str, ...]:
 
 
 def joined(text: TextOrPair, separator: str = " ") -> str:
-    """Return a text itself, or both texts of a pair as one."""
+    """Return a single text unchanged, or both texts of a pair joined by the separator."""
     return text if isinstance(text, str) else separator.join(text)
 
 
@@ -37,22 +37,22 @@ def is_blank(text: TextOrPair) -> bool:
 
 
 def all_parts(texts: Sequence[TextOrPair]) -> list[str]:
-    """Return single texts as they are, and both texts of each pair one after the other."""
+    """Return all texts in one list, with both texts of each pair one after the other."""
     return [part for text in texts for part in parts_of(text)]
 
 
 def from_json(value: Any) -> Any:
-    """Return a text that has passed through JSON, in which a pair is a list of two strings."""
+    """Convert a text read from JSON, in which a pair is a list of two strings; other values are returned unchanged."""
     return tuple(value) if isinstance(value, list) else value
 
 
 def as_columns(text: TextOrPair) -> dict[str, str]:
-    """Return a text by the names of its columns: ``text``, and ``text_pair`` for the second of a pair."""
+    """Return a text by column: ``text``, and for a pair also ``text_pair`` with the second text."""
     return {"text": text} if isinstance(text, str) else {"text": text[0], PAIR_COLUMN: text[1]}
 
 
 def texts_of(rows: Any) -> list[TextOrPair]:
-    """Return the texts of rows by their columns: ``text`` alone, or pairs where there is ``text_pair`` as well."""
+    """Return the texts of rows from their column ``text``, or pairs if there is also a column ``text_pair``."""
     texts = list(rows["text"][:])
     names = getattr(rows, "column_names", rows)
     return list(zip(texts, rows[PAIR_COLUMN][:], strict=True)) if PAIR_COLUMN in names else texts
