@@ -1,4 +1,4 @@
-"""`distiltune check`: what a job would do, or what is wrong with it, without a trace."""
+"""`distiltune check` shows what a job would do, or its faults, and leaves nothing behind."""
 
 import json
 from pathlib import Path

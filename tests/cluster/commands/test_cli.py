@@ -1,4 +1,4 @@
-"""The command line as a person meets it: real processes, exit statuses, one clear line for each mistake."""
+"""The command line as users see it: real processes, exit statuses, one clear line for each mistake."""
 
 import json
 import os
@@ -32,7 +32,7 @@ def distiltune(*arguments, cwd=None, stdin=None, **environment):
 
 
 def test_help_answers_at_once():
-    """In seconds of the processor, which other processes do not lengthen."""
+    """Measured in CPU seconds, which other processes do not increase."""
     seconds = []
     for _ in range(3):
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -101,7 +101,7 @@ def test_a_mistake_is_one_to_three_lines_and_status_2(tmp_path, here, capfd, arg
     assert not list(tmp_path.rglob("*.json"))
 
 
-def test_a_mistake_ends_the_process_as_it_says(tmp_path):
+def test_a_mistake_sets_the_exit_status(tmp_path):
     done = distiltune("run", "quikstart", cwd=tmp_path)
     assert (done.returncode, done.stdout) == (2, "")
     assert "quikstart" in done.stderr
@@ -148,7 +148,7 @@ def test_a_reader_that_goes_away_is_not_an_error():
     assert "BrokenPipe" not in done.stderr
 
 
-def test_ctrl_c_before_the_run_begins_says_so(monkeypatch, here, capfd, tmp_path):
+def test_ctrl_c_before_the_run_starts_is_reported(monkeypatch, here, capfd, tmp_path):
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 

@@ -42,7 +42,7 @@ def test_the_help_ends_with_the_example(name: str, capsys, monkeypatch) -> None:
 
 
 def completed(words: str, directory: Path) -> list[str]:
-    """What bash is offered for the last word."""
+    """Return the completions that bash gets for the last word."""
     environment = {
         **os.environ,
         "_DISTILTUNE_COMPLETE": "complete_bash",

@@ -1,4 +1,4 @@
-"""``distiltune label``: logits of a checkpoint or an artifact in a file, which teaches as the model itself."""
+"""``distiltune label``: a file with the logits of a checkpoint or an artifact teaches the same as the model."""
 
 import csv
 import json
@@ -31,7 +31,7 @@ def checkpoint(tmp_path_factory):
 
 
 @pytest.mark.parametrize("suffix", ["parquet", "csv"])
-def test_a_file_teaches_what_the_checkpoint_teaches(here, checkpoint, tmp_path, capsys, suffix):
+def test_a_file_of_logits_teaches_the_same_as_its_checkpoint(here, checkpoint, tmp_path, capsys, suffix):
     rows = [{"premise": a, "hypothesis": b} for a, b in [*PAIRS, PAIRS[0]]]
     (tmp_path / "texts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     out = f"teacher.{suffix}"

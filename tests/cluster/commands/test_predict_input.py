@@ -53,7 +53,7 @@ def one_line(err: str, *names: str) -> None:
         (None, ["TEXT"]),
     ],
 )
-def test_what_is_no_text_on_stdin_is_refused(
+def test_stdin_that_is_not_text_is_refused(
     artifact: Path, capsys: pytest.CaptureFixture[str], stdin, content: bytes | None, names: list[str]
 ) -> None:
     stdin(content)
@@ -89,7 +89,7 @@ def test_a_stream_that_cannot_be_read_is_named() -> None:
 
 
 @pytest.mark.parametrize("texts", [["open", "\udcff"], ["\udcff"]])
-def test_an_argument_that_is_no_text_is_refused(
+def test_an_argument_that_is_not_text_is_refused(
     artifact: Path, capsys: pytest.CaptureFixture[str], texts: list[str]
 ) -> None:
     assert main(["predict", str(artifact), *texts]) == 2
@@ -136,7 +136,7 @@ def test_a_label_that_stdout_cannot_encode_is_escaped(tmp_path: Path) -> None:
     assert done.stdout.split("\t")[0] in ("\\u6771", "\\u4eac", "\\u90fd")
 
 
-def test_a_panic_is_said_once(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_panic_is_reported_once(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     artifact = tiny_artifact(tmp_path / "model")
     path = artifact / "tokenizer.json"
     broken = '"normalizer":{"type":"Precompiled","precompiled_charsmap":"AAAA"}'
@@ -147,7 +147,7 @@ def test_a_panic_is_said_once(tmp_path: Path, capfd: pytest.CaptureFixture[str])
     one_line(capfd.readouterr().err, "tokenizer.json", "precompiled_charsmap")
 
 
-def test_what_else_is_written_on_stderr_is_kept(
+def test_other_output_on_stderr_is_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     from distiltune.export.runtime.classifier import TextClassifier
@@ -185,7 +185,7 @@ def fifo(path: Path) -> None:
         (lambda path: (path.touch(), os.truncate(path, 2**40)), "larger than"),
     ],
 )
-def test_a_file_of_texts_that_is_none_is_refused(
+def test_an_unreadable_file_of_texts_is_refused(
     artifact: Path, capsys: pytest.CaptureFixture[str], make, said: str
 ) -> None:
     file = artifact.parent / "texts"

@@ -1,4 +1,4 @@
-"""`push` and `pull hf://`: through huggingface_hub, with a server that speaks the hub's HTTP."""
+"""`push` and `pull hf://`: through huggingface_hub, with a server that implements the hub's HTTP API."""
 
 import hashlib
 import json
@@ -41,7 +41,7 @@ def server() -> Iterator[Hub]:
 
 @pytest.fixture
 def hub(server: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
-    """An empty hub, at which huggingface_hub of this process aims; it read its environment when it was imported."""
+    """An empty hub for huggingface_hub of this process, which read its environment when it was imported."""
     from huggingface_hub import close_session, constants
 
     server.__init__(endpoint=server.endpoint)
@@ -75,7 +75,7 @@ def tree(folder: Path) -> set[str]:
 
 
 def refused(capsys: pytest.CaptureFixture[str], status: int, *parts: str) -> str:
-    """The error, which is one line that has these parts and no token; other lines come before it."""
+    """Return the error: the last line, which has these parts and no token."""
     out, err = capsys.readouterr()
     *before, line = err.strip().splitlines()
     assert out == ""
@@ -90,7 +90,7 @@ def refused(capsys: pytest.CaptureFixture[str], status: int, *parts: str) -> str
     return line
 
 
-def test_an_artifact_goes_there_and_back_byte_for_byte(
+def test_an_artifact_survives_push_and_pull_byte_for_byte(
     here: Command, hub: Hub, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert here("push", "model", "--to", NAME) == 0
@@ -110,7 +110,9 @@ def test_an_artifact_goes_there_and_back_byte_for_byte(
 
 
 @pytest.mark.slow
-def test_the_commands_do_so_with_the_environment_alone(server: Hub, model: Path, tmp_path: Path) -> None:
+def test_the_commands_are_configured_by_the_environment_alone(
+    server: Hub, model: Path, tmp_path: Path
+) -> None:
     server.__init__(endpoint=server.endpoint)
     at_hub = {"HF_ENDPOINT": server.endpoint, "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1"}
     state, others = tmp_path / "home" / "state", {**at_hub, "HF_TOKEN": TOKEN}
@@ -154,7 +156,7 @@ def test_another_artifact_replaces_the_files_of_the_first(
     assert contents(tmp_path / "copy") == contents(model)
 
 
-def test_a_large_file_takes_the_way_of_large_files(
+def test_a_large_file_is_uploaded_as_a_large_file(
     here: Command, hub: Hub, made: Path, tmp_path: Path
 ) -> None:
     source = Path(shutil.copytree(made, tmp_path / "source"))
@@ -168,7 +170,7 @@ def test_a_large_file_takes_the_way_of_large_files(
     assert contents(tmp_path / "copy") == contents(tmp_path / "large")
 
 
-def test_what_the_manifest_does_not_list_stays_here(
+def test_files_that_the_manifest_does_not_list_are_not_pushed(
     here: Command, hub: Hub, model: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (model / "train.csv").write_text("text,label\nmy secret,balance\n")
@@ -185,7 +187,7 @@ def verify_list(model: Path) -> set[str]:
     return set(json.loads((model / "manifest.json").read_text())["files"])
 
 
-def test_the_text_that_was_timed_stays_here(
+def test_the_timed_text_is_not_pushed(
     here: Command, hub: Hub, made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     measured = {**MEASURED, "query": "my secret text"}
@@ -265,7 +267,7 @@ def test_a_branch_is_made_pushed_to_and_pulled_from(
     refused(capsys, 2, f"hf://{NAME}@v3", "no such revision")
 
 
-# What is refused before the hub is asked
+# Refused before any request to the hub
 
 
 @pytest.mark.parametrize(
@@ -292,7 +294,7 @@ def test_a_damaged_artifact_is_not_pushed(
         slow(lambda model: (shutil.rmtree(model), model.write_text("a file"))),
     ],
 )
-def test_what_is_no_artifact_is_not_pushed(
+def test_a_folder_that_is_not_an_artifact_is_not_pushed(
     here: Command, hub: Hub, model: Path, capsys: pytest.CaptureFixture[str], damage
 ) -> None:
     damage(model)
@@ -326,7 +328,7 @@ def test_a_name_is_parsed() -> None:
         repository_named("ada/x", "--to", "a b")
 
 
-def test_without_a_token_it_says_how_to_log_in(
+def test_without_a_token_the_error_explains_how_to_log_in(
     here: Command,
     hub: Hub,
     model: Path,
@@ -348,7 +350,7 @@ def test_without_a_token_it_says_how_to_log_in(
     assert TOKEN not in "".join(capsys.readouterr())
 
 
-def test_offline_it_says_so(
+def test_offline_mode_is_reported(
     here: Command,
     hub: Hub,
     model: Path,
@@ -365,7 +367,7 @@ def test_offline_it_says_so(
     assert hub.requests == []
 
 
-# What the repository holds already
+# Existing content of the repository
 
 
 @pytest.mark.parametrize(
@@ -413,7 +415,7 @@ def test_a_gitignore_there_is_refused(
     assert len(repo.history()) == 1
 
 
-# What the hub answers
+# Responses of the hub
 
 
 @pytest.mark.parametrize(
@@ -444,7 +446,7 @@ def test_an_error_of_the_hub_is_one_line_and_commits_nothing(
     assert all(len(repo.history()) == 1 for repo in hub.repos.values())
 
 
-def test_a_commit_of_another_in_between_is_not_overwritten(
+def test_a_concurrent_commit_is_not_overwritten(
     here: Command, hub: Hub, model: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from huggingface_hub import HfApi

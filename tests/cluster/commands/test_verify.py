@@ -87,7 +87,7 @@ def test_changed_answers_are_counted_against_what_is_allowed(here, made: Path, c
     assert here("verify", "model", "--max-changed", "2") == 0
 
 
-def test_an_artifact_without_probes_says_so(here, made: Path, capsys) -> None:
+def test_an_artifact_without_probes_is_reported(here, made: Path, capsys) -> None:
     (made / "probes.json").unlink()
     seal(made)
     assert here("verify", "model") == 0
@@ -108,7 +108,7 @@ def test_an_artifact_without_probes_says_so(here, made: Path, capsys) -> None:
         lambda probes: [each.update(logits=[1.0, 2.0]) for each in probes],
     ],
 )
-def test_probes_that_are_none_are_refused(here, made: Path, capsys, change) -> None:
+def test_invalid_probes_are_refused(here, made: Path, capsys, change) -> None:
     edit_probes(made, change)
     seal(made)
     assert here("verify", "model") == 2
@@ -116,6 +116,6 @@ def test_probes_that_are_none_are_refused(here, made: Path, capsys, change) -> N
 
 
 @pytest.mark.parametrize("name", ["none", "made", "../x"])
-def test_what_is_no_artifact_is_bad_input(here, made: Path, capsys, name: str) -> None:
+def test_a_folder_that_is_not_an_artifact_is_bad_input(here, made: Path, capsys, name: str) -> None:
     assert here("verify", name) == 2
     assert name in capsys.readouterr().err

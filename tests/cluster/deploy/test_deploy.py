@@ -1,4 +1,4 @@
-"""The deployment files, read by what reads them: Ray's launcher, Ray's KubeRay autoscaler, the shell, botocore."""
+"""The deployment files, checked by the software that reads them: Ray's launcher and autoscaler, shell, botocore."""
 
 import copy
 import json
@@ -25,7 +25,7 @@ MANIFESTS = ["raycluster.yaml", "rayjob.yaml"]
 RAY = re.search(r"^ray==(\S+)$", (ROOT / "constraints.txt").read_text(encoding="utf-8"), re.MULTILINE)
 TOKEN_SECRET = {"mode": "token", "secretName": "distiltune-ray-token"}
 
-# What KubeRay 1.6 knows at each level that these manifests use.
+# Fields that KubeRay 1.6 accepts at each level that these manifests use.
 CLUSTER_FIELDS = {
     "rayVersion",
     "enableInTreeAutoscaling",
@@ -66,14 +66,14 @@ def cluster_spec(name: str) -> dict[str, Any]:
     )
 
 
-# --- private parts of Ray, here alone: the launcher's own check, and the reader of KubeRay's objects --------------
+# --- private parts of Ray, used only here: the launcher's own check, and the reader of KubeRay's objects --------------
 
 
 def launched(config: dict[str, Any]) -> dict[str, Any]:
-    """What `ray up` makes of a file before it touches a cloud.
+    """Process a file as `ray up` does before it contacts a cloud.
 
     Raises:
-        jsonschema.ValidationError, ValueError, RuntimeError: What `ray up` would end with.
+        jsonschema.ValidationError, ValueError, RuntimeError: The error of `ray up`.
     """
     from ray.autoscaler._private.util import prepare_config, validate_config
 
@@ -473,7 +473,7 @@ GUIDE = (ROOT / "docs" / "deploy.md").read_text(encoding="utf-8")
 
 
 def shown_commands() -> list[list[str]]:
-    """The words of each `distiltune …` line that the guide shows, without what comes before the program."""
+    """Return the words of each `distiltune …` command in the guide, without anything before the program."""
     shown, language = [], None
     for line in map(str.strip, GUIDE.splitlines()):
         if line.startswith("```"):

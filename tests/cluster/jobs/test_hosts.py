@@ -1,4 +1,4 @@
-"""A cluster of several hosts, each in a network namespace, and a person at a machine that is no member."""
+"""A cluster of several hosts, each in a network namespace, and a user on a machine that is not a member."""
 
 import json
 import re
@@ -27,10 +27,10 @@ HTTP_PATHS = ("/api/jobs/", "/api/version", "/nodes", "/logs", "/api/v0/nodes", 
 HTTP_PATHS += ("/api/cluster_status", "/api/packages/gcs/a.zip", "/api/job_agent/jobs/", "/timezone")
 HTTP_WRITES = ("POST /api/jobs/", "POST /api/jobs/far/stop", "DELETE /api/jobs/far")
 HTTP_WRITES += ("PUT /api/packages/gcs/a.zip", "POST /api/job_agent/jobs/")
-# Ray leaves open: the page itself, how to authenticate, and whether it lives.
+# Paths that Ray serves without a token: the page itself, how to authenticate, and its health.
 OPEN_PATHS = ("/", "/api/authentication_mode", "/api/gcs_healthz")
 
-# What `curl -w` would say, of many URLs; run on a host: ["url" or "METHOD url", …], token → [status, …]
+# Prints the HTTP statuses of many URLs; run on a host: ["url" or "METHOD url", …], token → [status, …]
 # (0: no HTTP, or silence).
 STATUSES = """
 import http.client, json, sys, urllib.error, urllib.request
@@ -49,7 +49,7 @@ for each in urls:
         found.append(0)
 print(json.dumps(found))
 """
-# A driver with a wrong token, straight to GCS.
+# A driver with a wrong token, which connects directly to GCS.
 DRIVER = """
 import sys, ray
 try:
@@ -66,7 +66,7 @@ from servers import make_bucket, wait_for_http
 wait_for_http(f"http://{sys.argv[2]}/moto-api/")
 print(make_bucket(sys.argv[2], "runs"))
 """
-# Asks TensorBoard until it has a trial's scalars: base URL → {"run", "tag", "points"}.
+# Polls TensorBoard until it has a trial's scalars: base URL → {"run", "tag", "points"}.
 SCALARS = """
 import json, sys, time, urllib.parse, urllib.request
 def ask(path, **query):
@@ -85,7 +85,7 @@ sys.exit("no scalars")
 
 @dataclass
 class Hosts:
-    """A head, two nodes that joined it, an S3 store, and a laptop with a copy of the token that is no member."""
+    """A head, two nodes that joined it, an S3 store, and a laptop with a copy of the token that is not a member."""
 
     head: Host
     nodes: list[Host]
@@ -161,7 +161,7 @@ def listening(host: Host) -> dict[int, set[str]]:
     return found
 
 
-def test_a_machine_that_is_no_member_sees_every_node(hosts):
+def test_a_machine_that_is_not_a_member_sees_every_node(hosts):
     done = hosts.laptop.distiltune("cluster", "status", *hosts.of_cluster(), "--json")
     assert done.returncode == 0, done.stderr
     nodes = json.loads(done.stdout)["nodes"]
@@ -183,7 +183,7 @@ def test_status_without_the_token_or_with_a_wrong_one_is_one_line(hosts):
     )
 
 
-def test_the_dashboard_refuses_whoever_has_no_token(hosts):
+def test_the_dashboard_requires_the_token(hosts):
     urls = [hosts.dashboard + path for path in HTTP_PATHS]
     urls += [f"{method} {hosts.dashboard}{path}" for method, path in map(str.split, HTTP_WRITES)]
     assert set(http_statuses(hosts.laptop, urls, None)) == {401}
@@ -192,7 +192,7 @@ def test_the_dashboard_refuses_whoever_has_no_token(hosts):
     assert set(http_statuses(hosts.laptop, [hosts.dashboard + path for path in OPEN_PATHS], None)) == {200}
 
 
-def test_every_other_port_with_http_refuses_too_but_for_the_metrics(hosts):
+def test_every_other_http_port_but_the_metrics_requires_the_token(hosts):
     for host in (hosts.head, *hosts.nodes):
         ports = [port for port, addresses in listening(host).items() if addresses != {"127.0.0.1"}]
         for port in ports:
@@ -229,7 +229,7 @@ def test_gcs_refuses_drivers_and_nodes_without_the_token(hosts):
 
 
 def test_what_listens_where(hosts):
-    """What the docstring of `start_head` says: GCS and raylets on all interfaces, the dashboard where told."""
+    """As `start_head` documents: GCS and raylets listen on all interfaces, the dashboard on the given address."""
     head = listening(hosts.head)
     assert head[8265] == {hosts.head.address}
     assert head[6379] == {"::"}
@@ -256,14 +256,14 @@ def job_file(host: Host, **sections) -> Path:
     return path
 
 
-def spoken(done):
-    """The JSON value of a command that worked, and said nothing else."""
+def printed_json(done):
+    """Return the JSON value of a successful command, which printed nothing else."""
     assert (done.returncode, done.stderr) == (0, "")
     return json.loads(done.stdout)
 
 
-def said_within(path: Path, pattern: str, within_s: float = 60) -> str:
-    """What a running command has said that fits ``pattern``."""
+def output_within(path: Path, pattern: str, within_s: float = 60) -> str:
+    """Wait for output of a running command that matches ``pattern``, and return it."""
     deadline = time.monotonic() + within_s
     while not (found := re.search(pattern, path.read_text())):
         assert time.monotonic() < deadline, path.with_suffix(".err").read_text()
@@ -278,17 +278,17 @@ def files_of(host: Host) -> set[str]:
 def addresses_of_trials(hosts: Hosts, run_id: str) -> set[str]:
     """Addresses of the nodes that the trials' logs name."""
     found = set()
-    run = spoken(hosts.laptop.distiltune("show", run_id, "--storage", hosts.storage, "--json"))
+    run = printed_json(hosts.laptop.distiltune("show", run_id, "--storage", hosts.storage, "--json"))
     for trial in run["trials"]:
         log = hosts.laptop.distiltune(
             "logs", run_id, "--trial", trial["trial_id"], "--storage", hosts.storage, "--json"
         )
-        found |= set(re.findall(r" on \S+ \(([\d.]+), node ", "\n".join(spoken(log)["lines"])))
+        found |= set(re.findall(r" on \S+ \(([\d.]+), node ", "\n".join(printed_json(log)["lines"])))
     return found
 
 
 def submitted(hosts: Hosts, *storage) -> dict[str, list[str]]:
-    """Send a run, `far`, of files that only the laptop has; the commands that were printed for it."""
+    """Submit a run, `far`, whose files only the laptop has; return the commands that were printed for it."""
     (hosts.laptop.home / "data").mkdir()
     data = [part for each in write_data(hosts.laptop.home / "data") for part in ("--set", each)]
     job = job_file(
@@ -298,24 +298,24 @@ def submitted(hosts: Hosts, *storage) -> dict[str, list[str]]:
     done = hosts.laptop.distiltune(
         "submit", job, *data, *storage, *hosts.of_cluster(), "--run-id", "far", "--json"
     )
-    sent = spoken(done)
+    sent = printed_json(done)
     assert (sent["run_id"], sent["submitted"]) == ("far", True)
     return {name: shlex.split(line)[1:] for name, line in sent["commands"].items()}
 
 
-def test_a_run_is_sent_watched_stopped_and_fetched_by_a_machine_that_is_no_member(hosts):
+def test_a_run_is_sent_watched_stopped_and_fetched_by_a_machine_that_is_not_a_member(hosts):
     laptop, at = hosts.laptop, ["--storage", hosts.storage]
     token = ["--token-file", hosts.token_file]
     before = files_of(laptop)
     commands = submitted(hosts, *at)
     with laptop.running("tensorboard", "far", *at, "--port", 0) as (board, address):
-        url = said_within(address, r"http://127\.0\.0\.1:\d+/")
+        url = output_within(address, r"http://127\.0\.0\.1:\d+/")
         scalars = json.loads(python(laptop, SCALARS, url))
-        now = spoken(laptop.distiltune("status", "far", *at, "--json"))
+        now = printed_json(laptop.distiltune("status", "far", *at, "--json"))
         assert (now["state"], now["stage"], now["trials"]["num_trials"]) == ("running", "search", 6)
         assert scalars["points"] >= 1
         assert http_statuses(hosts.head, [url], None) == [0]
-        stopped = spoken(laptop.distiltune("stop", "far", *at, *token, "--json"))
+        stopped = printed_json(laptop.distiltune("stop", "far", *at, *token, "--json"))
         assert stopped == {"run_id": "far", "state": "stopped", "stopped": True}
         board.send_signal(signal.SIGINT)
         assert board.wait(timeout=30) == 0
@@ -330,13 +330,13 @@ def test_a_run_is_sent_watched_stopped_and_fetched_by_a_machine_that_is_no_membe
     for stage in STAGES:
         assert f" {stage} finished" in log.read_text()
     assert lines.read_text().splitlines()[-1].startswith("finished")
-    trials = spoken(laptop.distiltune("show", "far", *at, "--json"))["trials"]
+    trials = printed_json(laptop.distiltune("show", "far", *at, "--json"))["trials"]
     assert [trial["state"] for trial in trials] == ["finished"] * 6
     assert addresses_of_trials(hosts, "far") == {host.address for host in hosts.nodes}
     done = laptop.distiltune(*["model" if part == "DIR" else part for part in commands["pull"]])
     assert done.returncode == 0, done.stderr
     assert verify_artifact(laptop.home / "model").made_from["run_id"] == "far"
-    [answer] = spoken(laptop.distiltune("predict", "model", "test 1 yes", "--json"))
+    [answer] = printed_json(laptop.distiltune("predict", "model", "test 1 yes", "--json"))
     assert answer["label"] in ("yes", "no")
     # Besides: the copies that it sent and fetched, and what ONNX Runtime notes of itself.
     others = (

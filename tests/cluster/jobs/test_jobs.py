@@ -1,4 +1,4 @@
-"""Runs as jobs of a real cluster: sent, refused, stopped, gone on with; the code that was sent is what runs there."""
+"""Runs as jobs of a real cluster: submitted, rejected, stopped and resumed; the cluster runs the shipped code."""
 
 import json
 import os
@@ -34,7 +34,7 @@ LONG = ["--set", "search.num_trials=4", "--set", "search.space.num_train_epochs.
 
 
 class Head:
-    """A head of this module's own, and the commands that a person gives it."""
+    """A head of this module's own, and the commands that a user runs against it."""
 
     def __init__(self, home: Path) -> None:
         self.home = home
@@ -72,7 +72,7 @@ def head(tmp_path_factory):
 
 @pytest.fixture
 def ask(head, distiltune_here):
-    """The same commands in this process; gives what each printed on stdout."""
+    """Run the same commands in this process, and return what each prints on stdout."""
 
     def asked(*arguments):
         done = distiltune_here(head.state, *arguments)
@@ -97,7 +97,7 @@ def finished(head, s3_endpoint):
 
 
 def wait_for(run, *states, within_s=240):
-    """The run's state once it is one of those, or as it is when the time is over."""
+    """Wait until the run is in one of these states, or the time is over; return its state."""
     deadline = time.monotonic() + within_s
     while run.state not in states and time.monotonic() < deadline:
         time.sleep(0.5)
@@ -109,12 +109,12 @@ def run_of(storage, run_id):
 
 
 def files(storage):
-    """What a storage holds, but for data that was sent: by its content, so that other runs may use it."""
+    """List the files of a storage, except for uploaded inputs, which other runs may share."""
     paths = (path.relative_to(storage) for path in Path(storage).rglob("*") if path.is_file())
     return sorted(str(path) for path in paths if path.parts[:2] != ("cache", "inputs"))
 
 
-def test_a_job_that_was_sent_becomes_a_finished_run(head, finished):
+def test_a_submitted_job_becomes_a_finished_run(head, finished):
     run = run_of(finished, "first")
     submission = run.read("submission.json")
     assert submission.items() >= {"address": head.address, "submission_id": "first", "attempt": 1}.items()
@@ -162,7 +162,7 @@ def running_jobs(head):
 
 
 def refused(head, tmp_path, *overrides, **arguments):
-    """The message with which a job is refused; what it must leave alone is looked at."""
+    """Submit a job that must be refused, check that it left nothing behind, and return the message."""
     storage = str(tmp_path / "store")
     config = load_config(head.job, list(overrides), storage)
     given = {"address": head.address, "token_file": head.token_file, **arguments}
@@ -176,7 +176,7 @@ def refused(head, tmp_path, *overrides, **arguments):
     return str(raised.value)
 
 
-def test_a_cluster_that_does_not_answer_or_knows_another_token_is_one_line(head, tmp_path):
+def test_a_cluster_that_does_not_respond_or_has_another_token_is_one_line(head, tmp_path):
     done = head.submit(tmp_path / "store", "--address", "http://127.0.0.1:1")
     one_line(done, "--address: ", "http://127.0.0.1:1")
     wrong = tmp_path / "token"
@@ -216,7 +216,7 @@ def test_what_can_be_seen_here_is_refused_without_the_cluster(head, tmp_path):
         jobs.submit(config, "job", address=head.address, token_file=head.token_file)
 
 
-def test_there_is_no_run_to_stop_or_go_on_with(tmp_path):
+def test_an_unknown_run_can_be_neither_stopped_nor_resumed(tmp_path):
     with pytest.raises(RunNotFoundError):
         Storage(str(tmp_path)).open("none")
 
@@ -315,7 +315,7 @@ def every_trial_ran_once(run):
 
 
 @pytest.mark.slow
-def test_a_run_is_stopped_in_its_search_and_gone_on_with(head, finished):
+def test_a_run_is_stopped_in_its_search_and_resumed(head, finished):
     run = run_of(finished, "long")
     assert head.submit(finished, "--run-id", "long", *LONG).returncode == 0
     wait_for_trial(run)
@@ -389,8 +389,8 @@ def test_ctrl_c_while_submitting_leaves_nothing(head, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_job_that_cannot_begin_says_why_in_its_run(head, tmp_path):
-    """The driver refuses what changed between the check and its start; here: what was sent is gone."""
+def test_the_reason_why_a_job_cannot_start_is_in_its_run(head, tmp_path):
+    """The driver rejects changes between the check and its start; here the uploaded files are gone."""
     storage = tmp_path / "store"
     config = load_config(head.job, write_data(tmp_path), str(storage))
     jobs.submit(config, "job", address=head.address, token_file=head.token_file, run_id="gone")
@@ -401,7 +401,7 @@ def test_a_job_that_cannot_begin_says_why_in_its_run(head, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_run_of_this_machine_is_stopped_and_goes_on_here_and_then_on_the_cluster(head, tmp_path):
+def test_a_run_of_this_machine_is_stopped_and_resumed_here_and_then_on_the_cluster(head, tmp_path):
     storage = tmp_path / "store"
     options = [part for each in write_data(tmp_path) for part in ("--set", each)]
     process = subprocess.Popen(
@@ -451,7 +451,7 @@ def test_a_directory_that_a_node_does_not_share_is_refused(head, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_run_in_s3_goes_on_on_another_cluster(tmp_path, tmp_path_factory, s3_url):
+def test_a_run_in_s3_is_resumed_on_another_cluster(tmp_path, tmp_path_factory, s3_url):
     data = write_data(tmp_path)
     options = [part for each in data for part in ("--set", each)]
     first, second = (Head(tmp_path_factory.mktemp(name)) for name in ("one", "two"))

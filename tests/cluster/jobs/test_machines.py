@@ -48,7 +48,7 @@ def cluster():
 
 
 def nodes_of_trials(run):
-    """Trial id → the nodes that its log names, in order."""
+    """Return the nodes that each trial's log names, in order, by trial id."""
     found = {}
     for trial_id in run.store.names(run.trial_logs):
         text, _ = read_log(run.store, f"{run.trial_logs}/{trial_id}")

@@ -1,4 +1,4 @@
-"""Addresses that a person gives: nobody answers, something else answers, secrets in them."""
+"""Addresses that users give: without a listener, with a server that is not Ray, with secrets."""
 
 import os
 import signal
@@ -22,7 +22,7 @@ PARAMETER = "resources.address"
 
 @contextmanager
 def listener(answer: bytes | None, *, close: bool = False):
-    """A port that takes connections and says ``answer`` to each; None stays silent."""
+    """Listen on a port, and send ``answer`` to each connection; None sends nothing."""
     server = socket.create_server(("127.0.0.1", 0))
     held = []
 
@@ -50,7 +50,7 @@ def listener(answer: bytes | None, *, close: bool = False):
             each.close()
 
 
-def test_an_address_where_nobody_answers_is_one_line_at_once(monkeypatch):
+def test_an_address_without_a_listener_is_one_line_at_once(monkeypatch):
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     address = f"127.0.0.1:{free_port()}"
     began = time.monotonic()
@@ -90,7 +90,7 @@ def test_a_head_of_ray_is_found(ray_session):
     ["ray://h:10001", "local", "http://h:8265", "h", "h:", ":6379", "h:x", "h:0", "h:70000", "h:" + "9" * 5000, "a b:1",
      "h:1/x", "h\0:1", "", "h\n:1", "x" * 4000],
 )  # fmt: skip
-def test_an_address_of_another_form_is_refused_before_anybody_is_asked(monkeypatch, address):
+def test_an_address_of_another_form_is_refused_before_any_request(monkeypatch, address):
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     with pytest.raises(InputError, match=rf"^{PARAMETER}: ") as caught:
         check_gcs_address(PARAMETER, address)
@@ -116,8 +116,8 @@ def test_secrets_in_an_address_are_refused_and_not_shown(monkeypatch):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_address_that_does_not_answer_is_left_at_once_by_a_signal(number):
-    """Handled as the command handles both: a name that is looked up, or a host that drops packets, holds nothing up."""
+def test_a_signal_interrupts_waiting_for_an_address_at_once(number):
+    """Signals are handled as by the command; neither a name lookup nor a host that drops packets delays them."""
     code = (
         "import signal, socket, time\n"
         "from distiltune.cluster.nodes import ports\n"
@@ -143,7 +143,7 @@ def test_an_address_that_does_not_answer_is_left_at_once_by_a_signal(number):
         process.stdout.close()
 
 
-def test_a_name_that_is_looked_up_for_too_long_is_given_up(monkeypatch):
+def test_a_name_lookup_that_takes_too_long_is_given_up(monkeypatch):
     monkeypatch.setattr(ports, "_CONNECT_TIMEOUT_S", 0.1)
     ended = threading.Event()
 

@@ -1,4 +1,4 @@
-"""`distiltune cluster` on one machine: real daemons, who can reach them, and that nothing of them is left."""
+"""`distiltune cluster` on one machine: real daemons, from where they can be reached, and that they leave nothing."""
 
 import contextlib
 import json
@@ -187,7 +187,7 @@ def test_a_mistake_is_one_line_and_leaves_nothing(tmp_path, distiltune_here, arg
 
 
 @pytest.mark.parametrize("option", ["--port", "--dashboard-port"])
-def test_a_port_in_use_names_the_option_and_who_has_it(tmp_path, option):
+def test_a_port_in_use_names_the_option_and_the_process(tmp_path, option):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -258,7 +258,7 @@ def test_two_more_nodes_on_the_machine_of_the_head(tmp_path):
 
 
 def _asks_for_a_token(port):
-    """Whether what listens there is HTTP that refuses whoever has no token on every path."""
+    """Return whether an HTTP server on the port rejects requests without the token on every path."""
     with contextlib.suppress(OSError, ValueError, HTTPException):
         return {http_status(f"http://127.0.0.1:{port}{path}") for path in AGENT_PATHS} == {401}
     return False

@@ -13,7 +13,7 @@ from distiltune.cluster.store.runs import Run, Storage
 from distiltune.errors import DistiltuneError, InputError
 from distiltune.storage.store import Store
 
-# Key that names a file or folder of this machine -> a job with that key, and a relative path in it.
+# For each key that names a local file or folder, a job with that key, and the relative path in it.
 NAMED = {
     "data.train": {"data": {"source": "files", "train": "rows.csv"}},
     "data.path": {"data": {"source": "clinc_json", "path": "./all.json"}},
@@ -29,7 +29,7 @@ NAMED = {
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """The working directory of the person who starts the job."""
+    """The working directory of the user who starts the job."""
     folder = tmp_path_factory.mktemp("person")
     tiny_classifier(folder / "model", label_names=["no", "yes"], texts=["good morning", "what is new"])
     (folder / "folder").mkdir()
@@ -80,7 +80,7 @@ def test_a_relative_path_to_nothing_is_refused_by_its_key_before_anything_is_sen
 
 @pytest.fixture
 def job(folder, tmp_path, monkeypatch):
-    """A job with relative paths, which runs no further than to its first stage; and the jobs that came so far."""
+    """Start a job with relative paths, which ends before its first stage; also return the jobs that got so far."""
     monkeypatch.chdir(folder)
     came = []
 

@@ -1,4 +1,4 @@
-"""What the job finds out about its own texts: the record, the CSV files, and the report's section."""
+"""Diagnostics of a job's own texts: the record, the CSV files, and the report's section."""
 
 import csv
 import io
@@ -50,7 +50,7 @@ def text_data() -> TextData:
 
 
 def labelled(data: TextData, split: str, *, with_logits: bool = True) -> LabelledSplit:
-    """A teacher that is sure of every label except that of row ``WRONG``, which it takes for the next one."""
+    """A teacher that is confident in every label, but predicts the next label for row ``WRONG``."""
     labels = np.array(data.splits[split]["label"][:])
     predicted = labels.copy()
     predicted[WRONG] = (labels[WRONG] + 1) % 3
@@ -155,20 +155,20 @@ def test_without_logits_of_the_teacher_those_of_the_folds_are_diagnosed(run) -> 
 
 
 @pytest.mark.parametrize(
-    ("learned_here", "origins", "told"),
+    ("learned_here", "origins", "message"),
     [
         (True, ["out of sample", "in sample"], "data.diagnostics.cross_fit: 5"),
         (False, ["of a finished checkpoint"] * 2, None),
     ],
 )
-def test_file_and_report_say_where_probabilities_are_from(learned_here, origins, told, run) -> None:
+def test_file_and_report_say_where_probabilities_are_from(learned_here, origins, message, run) -> None:
     data = text_data()
     splits = {name: labelled(data, name) for name in ("train", "validation")}
     found = diagnose(run, data, splits, tasks.SINGLE_LABEL, learned_here=learned_here)
     assert [row["probabilities"] for row in rows_of(run, ISSUES_FILE)] == origins
     written = report_of(found)
-    assert ("in sample" in written) == (told is not None)
-    assert told is None or told in written
+    assert ("in sample" in written) == (message is not None)
+    assert message is None or message in written
 
 
 def test_the_report_shows_them_and_escapes_what_comes_from_the_data(run) -> None:

@@ -59,7 +59,13 @@ def job(*members, **keys) -> JobConfig:
 
 def task(directory: Path, config: JobConfig) -> Task:
     return Task(
-        Store(str(directory)), config, "log", "told", num_threads=1, use_gpu=False, unfinished="unfinished"
+        Store(str(directory)),
+        config,
+        "log",
+        "progress",
+        num_threads=1,
+        use_gpu=False,
+        unfinished="unfinished",
     )
 
 
@@ -181,7 +187,7 @@ def tagged_data(folder):
 
 
 @pytest.mark.parametrize(
-    ("members", "told"),
+    ("members", "message"),
     [
         ([{"checkpoint": "a"}, {"scratch": {}}], r"teacher\.ensemble\.1\.scratch: its tokenizer differs"),
         ([{"scratch": {}}, {"fine_tune": {"checkpoint": "a"}}], r"teacher\.ensemble\.1\.fine_tune: its tokenizer"),
@@ -189,8 +195,8 @@ def tagged_data(folder):
         ([{"scratch": {}}, {"logits": "x.csv"}], r"teacher\.ensemble\.1\.logits: a file with logits for each text"),
     ],
 )  # fmt: skip
-def test_teachers_that_cannot_have_the_same_tokens_are_refused_by_their_keys(members, told):
-    with pytest.raises(ValueError, match=told):
+def test_teachers_that_cannot_have_the_same_tokens_are_refused_by_their_keys(members, message):
+    with pytest.raises(ValueError, match=message):
         job(*members, task="token_classification")
 
 
@@ -225,15 +231,15 @@ def test_weights_cannot_be_fitted_without_validation_texts_of_all(kinds, tmp_pat
 
 
 @pytest.mark.parametrize(
-    ("members", "made", "told"),
+    ("members", "made", "message"),
     [
         ([{"scratch": {}}, {"logits": "x.csv"}], {"dropped": {"count": 5}}, r"teacher\.ensemble\.1\.logits is a file"),
         ([{"scratch": {}}, {"checkpoint": "x"}], {"masked": {"count": 5}}, r"augmentation\.masked: .*one tokenizer"),
     ],
     ids=["generated texts of a file", "masked pieces"],
 )  # fmt: skip
-def test_texts_that_a_member_cannot_read_are_refused(members, made, told):
-    with pytest.raises(ValueError, match=told):
+def test_texts_that_a_member_cannot_read_are_refused(members, made, message):
+    with pytest.raises(ValueError, match=message):
         job(*members, data={"augmentation": made})
 
 

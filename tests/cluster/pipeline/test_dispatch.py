@@ -1,4 +1,4 @@
-"""What a stage says of its task: what it does once it has a place, and what it waits for before."""
+"""The progress of a stage's task: what it does once it is placed, and what it waits for before that."""
 
 import pytest
 
@@ -52,7 +52,7 @@ def test_a_task_without_a_place_waits_for_its_resources(dispatcher):
         ("benchmark", "", "measuring the models"),
     ],
 )
-def test_a_task_that_works_is_never_said_to_wait(stage, part, said, dispatcher, run):
+def test_a_working_task_is_never_reported_as_waiting(stage, part, said, dispatcher, run):
     task = task_of(run, stage, part)
     run.store.write_json(task.progress, {"text": ""})
     found = dispatcher.state(stage, TWO_CPUS, 3600.0, part=part)
@@ -68,8 +68,8 @@ def test_what_a_task_reports_comes_with_its_counts(dispatcher, run):
     assert found.values == {"waiting_for": None, "done": 1, "total": 5}
 
 
-def test_a_task_has_its_place_before_its_libraries_are_loaded(dispatcher, run, monkeypatch):
-    """The work is behind a reference, which is resolved only after that was recorded."""
+def test_placement_is_recorded_before_libraries_are_loaded(dispatcher, run, monkeypatch):
+    """The work is a reference, which is resolved only after the placement was recorded."""
     task, seen = task_of(run, "teacher"), []
 
     def get(reference):
@@ -93,7 +93,7 @@ def test_texts_are_counted_over_all_teachers(dispatcher, run):
 
 
 class Cluster:
-    """Stands in for Ray: tasks are their parts; each poll lets the next step of a script happen."""
+    """Simulates Ray: a task is represented by its part, and each poll runs the next step of a script."""
 
     def __init__(self, dispatcher, run, monkeypatch, script):
         self._run, self._script, self.sent = run, iter(script), []
@@ -128,7 +128,7 @@ def do_parts(dispatcher, names, reports):
     return dispatcher.do_parts("teacher", None, TWO_CPUS, parts, name="teacher", report=reports.append)
 
 
-def test_parts_that_run_side_by_side_are_reported_together(dispatcher, run, monkeypatch):
+def test_parallel_parts_are_reported_together(dispatcher, run, monkeypatch):
     script = [
         ({"1": epoch(2)}, []),
         ({"1": epoch(3), "2": epoch(1)}, []),
@@ -212,7 +212,7 @@ def test_only_some_of_many_parts_are_shown():
 
 
 def sent(monkeypatch, dispatcher, wanted, cluster_gpus=0.0):
-    """Return the task that is sent, and what its function and options are, in place of Ray."""
+    """Capture the task that is sent, with its function and options, in place of Ray."""
     found = {}
 
     class Remote:
@@ -257,7 +257,7 @@ def test_a_task_that_holds_a_gpu_ends_its_process(wanted, cluster_gpus, gpus, di
 
 
 def test_ray_takes_the_limit_of_calls(dispatcher):
-    """Not where it is given with the options."""
+    """It is ignored if it is given with the options."""
     import ray
 
     assert dispatching._in_worker(begin, 0.5)._default_options["max_calls"] == 1

@@ -126,7 +126,7 @@ def test_each_teacher_may_label_in_a_task_of_its_own(data, tmp_path):
 
 
 def test_two_jobs_that_need_the_same_teacher_at_once_train_it_once(data, tmp_path, monkeypatch):
-    """The second one reports what it waits for, and gets the first one's."""
+    """The second job reports what it waits for, and gets the teacher of the first."""
     prepare, reused, records, deadline = labels.prepare_teacher, [], [], time.monotonic() + 20
     first, other = (replace(task(tmp_path, job()), run_id=name, progress=name) for name in ("a", "b"))
     second = threading.Thread(target=lambda: records.append(make_teacher(other, data, 0, "t")))
@@ -162,7 +162,7 @@ def test_two_jobs_that_need_the_same_teacher_at_once_train_it_once(data, tmp_pat
         ),
     ],
 )
-def test_an_ensemble_that_nobody_would_learn_from_is_refused(section, message, tmp_path):
+def test_an_unused_ensemble_is_refused(section, message, tmp_path):
     from distiltune.cluster.specification.config import load_config
 
     (tmp_path / "job.json").write_text(json.dumps(section))
@@ -220,7 +220,7 @@ print(json.dumps([at_once, files, logits, record["keys"], record["texts_computed
 
 
 @pytest.mark.slow
-def test_members_that_train_side_by_side_get_the_same_bits(tmp_path):
+def test_members_that_train_in_parallel_get_the_same_bits(tmp_path):
     found = []
     for num_cpus in (1, 2):
         program = [sys.executable, "-c", SIDE_BY_SIDE, str(tmp_path / f"store-{num_cpus}"), str(num_cpus)]

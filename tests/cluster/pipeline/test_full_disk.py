@@ -31,7 +31,7 @@ def test_a_stage_whose_disk_is_full_fails_in_one_line(tmp_path, small_disk, stag
     assert run.stage_record(stage)["state"] == "failed"
 
 
-def test_libraries_that_say_it_in_classes_of_their_own_are_understood(tmp_path):
+def test_full_disk_errors_of_libraries_are_recognised(tmp_path):
     words = f"I/O error: {os.strerror(errno.ENOSPC)} (os error 28)"
     for error in (RuntimeError(words), OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/full/file")):
         assert "No space left on device" in str(refusal_of(error, str(tmp_path)))

@@ -143,12 +143,12 @@ def test_auto_is_at_most_8192(check, tmp_path, caplog, monkeypatch):
 
 @pytest.fixture
 def little_memory(monkeypatch):
-    """Texts of any length are long, and passes have a number of bytes."""
+    """Treat texts of any length as long, and give passes a fixed number of bytes."""
     monkeypatch.setattr(long_texts, "_LONG", 0)
     return lambda free: monkeypatch.setattr(passes, "free_memory", lambda: free)
 
 
-def test_a_text_that_memory_does_not_hold_is_known_before_the_run(check, models, little_memory, caplog):
+def test_a_text_that_exceeds_memory_is_reported_before_the_run(check, models, little_memory, caplog):
     sections = {"tuned": str(models["bert"]), "training": {"max_length": POSITIONS}}
     with caplog.at_level(logging.WARNING, "distiltune"):
         little_memory(10**12)
@@ -164,7 +164,7 @@ def test_a_text_that_memory_does_not_hold_is_known_before_the_run(check, models,
     assert caplog.text.count("66 tokens need") == 1
 
 
-def test_of_a_finished_teacher_the_student_alone_counts(check, models, little_memory, caplog):
+def test_with_a_finished_teacher_only_the_student_counts(check, models, little_memory, caplog):
     with caplog.at_level(logging.WARNING, "distiltune"):
         little_memory(4 * 20_000)
         check(models["bert"], training={"max_length": POSITIONS})

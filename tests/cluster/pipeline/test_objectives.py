@@ -30,7 +30,7 @@ def distiltune(*arguments, cwd):
     )
 
 
-def spoken(done):
+def printed_json(done):
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
@@ -44,12 +44,12 @@ def home(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def found(home):
-    return spoken(distiltune("run", "job.yaml", "--run-id", "both", "--json", cwd=home))
+    return printed_json(distiltune("run", "job.yaml", "--run-id", "both", "--json", cwd=home))
 
 
 def test_another_run_takes_the_latencies_that_were_measured(home, found):
     options = ["--set", "storage.reuse=false"]
-    again = spoken(distiltune("run", "job.yaml", "--run-id", "again", "--json", *options, cwd=home))
+    again = printed_json(distiltune("run", "job.yaml", "--run-id", "again", "--json", *options, cwd=home))
     latencies = [{trial["metrics"]["latency_ms"] for trial in run["trials"]} for run in (found, again)]
     assert latencies[0] == latencies[1]
     assert len(list((home / "distiltune-runs/cache/latencies").glob("*.json"))) == 2
@@ -91,7 +91,7 @@ def test_another_trial_may_be_chosen(home, found):
     assert "distiltune resume" in done.stdout
     again = distiltune("resume", "both", cwd=home)
     assert again.returncode == 0, again.stderr
-    shown = spoken(distiltune("show", "both", "--json", cwd=home))
+    shown = printed_json(distiltune("show", "both", "--json", cwd=home))
     assert (shown["state"], shown["best"]["trial_id"]) == ("finished", other["trial_id"])
     assert shown["choice"].startswith(f"trial {other['trial_id']}, ")
     config = json.loads((home / "distiltune-runs/runs/both/best/config.json").read_text())
@@ -104,11 +104,11 @@ def test_a_search_learns_from_a_former_run_that_fits(home):
     before = {path.name for path in runs.iterdir()}
     job = {**JOB, "search": {**SEARCH, "num_trials": 1, "points": [], "warm_start": "both"}}
     (home / "more.yaml").write_text(yaml.safe_dump(job))
-    more = spoken(distiltune("run", "more.yaml", "--run-id", "more", "--json", cwd=home))
+    more = printed_json(distiltune("run", "more.yaml", "--run-id", "more", "--json", cwd=home))
     assert len(more["trials"]) == 1
     (runs / "both").rename(runs / "elsewhere")
     again = distiltune("resume", "more", cwd=home)
-    assert again.returncode == 0, "the former run may be gone when this one goes on"
+    assert again.returncode == 0, "the former run may be gone when this one is resumed"
     (runs / "elsewhere").rename(runs / "both")
     refused = distiltune(
         "run", "more.yaml", "--set", "search.space.temperature={type: int, low: 30, high: 40}", cwd=home

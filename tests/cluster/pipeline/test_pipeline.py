@@ -78,7 +78,7 @@ def home(tmp_path_factory):
 
 @pytest.fixture
 def ask(home, here, monkeypatch, capsys):
-    """Commands in that directory, in this process; gives what each printed on stdout."""
+    """Run commands in that directory, in this process; return what each prints on stdout."""
     monkeypatch.chdir(home)
     monkeypatch.setenv("COLUMNS", "120")
 
@@ -128,7 +128,7 @@ def test_run_prints_one_object_with_every_promised_field(found):
     assert found["variants"][2]["max_abs_diff"] < 1e-3
 
 
-def test_trials_learn_of_texts_without_labels_as_many_as_they_are_given(home, found):
+def test_trials_learn_from_as_many_unlabelled_texts_as_given(home, found):
     stages = home / "distiltune-runs" / "runs" / "first" / "stages"
     assert json.loads((stages / "logits.json").read_text())["result"]["texts"] == {
         "train": 300,
@@ -251,7 +251,7 @@ def test_the_chosen_variant_is_sealed_and_pulled_whole(home, ask, found):
     assert manifest["made_from"]["hyperparameters"]["alpha"] == found["best"]["alpha"]
 
 
-def test_each_variant_says_why_it_was_chosen_or_not(ask, found):
+def test_each_variant_has_the_reason_why_it_was_chosen_or_not(ask, found):
     rows = {row["name"]: row for row in found["variants"]}
     shown = ask("show", "first")
     for name in ("onnx", "onnx-int8"):
@@ -294,7 +294,7 @@ def test_the_artifact_ships_with_the_session_options_it_was_timed_with(home, fou
     assert rows[found["chosen"]] == json.loads((artifact / "distiltune.json").read_text()).get("session", {})
 
 
-def test_show_report_and_runs_tell_of_the_run(home, ask, found):
+def test_show_report_and_runs_describe_the_run(home, ask, found):
     assert json.loads(ask("show", "latest", "--json")) == found
     assert found["chosen"] in ask("show", "first")
     report = ask("report", "first")
@@ -306,7 +306,7 @@ def test_show_report_and_runs_tell_of_the_run(home, ask, found):
     assert rows[-1]["run_id"] == "first"
 
 
-def test_nothing_that_a_person_pulls_is_a_pickle(home):
+def test_no_pulled_file_is_a_pickle(home):
     run = home / "distiltune-runs" / "runs" / "first"
     for folder in ("artifact", "variants", "best", "report"):
         for path in (run / folder).rglob("*"):
@@ -315,8 +315,8 @@ def test_nothing_that_a_person_pulls_is_a_pickle(home):
                 assert path.read_bytes()[:2] not in {b"\x80\x02", b"\x80\x04", b"\x80\x05"}, path
 
 
-def test_the_same_run_again_does_nothing_again(home, here, monkeypatch, capsys):
-    # As an older run has it, that did not know of a key yet.
+def test_running_a_finished_run_again_repeats_nothing(home, here, monkeypatch, capsys):
+    # Like the record of an older run, which lacks a newer key.
     file = home / "distiltune-runs" / "runs" / "first" / "job.json"
     held = json.loads(file.read_text())
     del held["benchmark"]["max_threads"]
@@ -435,7 +435,7 @@ def _processes_that_name(text):
 
 
 @pytest.mark.slow
-def test_a_killed_run_goes_on_where_it_was(tmp_path):
+def test_a_killed_run_is_resumed_where_it_was(tmp_path):
     job = {**JOB, "search": {"num_trials": 4, "space": {"num_train_epochs": 3}}}
     (tmp_path / "job.yaml").write_text(yaml.safe_dump(job))
     command = [*COMMAND, "run", "job.yaml", "--run-id", "killed", "--json"]
@@ -477,7 +477,7 @@ def test_ctrl_c_ends_it_in_one_line_and_leaves_no_process(tmp_path):
 
 @pytest.mark.slow
 def test_sigterm_to_the_whole_group_ends_it_as_ctrl_c_does(tmp_path):
-    """As `timeout` and service managers send it; Ray's own processes must outlive the way out."""
+    """As `timeout` and service managers send it; Ray's processes are still needed during shutdown."""
     (tmp_path / "job.yaml").write_text(
         yaml.safe_dump({**JOB, "search": {"num_trials": 1, "space": {"num_train_epochs": 30}}})
     )

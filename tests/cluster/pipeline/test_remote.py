@@ -19,7 +19,7 @@ def home(tmp_path):
 
 
 def on_s3(url, home, *arguments):
-    """Run a command as a machine with an own, empty cache would."""
+    """Run a command as on a machine with an empty cache of its own."""
     return subprocess.run(
         [*COMMAND, *arguments, "--storage", url],
         capture_output=True,
@@ -32,7 +32,7 @@ def on_s3(url, home, *arguments):
 
 
 @pytest.mark.slow
-def test_a_killed_run_on_s3_is_resumed_by_a_machine_that_knows_nothing_of_it(home, s3_url):
+def test_a_killed_run_on_s3_is_resumed_by_a_machine_without_its_files(home, s3_url):
     job = {**JOB, "search": {"num_trials": 4, "space": {"num_train_epochs": 4}}}
     (home / "job.yaml").write_text(yaml.safe_dump(job))
     process = subprocess.Popen(

@@ -1,4 +1,4 @@
-"""A plan tries changes greedily, keeps those that pay and pass the gate, and goes on where it was."""
+"""A plan tries changes greedily, keeps those that gain enough and pass the gate, and can be resumed."""
 
 import json
 import re
@@ -38,7 +38,7 @@ def outcome(number, latency, size, num_wrong):
     return Outcome(f"run-{number}", row)
 
 
-def test_changes_are_kept_while_they_pay_and_pass():
+def test_changes_are_kept_while_they_gain_enough_and_pass():
     config = JobConfig.model_validate({"training": {"max_length": 64}, "plan": {"steps": STEPS}})
     came = []
 
@@ -53,8 +53,8 @@ def test_changes_are_kept_while_they_pay_and_pass():
         return outcome(number, latency if length == 64 else latency * 0.99, size, wrong)
 
     found = list(tries(config, check_plan(config), do))
-    told = [(tried.key, tried.value, tried.kept) for tried, _ in found]
-    assert told == [
+    summary = [(tried.key, tried.value, tried.kept) for tried, _ in found]
+    assert summary == [
         (None, None, True),
         ("student.layers", [0, 1], True),
         ("student.layers", [0], False),
@@ -91,7 +91,7 @@ def test_a_run_without_a_variant_is_refused_and_the_first_must_have_one():
 
 
 @pytest.mark.parametrize(
-    ("key", "value", "told"),
+    ("key", "value", "message"),
     [
         ("student.layer", [0], "student.layer: unknown key"),
         ("pupil.layers", [0], "pupil is not a section"),
@@ -99,8 +99,8 @@ def test_a_run_without_a_variant_is_refused_and_the_first_must_have_one():
         ("student.layers.0", 1, "student.layers is not a section"),
     ],
 )
-def test_a_change_that_cannot_be_made_is_refused(key, value, told):
-    with pytest.raises(ConfigError, match=told):
+def test_a_change_that_cannot_be_made_is_refused(key, value, message):
+    with pytest.raises(ConfigError, match=message):
         changed(JobConfig(), key, value)
 
 
@@ -109,7 +109,7 @@ def test_a_plan_without_steps_is_refused_in_one_line(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("plan", "told"),
+    ("plan", "message"),
     [
         (
             {"steps": [{"key": "student.layers", "values": [[0], [0, 9]]}]},
@@ -125,20 +125,20 @@ def test_a_plan_without_steps_is_refused_in_one_line(tmp_path):
         ),
     ],
 )
-def test_what_a_later_run_would_refuse_is_refused_before_the_first(plan, told, tmp_path):
+def test_what_a_later_run_would_refuse_is_refused_before_the_first(plan, message, tmp_path):
     config = load_config("quickstart", ["export.choose.strict=true"]).model_copy(
         update={
             "plan": PlanConfig.model_validate(plan),
             "storage": StorageConfig(path=str(tmp_path / "runs")),
         }
     )
-    with pytest.raises(InputError, match=told):
+    with pytest.raises(InputError, match=message):
         run_plan(config, "job")
     assert not list((tmp_path / "runs").glob("runs/*"))
 
 
 @pytest.mark.slow
-def test_a_plan_from_the_command_line_goes_on_where_it_was(tmp_path):
+def test_a_plan_from_the_command_line_is_resumed_where_it_was(tmp_path):
     job = {
         "data": {"max_train_examples": 300},
         "teacher": {

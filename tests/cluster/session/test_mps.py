@@ -1,4 +1,4 @@
-"""The Multi-Process Service around a search: the command is a script, nothing here needs a GPU."""
+"""The Multi-Process Service around a search: the command is a script, so that no GPU is needed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from distiltune.cluster.session.mps import COMMAND, MpsDaemon, mps_daemons
 from distiltune.search.trial import device
 from distiltune.search.trial.device import MPS_DIRECTORY, own_device
 
-# Serves until it is told to quit, as the real one does: `-f` runs it in the foreground, and its directory says where.
+# Serves until it receives `quit`, like the real one: `-f` runs it in the foreground; a variable names its directory.
 SERVES = """
 directory="$CUDA_MPS_PIPE_DIRECTORY"
 test -d "$CUDA_MPS_LOG_DIRECTORY" || exit 3
@@ -76,7 +76,7 @@ def test_it_ends_with_a_process_that_is_killed(monkeypatch, tmp_path):
 
 
 class Service:
-    """An actor of Ray with the service of a node, in this process."""
+    """A Ray actor with the service of a node, simulated in this process."""
 
     def __init__(self, node: str, answer: str | None, calls: list[str]) -> None:
         self.start = SimpleNamespace(remote=lambda: calls.append(f"start {node}") or answer)
@@ -85,7 +85,7 @@ class Service:
 
 @pytest.fixture
 def calls(monkeypatch):
-    """What is called on three nodes, two of them with GPUs, of which one has no service."""
+    """Record the calls on three nodes: two have GPUs, and one of these has no service."""
     import ray
 
     made: list[str] = []

@@ -1,4 +1,4 @@
-"""The Ray that a job starts for itself, where starting it goes wrong."""
+"""The Ray instance that a job starts for itself, and what happens if it does not start."""
 
 import contextlib
 import os
@@ -18,7 +18,7 @@ from distiltune.errors import RunFailedError
 
 @pytest.fixture
 def starts(monkeypatch):
-    """Ray's starts in place of real ones: each fails as the list says, or does not where it says None."""
+    """Simulate Ray's starts: each raises the next entry of the list, or succeeds if that is None."""
     import ray
 
     faults = []
@@ -29,7 +29,8 @@ def starts(monkeypatch):
             raise fault
 
     monkeypatch.setattr(ray, "init", start)
-    monkeypatch.setattr(ray, "shutdown", lambda: None)  # the one that the other tests share goes on
+    # The instance that the other tests share keeps running.
+    monkeypatch.setattr(ray, "shutdown", lambda: None)
     monkeypatch.setattr(private_ray, "_PREFIX", f"dt-{secrets.token_hex(3)}-")
     return faults
 
@@ -65,7 +66,7 @@ def test_ray_is_given_the_gpus_that_torch_sees_and_counts_itself_if_there_are_no
     assert asked == [given]
 
 
-def test_what_a_killed_process_left_goes_and_what_is_in_use_stays(starts):
+def test_leftovers_of_killed_processes_are_removed_and_directories_in_use_stay(starts):
     kept = private_ray.PrivateDirectory()
     code = (
         "import os, signal, subprocess, sys\n"

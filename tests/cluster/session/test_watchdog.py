@@ -88,7 +88,7 @@ def test_a_dismissed_watchdog_has_ended(tmp_path):
     assert tmp_path.exists()
 
 
-def test_a_process_that_uses_a_directory_of_a_longer_name_goes_on(tmp_path):
+def test_a_process_that_uses_a_directory_of_a_longer_name_keeps_running(tmp_path):
     beside = tmp_path / "watched-not"
     beside.mkdir()
     with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)", f"{beside}/a"]) as process:

@@ -320,7 +320,7 @@ def test_train_fixes_every_searched_value():
     }
 
 
-def test_train_forgets_points_and_former_trials():
+def test_train_drops_points_and_former_trials():
     points = "search.points=[{alpha: 0.1, temperature: 3, num_train_epochs: 5}]"
     config = without_search(load_config("quickstart", [points, "search.warm_start=former"]))
     assert config.search.points == []
@@ -348,7 +348,7 @@ def test_train_refuses_a_searched_argument_without_a_value():
 
 
 @pytest.mark.parametrize(
-    ("section", "told"),
+    ("section", "message"),
     [
         ("teacher={scratch: {}, ensemble: 2}", r"teacher\.ensemble: 2 given, but with alpha 1"),
         (
@@ -357,16 +357,16 @@ def test_train_refuses_a_searched_argument_without_a_value():
         ),
     ],
 )
-def test_what_nothing_listens_to_is_refused_however_alpha_came_to_be_1(section, told):
-    with pytest.raises(ConfigError, match=told):
+def test_unused_teacher_labels_are_refused_however_alpha_is_set_to_1(section, message):
+    with pytest.raises(ConfigError, match=message):
         without_search(load_config("quickstart", [section, "training.alpha=1"]))
-    with pytest.raises(ConfigError, match=told):
+    with pytest.raises(ConfigError, match=message):
         load_config("quickstart", [section, "search.space.alpha={type: choice, values: [1]}"])
     load_config("quickstart", [section, "search.space.alpha={type: choice, values: [0.5, 1]}"])
 
 
-def test_faults_of_form_and_of_sense_are_told_together():
-    """What a fault of form takes out of the space is not missed by the others."""
+def test_faults_of_types_and_of_meaning_are_reported_together():
+    """Arguments that are removed because of an invalid value are not reported as missing."""
     space = """search.space={learning_rate: {type: float, low: 0.1, high: 0.01}, lerning_rate: 1.0, alpha: 3.0,
         batch_size: {type: choice, values: []}, weight_decay: {type: flot}, optim: {low: 1},
         max_steps: {type: int, low: 1},

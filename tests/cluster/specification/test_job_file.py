@@ -56,7 +56,7 @@ def test_sections_that_are_not_named_have_the_jobs_seed_as_well():
 
 
 @pytest.mark.parametrize("given", ["-1", "4294967296", "yes", "1.5", "seven", "null", "[1]"])
-def test_a_seed_that_is_none_is_named_once(given):
+def test_an_invalid_seed_is_named_once(given):
     with pytest.raises(ConfigError, match=r"^quickstart: seed: "):
         load_config("quickstart", [f"seed={given}"])
 

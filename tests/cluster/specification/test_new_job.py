@@ -1,4 +1,4 @@
-"""`distiltune init`: a job file from a look at the data, which loads and reads the same texts."""
+"""`distiltune init` writes a job file from the data, which loads and reads the same texts."""
 
 import csv
 import json
@@ -104,7 +104,7 @@ def test_paths_are_relative_to_the_jobs_file(tmp_path, monkeypatch) -> None:
 
 
 @pytest.mark.parametrize(("num_rare", "is_hinted"), [(4, True), (30, False)])
-def test_skewed_labels_are_answered_by_a_hint(num_rare, is_hinted, tmp_path) -> None:
+def test_skewed_labels_get_a_hint(num_rare, is_hinted, tmp_path) -> None:
     skewed = [(f"please track item number {n}", "track") for n in range(120)]
     skewed += [(f"kindly return parcel number {n}", "return") for n in range(num_rare)]
     data = tmp_path / "data.csv"
@@ -123,7 +123,7 @@ def test_skewed_labels_are_answered_by_a_hint(num_rare, is_hinted, tmp_path) -> 
 
 
 @pytest.mark.parametrize(("per_label", "is_hinted"), [(10, True), (25, False)])
-def test_few_texts_a_label_are_answered_by_a_hint(per_label, is_hinted, tmp_path) -> None:
+def test_few_texts_per_label_get_a_hint(per_label, is_hinted, tmp_path) -> None:
     texts = [f"please {verb} item number {n},{verb}\n" for verb in VERBS for n in range(per_label)]
     data = tmp_path / "data.csv"
     data.write_text("text,label\n" + "".join(texts))

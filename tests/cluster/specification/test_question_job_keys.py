@@ -1,4 +1,4 @@
-"""Keys of a job of questions: what is recognised, which columns are read, and what is refused by name."""
+"""Keys of a job of questions: what is recognised, which columns are read, and which keys are rejected by name."""
 
 from __future__ import annotations
 

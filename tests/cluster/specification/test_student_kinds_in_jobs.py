@@ -1,4 +1,4 @@
-"""Jobs with a student without attention: the values that suit it, and what it cannot have, refused by name."""
+"""Jobs with a student without attention: its default values, and unsupported keys, which are rejected by name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The task of a job: recognised, and keys that mean nothing for it refused."""
+"""The task of a job: how it is recognised, and keys that do not apply to it, which are rejected."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Keys of a job of entities: what is recognised, and what is refused by name since it is about whole texts."""
+"""Keys of a job of entities: what is recognised, and keys about whole texts, which are rejected by name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Runs whose records are not what was written: shown as damaged, one line each, and the others beside them."""
+"""Runs with damaged records: each is shown as damaged, on one line, among the other runs."""
 
 import json
 import logging
@@ -162,7 +162,7 @@ def test_a_damaged_run_shows_as_damaged_beside_the_others(storage, call, name, r
 @pytest.mark.parametrize(
     "name", ["run.json", "submission.json", "stages/search.json", "job.json", "lease.json"]
 )
-def test_a_record_that_is_no_object_is_one_line_and_stays_as_it_is(storage, call, name, content):
+def test_a_record_that_is_not_an_object_is_one_line_and_stays_unchanged(storage, call, name, content):
     writer = Writer(storage, "bad", LATER).searching()
     writer.run.store.write(writer.run.key(name), content)
     readers = {
@@ -183,7 +183,7 @@ def test_a_record_that_is_no_object_is_one_line_and_stays_as_it_is(storage, call
     assert writer.run.store.read(writer.run.key(name)) == content
 
 
-def test_a_specification_that_is_none_any_more_is_named(storage):
+def test_a_damaged_specification_is_named(storage):
     run = Writer(storage, "bad", LATER).state("failed", "x").run
     run.write("job.json", {"data": 5})
     with pytest.raises(DamagedRecordError, match=r"bad/job\.json: is damaged \(data"):
@@ -200,7 +200,7 @@ def test_a_run_whose_record_is_lost_is_damaged_and_not_unknown(storage, call):
     assert "--run-id bad" in err
 
 
-def test_the_lease_of_nobody_knows_whom_is_respected(storage):
+def test_a_damaged_lease_is_respected(storage):
     run = Writer(storage, "a").searching().run
     run.store.write(run.key("lease.json"), b"")
     with pytest.raises(DamagedRecordError, match=r"lease\.json.*no process"), run.held():
@@ -211,7 +211,7 @@ def test_the_lease_of_nobody_knows_whom_is_respected(storage):
             _ = run.state
 
 
-def test_what_is_no_run_hides_none(storage, call):
+def test_folders_that_are_not_runs_hide_no_run(storage, call):
     Writer(storage, "good").finished()
     runs = storage.store.directory / "runs"
     (runs / "file").write_text("x")

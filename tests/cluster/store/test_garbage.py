@@ -208,7 +208,7 @@ def test_gc_cuts_down_ended_runs_alone(directory, capsys):
     assert (files_of(live), files_of(stopped)) == before
 
 
-def test_gc_leaves_runs_that_ended_lately(directory, capsys):
+def test_gc_leaves_runs_that_ended_recently(directory, capsys):
     old, new = whole_run(directory, "old"), whole_run(directory, "new")
     old.write("run.json", {**(old.read("run.json") or {}), "created": LONG_AGO, "ended": LONG_AGO})
     found = json.loads(
@@ -220,7 +220,7 @@ def test_gc_leaves_runs_that_ended_lately(directory, capsys):
 
 
 @pytest.mark.parametrize("given", ["30", "d", "-3d", "1.5h", "3 months", ""])
-def test_an_age_that_is_none_is_refused(directory, capsys, given):
+def test_an_invalid_age_is_refused(directory, capsys, given):
     status, _, err = call(directory, capsys, "gc", f"--older-than={given}")
     assert status == 2 and "--older-than" in err
 

@@ -27,7 +27,7 @@ def store(request, tmp_path):
 
 @pytest.fixture
 def node(monkeypatch):
-    """Look at things as another machine would: with nothing of this one's copies."""
+    """Act as another machine, which has none of this machine's copies."""
 
     def move(directory):
         monkeypatch.setenv("DISTILTUNE_CACHE", str(directory))
@@ -137,21 +137,21 @@ def test_optional_files_and_saved_datasets_are_sent_whole(store, tmp_path, node)
     shutil.rmtree(tmp_path / "saved")
     shutil.rmtree(tmp_path / "alone")
     node(tmp_path / "there")
-    brought = with_local_inputs(shipped, store).data
-    assert load_data(brought).fingerprint == before.fingerprint
-    assert not list(Path(brought.train).rglob("*.pkl"))
+    received = with_local_inputs(shipped, store).data
+    assert load_data(received).fingerprint == before.fingerprint
+    assert not list(Path(received.train).rglob("*.pkl"))
 
 
 def test_a_single_file_is_sent_and_its_missing_splits_stay_missing(tmp_path):
     path = tmp_path / "my.csv"
     path.write_text("text,label\n" + "".join(f"text {i},{i % 2}\n" for i in range(40)))
     config, store = JobConfig.model_validate({"data": {"train": str(path)}}), Store(str(tmp_path / "store"))
-    brought = with_local_inputs(ship_inputs(config, store), store).data
-    assert (brought.validation, brought.test) == (None, None)
-    assert load_data(brought).fingerprint == load_data(config.data).fingerprint
+    received = with_local_inputs(ship_inputs(config, store), store).data
+    assert (received.validation, received.test) == (None, None)
+    assert load_data(received).fingerprint == load_data(config.data).fingerprint
 
 
-def test_a_checkpoint_is_sent_without_what_is_no_model(store, tmp_path, node):
+def test_a_checkpoint_is_sent_without_unrelated_files(store, tmp_path, node):
     directory = tmp_path / "teacher"
     tiny_classifier(directory)
     (directory / "optimizer.pt").write_bytes(b"x")
@@ -165,8 +165,8 @@ def test_a_checkpoint_is_sent_without_what_is_no_model(store, tmp_path, node):
     shipped = ship_inputs(config, store)
     assert shipped.teacher.fine_tune.checkpoint == shipped.student.checkpoint
     node(tmp_path / "there")
-    brought = with_local_inputs(shipped, store)
-    path = Path(brought.teacher.fine_tune.checkpoint)
+    received = with_local_inputs(shipped, store)
+    path = Path(received.teacher.fine_tune.checkpoint)
     assert path.name == "teacher"
     names = {each.name for each in path.iterdir()}
     assert {"config.json", "model.safetensors", "tokenizer.json"} <= names
@@ -206,7 +206,7 @@ def test_every_missing_file_is_named_before_anything_is_sent(tmp_path):
     assert not (tmp_path / "store").exists()
 
 
-def test_a_reference_into_another_store_says_so(store):
+def test_a_reference_into_another_store_is_reported(store):
     config = JobConfig.model_validate(
         {"data": {"source": "clinc_json", "path": "storage:cache/inputs/0/a.json"}}
     )
@@ -214,7 +214,7 @@ def test_a_reference_into_another_store_says_so(store):
         with_local_inputs(config, store)
 
 
-def test_a_data_file_of_an_s3_url_is_brought_and_brought_again_when_it_changed(s3_url, tmp_path, node):
+def test_a_data_file_of_an_s3_url_is_downloaded_and_downloaded_again_when_it_changed(s3_url, tmp_path, node):
     node(tmp_path / "there")
     remote = Store(s3_url)
     base, _, query = s3_url.partition("?")
@@ -239,7 +239,7 @@ def test_a_data_file_of_an_s3_url_is_brought_and_brought_again_when_it_changed(s
         with_local_inputs(config, local)
 
 
-def test_a_data_file_of_the_web_is_brought(tmp_path, node):
+def test_a_data_file_of_the_web_is_downloaded(tmp_path, node):
     node(tmp_path / "there")
     (tmp_path / "web").mkdir()
     (tmp_path / "web" / "all.json").write_text("content")

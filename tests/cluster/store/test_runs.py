@@ -1,4 +1,4 @@
-"""The run store: ids, states, heartbeats, and what is said when something is not there; in a directory and on S3."""
+"""The run store: ids, states, heartbeats, and messages about missing runs; in a directory and on S3."""
 
 import datetime
 import json
@@ -31,13 +31,13 @@ def storage(request, tmp_path):
 
 @pytest.fixture(autouse=True)
 def settled(monkeypatch):
-    """Where two write a lease at once they are processes of their own, which wait for each other as long as ever."""
+    """Shorten the wait for simultaneous writers; tests of these use separate processes, which wait as usual."""
     monkeypatch.setattr(leases, "_SETTLE_S", 0.1)
 
 
 @pytest.fixture
 def quick(monkeypatch):
-    """Heartbeats in a hurry."""
+    """Make heartbeats fast."""
     monkeypatch.setattr(leases, "BEAT_S", 0.1)
     monkeypatch.setattr(leases, "STALE_AFTER_S", 2.0)
 
@@ -92,7 +92,7 @@ def hold_elsewhere(storage, run_id="a"):
     return process
 
 
-def test_a_killed_process_lets_go_of_its_run_at_once(storage):
+def test_the_run_of_a_killed_process_is_released_at_once(storage):
     run = begin(storage, "a", "2026-01-01")
     process = hold_elsewhere(storage)
     assert run.state == "running"
@@ -106,7 +106,7 @@ def test_a_killed_process_lets_go_of_its_run_at_once(storage):
         assert run.state == "running"
 
 
-def test_the_heartbeat_of_another_machine_tells_whether_it_lives(storage, quick):
+def test_the_heartbeat_of_another_machine_shows_whether_its_process_lives(storage, quick):
     run = begin(storage, "a", "2026-01-01")
     of_another_machine(run)
     assert run.state == "running"
@@ -119,7 +119,7 @@ def test_the_heartbeat_of_another_machine_tells_whether_it_lives(storage, quick)
 
 
 @S3_IS_SLOW
-def test_clocks_that_disagree_take_nothing_from_who_lives(storage, monkeypatch):
+def test_clocks_that_disagree_take_no_run_from_a_live_process(storage, monkeypatch):
     """An old time in the lease, and a heartbeat all the same: the other machine's clock is wrong."""
     monkeypatch.setattr(leases, "BEAT_S", 0.5)
     run = begin(storage, "a", "2026-01-01")
@@ -168,8 +168,8 @@ def test_a_request_to_stop_interrupts_the_worker(storage, quick):
     assert not run.is_to_stop
 
 
-def test_a_process_that_ignores_ctrl_c_hears_a_request_to_stop(storage, quick):
-    """As one does that a script has started in the background."""
+def test_a_process_that_ignores_ctrl_c_is_interrupted_by_a_request_to_stop(storage, quick):
+    """Processes that a script starts in the background ignore it."""
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         run = begin(storage, "a", "2026-01-01")
@@ -179,7 +179,7 @@ def test_a_process_that_ignores_ctrl_c_hears_a_request_to_stop(storage, quick):
         signal.signal(signal.SIGINT, before)
 
 
-def test_who_has_lost_the_lease_is_interrupted_and_leaves_it_alone(storage, quick):
+def test_a_process_that_lost_the_lease_is_interrupted_and_leaves_it_alone(storage, quick):
     run = begin(storage, "a", "2026-01-01")
     lease = Lease(run.store, run.key())
     lease.acquire()
@@ -191,7 +191,7 @@ def test_who_has_lost_the_lease_is_interrupted_and_leaves_it_alone(storage, quic
     assert held["owner"] == "other"
 
 
-def test_who_slept_through_a_whole_takeover_is_interrupted(storage, quick):
+def test_a_process_that_slept_through_a_whole_takeover_is_interrupted(storage, quick):
     run = begin(storage, "a", "2026-01-01")
     lease = Lease(run.store, run.key())
     lease.acquire()
@@ -205,7 +205,7 @@ def test_a_job_whose_run_is_held_by_another_leaves_that_one_alone(storage):
     run = begin(storage, "a", "2026-01-01", "stopped")
     run.write("submission.json", {**SUBMISSION, "created": now(), "pending": True})
     with run.held():
-        assert run.state == "running"  # gone on with, whatever its record still says
+        assert run.state == "running"  # resumed, whatever its record still says
         run.write("run.json", {"state": "running", "created": "2026-01-01"})
         assert not mark_ended(run, "a", "failed", "the lease is another's")
         assert run.state == "running"
@@ -213,7 +213,7 @@ def test_a_job_whose_run_is_held_by_another_leaves_that_one_alone(storage):
 
 
 @S3_IS_SLOW
-def test_of_two_that_begin_at_once_one_is_refused(storage):
+def test_of_two_simultaneous_writers_one_is_refused(storage):
     begin(storage, "a", "2026-01-01")
     code = (
         "import sys, time\nfrom distiltune.cluster.store.runs import Storage\n"
@@ -243,7 +243,7 @@ def test_a_submitted_run_is_there_before_it_begins_and_does_not_wait_for_ever(st
     assert run.state == "interrupted"
 
 
-def test_an_unknown_run_lists_those_there_are(storage):
+def test_an_unknown_run_lists_the_existing_ones(storage):
     begin(storage, "known", "2026-01-01")
     with pytest.raises(RunNotFoundError, match=r"unknown.*known.*distiltune runs"):
         storage.open("unknown")

@@ -1,4 +1,4 @@
-"""A cached result is computed once, whoever needs it at the same time; in a directory and on S3."""
+"""A cached result is computed once, however many jobs need it at the same time; in a directory and on S3."""
 
 import logging
 import os
@@ -22,7 +22,7 @@ DOING = "prepares the same teacher"
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch, tmp_path):
-    """Heartbeats and looks in a hurry."""
+    """Make heartbeats and polling fast."""
     monkeypatch.setenv("DISTILTUNE_CACHE", str(tmp_path / "mirror"))
     for module, name, seconds in (
         (leases, "_SETTLE_S", 0.05),

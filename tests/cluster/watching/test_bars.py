@@ -1,4 +1,4 @@
-"""Progress of a run as a person sees it: bars on a terminal of any width, plain lines everywhere else."""
+"""Progress of a run as the user sees it: bars on a terminal of any width, plain lines everywhere else."""
 
 import fcntl
 import io
@@ -63,7 +63,7 @@ def environment(**others):
 
 
 def on_a_terminal(columns, *options, **others):
-    """What the program writes to a terminal of that many columns."""
+    """Return what the program writes to a terminal of that many columns."""
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
     variables = environment(**{"TERM": "xterm-256color", **others})
@@ -82,7 +82,7 @@ def on_a_terminal(columns, *options, **others):
 
 
 class Screen:
-    """What is left on a terminal: interprets the few sequences that rich writes."""
+    """A terminal's final content: interprets the few sequences that rich writes."""
 
     def __init__(self, columns):
         self.columns, self.lines, self.row, self.column = columns, [""], 0, 0
@@ -144,7 +144,7 @@ PLACES = {
 
 @pytest.fixture(scope="module")
 def terminal():
-    """What the program writes in each place; they run side by side, since each mostly waits."""
+    """The program's output in each place; these run in parallel, since each mostly waits."""
     with ThreadPoolExecutor(len(PLACES)) as pool:
         found = {place: pool.submit(shown) for place, shown in PLACES.items()}
         return {place: each.result() for place, each in found.items()}
@@ -309,7 +309,7 @@ def test_the_clock_of_a_long_stage_has_hours():
     assert "1:02:03" in console.file.getvalue()
 
 
-def test_tasks_that_run_side_by_side_have_a_line_each():
+def test_parallel_tasks_have_a_line_each():
     console = Console(file=io.StringIO(), width=60)
     bar = StageBar(console, "teacher", Clock())
     bar.update("both", 3, 8, ["teacher 1 of 2: epoch 2", "teacher 2 of 2:  epoch 3", " "])

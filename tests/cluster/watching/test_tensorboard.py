@@ -37,7 +37,7 @@ def storage(request, tmp_path):
 
 @contextmanager
 def served(run, temporary, ending=signal.SIGTERM):
-    """Its address as it says it; afterwards it has ended quietly and left no copy behind."""
+    """Yield the address that the server reports; check that it ends quietly and leaves no copy behind."""
     temporary.mkdir()
     process = subprocess.Popen(
         command_line("tensorboard", run.id, "--port", 0, "--storage", run.store.url),
@@ -69,7 +69,7 @@ def get(url, body=None, **query):
 
 
 def steps(base, trial, tag="validation/accuracy"):
-    """The steps of one curve; none while it is not there."""
+    """Return the steps of one curve; none while it does not exist."""
     tags = get(f"{base}data/plugin/scalars/tags")
     if tag not in tags.get(trial, {}):
         return []
@@ -77,7 +77,7 @@ def steps(base, trial, tag="validation/accuracy"):
 
 
 def within(seconds, read, wanted):
-    """Wait until ``read`` gives what is wanted."""
+    """Wait until ``read`` returns ``wanted``."""
     deadline = time.monotonic() + seconds
     while (found := read()) != wanted:
         assert time.monotonic() < deadline, found
@@ -103,7 +103,7 @@ def epoch(events, number):
 
 
 def sessions(base):
-    """Trial -> status and hyperparameters, as the HParams page shows them."""
+    """Return each trial's status and hyperparameters as the HParams page shows them."""
     request = {
         "experimentName": "",
         "allowedStatuses": ["STATUS_UNKNOWN", "STATUS_SUCCESS", "STATUS_FAILURE", "STATUS_RUNNING"],
@@ -125,7 +125,7 @@ def test_trials_appear_while_they_train(storage, tmp_path):
             epoch(first, 1)
             within(15, lambda: steps(base, "one"), [10])
             within(15, lambda: sessions(base), {"one": (RUNNING, FIRST)})
-            # Its machine is lost within the second epoch; it goes on elsewhere from the first.
+            # Its machine is lost within the second epoch; the trial is resumed elsewhere from the first.
             first.scalars({"loss/total": 0.9}, 15)
             first.scalars({"loss/total": 0.8}, 18)
             first.send()
@@ -198,7 +198,7 @@ def test_a_port_that_is_taken_is_one_line(tmp_path):
 
 
 def test_a_copy_grows_in_place(storage, tmp_path):
-    """A server keeps the files open and reads on; what is half sent is completed the next time."""
+    """A server keeps the files open and continues reading; a partial copy is completed the next time."""
     store = storage.store
     copy = EventCopy(store, "events", tmp_path / "copy")
     copy.update()

@@ -1,4 +1,4 @@
-"""TensorBoard of a run, at its end: nothing is left, whoever ends it, and what trials left behind goes too."""
+"""The end of a TensorBoard server: nothing is left, however it ends, and leftovers of trials are removed too."""
 
 import json
 import re
@@ -83,8 +83,8 @@ def test_a_second_ctrl_c_does_not_disturb_the_end(serving):
     assert not list(temporary.glob("distiltune-*"))
 
 
-def test_a_trial_that_the_search_has_forgotten_leaves_the_copy(storage, tmp_path):
-    """After a kill some trials are done anew under other names."""
+def test_a_trial_that_the_search_has_deleted_is_removed_from_the_copy(storage, tmp_path):
+    """After a kill, some trials run again under other names."""
     copy = EventCopy(storage.store, "events", tmp_path)
     for trial in ("kept", "forgotten"):
         storage.store.write(f"events/{trial}/a", b"points")
@@ -96,7 +96,7 @@ def test_a_trial_that_the_search_has_forgotten_leaves_the_copy(storage, tmp_path
 
 
 @pytest.mark.slow
-def test_fifty_runs_are_listed_in_bearable_time(storage, tmp_path):
+def test_fifty_runs_are_listed_in_reasonable_time(storage, tmp_path):
 
     def write(number):
         Writer(storage, f"run-{number:02}", f"2026-01-01T10:{number:02}:00+00:00").searching()

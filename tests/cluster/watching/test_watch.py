@@ -67,7 +67,7 @@ def drawn(found, width=80):
     return console.file.getvalue()
 
 
-def test_status_of_a_search_tells_stages_trials_best_and_what_to_type(storage, call):
+def test_status_of_a_search_shows_stages_trials_best_and_the_next_command(storage, call):
     writer = Writer(storage).searching()
     status, out, err = call("status", "a", "--json")
     found = json.loads(out)
@@ -105,7 +105,7 @@ def test_what_is_waited_for_is_named(storage):
     ("state", "command"),
     [("finished", "pull"), ("failed", "logs"), ("stopped", "resume"), ("interrupted", "resume")],
 )
-def test_an_ended_run_says_how_to_go_on(directory, state, command):
+def test_an_ended_run_shows_the_next_command(directory, state, command):
     writer = Writer(directory).until("search").stage("search", "stopped").state(state, "the reason")
     found = StatusReader(writer.run).read()
     assert (found["state"], found["error"]) == (state, "the reason")
@@ -115,7 +115,7 @@ def test_an_ended_run_says_how_to_go_on(directory, state, command):
     assert "the reason" in drawn(found)
 
 
-def test_a_run_whose_driver_died_is_interrupted_since_it_was_last_heard_of(storage, call, monkeypatch):
+def test_a_run_whose_driver_died_is_interrupted_since_its_last_heartbeat(storage, call, monkeypatch):
     monkeypatch.setattr(leases, "BEAT_S", 0.1)
     writer = Writer(storage).searching()
     writer.beat(at=time.time() - 3600)
@@ -129,7 +129,7 @@ def test_a_run_whose_driver_died_is_interrupted_since_it_was_last_heard_of(stora
     assert call("status", "a", "--watch")[0] == 0
 
 
-def test_records_of_an_earlier_try_are_not_taken_for_this_one(directory):
+def test_records_of_an_earlier_attempt_are_not_taken_for_this_one(directory):
     writer = Writer(directory).until("search").stage("search", "failed", error="no space left")
     writer.progress("search", "old", **SEARCH, **BEST)
     writer.state("failed", "no space left").submitted()
@@ -167,7 +167,7 @@ def test_a_look_at_a_running_run_takes_few_requests(directory):
 
 
 @S3_IS_SLOW
-def test_status_watch_goes_on_until_the_run_ends(storage, call):
+def test_status_watch_continues_until_the_run_ends(storage, call):
     writer = Writer(storage).state("running").stage("data", "running")
 
     def work():
@@ -202,7 +202,7 @@ def test_status_watch_as_json_is_one_object_a_line(storage, call):
 
 
 def on_a_terminal(*arguments, within_s, signal_after=None):
-    """What a command shows on a terminal, and its exit status; Ctrl-C once it shows ``signal_after``."""
+    """Return a command's output on a terminal and its exit status; send Ctrl-C once it shows ``signal_after``."""
     ours, theirs = pty.openpty()
     environment = {**os.environ, "TERM": "xterm", "COLUMNS": "80", "LINES": "40"}
     process = subprocess.Popen(command_line(*arguments), stdout=theirs, stderr=theirs, env=environment)
@@ -248,7 +248,7 @@ def test_a_storage_that_goes_away_is_waited_for():
 
 
 def followed(run):
-    """What `submit --follow` returns, and shows where no terminal is."""
+    """Return the exit status of `submit --follow`, and what it prints without a terminal."""
     console = Console(file=io.StringIO(), width=120, highlight=False)
     return following.follow(run, console), console.file.getvalue()
 
@@ -368,7 +368,7 @@ def test_a_log_that_cannot_be_shown_is_one_line(storage, call, options, parts):
         assert part in err
 
 
-def test_a_run_without_a_log_says_so_on_stderr(storage, call):
+def test_a_run_without_a_log_is_reported_on_stderr(storage, call):
     Writer(storage).submitted()
     status, out, err = call("logs", "a")
     assert (status, out) == (0, "")
@@ -382,7 +382,7 @@ def test_a_followed_log_shows_new_text_within_some_seconds_and_ends_with_the_run
     said = {}
 
     def work():
-        for attempt in range(2):  # a second driver goes on in a piece of its own
+        for attempt in range(2):  # a second driver continues in a piece of its own
             lines = LogWriter(run.store, run.log)
             for number in range(2):
                 text = f"line {attempt}.{number}\n"
@@ -403,7 +403,7 @@ def test_a_followed_log_shows_new_text_within_some_seconds_and_ends_with_the_run
 
 
 def test_a_character_that_is_half_written_is_waited_for(directory, monkeypatch):
-    """A log reaches the store in pieces of so many bytes, wherever they cut the text."""
+    """A log reaches the store in pieces of a fixed number of bytes, which may cut a character."""
     monkeypatch.setattr(logs, "_PERIOD_S", 0.1)
     writer = Writer(directory).state("running")
     run, text = writer.run, "zwölf Prüfungen\n".encode()

@@ -1,4 +1,4 @@
-"""What a resumed run shows: which stages it does again, which it takes over, what is left of the try before."""
+"""What a resumed run shows: repeated stages, reused stages, and what is left of the previous attempt."""
 
 import io
 import time
@@ -26,7 +26,7 @@ def directory(tmp_path):
 
 
 def tried_before(storage, stage, state="running"):
-    """A run whose first try got to that stage, and was killed there unless `state` says otherwise."""
+    """A run whose first attempt got to that stage, and was killed there unless `state` is another."""
     writer = Writer(storage, created=LONG_AGO)
     for earlier in STAGES[: STAGES.index(stage)]:
         result = writer.result(earlier)
@@ -58,8 +58,8 @@ def stages(found):
     return {stage["name"]: stage for stage in found["stages"]}
 
 
-def test_a_stage_that_was_killed_is_not_taken_for_one_that_runs(storage):
-    """The driver needs some seconds for Ray and the data before it says which stage it is at."""
+def test_a_killed_stage_is_not_shown_as_running(storage):
+    """The driver needs some seconds for Ray and the data before it records its stage."""
     found = StatusReader(driven(tried_before(storage, "search")).run).read()
     assert (found["state"], found["stage"], found["progress"]) == ("running", None, None)
     assert stages(found)["search"] == {
@@ -72,7 +72,7 @@ def test_a_stage_that_was_killed_is_not_taken_for_one_that_runs(storage):
     assert (found["trials"]["done"], found["trials"]["running"]) == (3, 0)
 
 
-def test_what_the_search_told_before_it_was_killed_is_not_told_again(storage):
+def test_the_progress_of_a_killed_search_is_not_shown_again(storage):
     writer = driven(tried_before(storage, "search"))
     reader = StatusReader(writer.run)
     writer.stage("teacher", "running")
@@ -86,7 +86,7 @@ def test_what_the_search_told_before_it_was_killed_is_not_told_again(storage):
     assert (found["trials"]["done"], found["trials"]["running"]) == (3, 1)
 
 
-def test_a_try_that_failed_earlier_than_the_one_before_it_names_its_own_stage(directory):
+def test_an_attempt_that_failed_earlier_than_the_previous_one_names_its_own_stage(directory):
     writer = driven(tried_before(directory, "search", "stopped"))
     writer.stage("teacher", "failed").state("failed", "run a, stage teacher: no model")
     found = stages(StatusReader(writer.run).read())
@@ -108,7 +108,7 @@ def followed(writer, work):
 
 
 @pytest.mark.parametrize("storage", ["directory", pytest.param("s3", marks=pytest.mark.slow)], indirect=True)
-def test_follow_says_which_stages_were_done_again_and_which_were_there(storage, capsys):
+def test_follow_shows_which_stages_were_repeated_and_which_were_reused(storage, capsys):
     writer = sent(tried_before(storage, "search"))
     pause_s = 1.3 if storage.store.directory is not None else 2.6  # longer than between two looks
 

@@ -1,4 +1,4 @@
-"""GPUs that Ray counts and torch cannot use are refused before a job costs time; nodes and answers are made up."""
+"""GPUs that Ray counts and torch cannot use are rejected before a job costs time; nodes and answers are simulated."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_nodes_whose_gpus_torch_sees_are_accepted(monkeypatch):
         ("1\n2", ["does not start (2)"]),
     ],
 )
-def test_what_is_wrong_names_parameter_node_count_and_remedy(answer, named, monkeypatch):
+def test_a_fault_names_parameter_node_count_and_remedy(answer, named, monkeypatch):
     cluster_of(monkeypatch, {"a": (8, WORKS), "node-b": (2, answer)})
     with pytest.raises(ConfigError) as raised:
         check_gpus(ResourcesConfig())

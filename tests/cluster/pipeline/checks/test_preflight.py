@@ -1,4 +1,4 @@
-"""A job's checks are one sequence: each place that begins a job makes them, and refuses the same faults."""
+"""A job's checks are one sequence: every place that starts a job runs them, and rejects the same faults."""
 
 from contextlib import contextmanager, nullcontext
 from types import SimpleNamespace
@@ -19,7 +19,7 @@ from distiltune.errors import InputError
 STEPS = {"key": "student.seed", "values": [1]}
 GREEK = ("καλημέρα σας", "τι κάνεις σήμερα")
 LATIN = ("good morning", "what is new")
-# Check -> what makes a job fail it, and what the message has.
+# For each check, a change that makes a job fail it, and a part of the message.
 FAULTS = {
     "space": (["search.space={alhpa: {type: float, low: 0, high: 1}}"], "alhpa"),
     "batches": (
@@ -158,7 +158,7 @@ def test_each_place_makes_the_checks_in_their_order(place, job, monkeypatch):
     monkeypatch.setattr(preflight, "CHECKS", noted)
     with pytest.raises(EndOfChecks):
         PLACES[place](job(), monkeypatch)
-    # Here submit leaves out what reads checkpoints, since those of the cluster may be others; the cluster does all.
+    # Submitting skips checks that read checkpoints, since the cluster may have others; the cluster runs all checks.
     here = [check.name for check in CHECKS if place == "submit" and "checkpoints" not in check.reads]
     assert made == [*here, *(check.name for check in CHECKS)]
 
@@ -175,7 +175,7 @@ def test_data_of_other_machines_are_left_to_them(job, monkeypatch):
     assert made == [check.name for check in CHECKS if not check.reads]
 
 
-def test_of_a_changed_job_only_what_the_change_touches_is_checked(job, monkeypatch):
+def test_only_the_checks_that_a_change_affects_run_again(job, monkeypatch):
     config = job()
     storage = Storage(config.storage.path)
     base = check_job(config, storage)

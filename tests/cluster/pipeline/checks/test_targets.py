@@ -1,4 +1,4 @@
-"""What `benchmark.targets` asks for is refused before the job begins, with what is missing and where."""
+"""Unusable `benchmark.targets` are rejected before the job starts, with what is missing and where."""
 
 import logging
 
@@ -165,8 +165,8 @@ def test_a_node_that_lacks_a_package_is_named(monkeypatch):
 
 
 @pytest.mark.usefixtures("ray_session")
-def test_a_node_answers_what_it_lacks():
-    """The real question to a real node: the one of the tests, which has no GPU's packages."""
+def test_a_node_reports_the_packages_that_it_lacks():
+    """Asks the real node of the tests, which has no packages for GPUs."""
     import ray
 
     answers = checks._ask(ray.nodes(), ["cuda"])

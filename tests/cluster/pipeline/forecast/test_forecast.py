@@ -1,4 +1,4 @@
-"""A forecast is measured in a process of its own, which leaves nothing; and it is a forecast of what is run."""
+"""Forecasts are measured in a separate process, which leaves nothing behind, and measure what the job will run."""
 
 import json
 import os
@@ -92,7 +92,7 @@ def test_ctrl_c_ends_the_measuring_process_and_leaves_nothing(job, started, tmp_
         ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", "status -9"),
     ],
 )
-def test_a_measurement_that_fails_says_why(program, message, job, tmp_path, monkeypatch) -> None:
+def test_a_failed_measurement_has_its_reason(program, message, job, tmp_path, monkeypatch) -> None:
     interpreter = tmp_path / "python"
     interpreter.write_text(f"#!{sys.executable}\n{program}\n")
     interpreter.chmod(0o700)

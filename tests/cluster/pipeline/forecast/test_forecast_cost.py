@@ -88,7 +88,7 @@ def test_measured_batches_stop_when_the_time_is_over(monkeypatch) -> None:
     assert found.of(tokens_of(run[1:], LENGTHS)) == pytest.approx(0.5 * (len(run) - 1))
 
 
-def test_time_in_which_others_had_the_processors_is_left_out() -> None:
+def test_time_spent_waiting_for_processors_is_excluded() -> None:
     assert undisturbed(10.0, [0.0, 0.0]) == 10.0
     assert undisturbed(10.0, [4.0]) == pytest.approx(6.0)
     assert undisturbed(10.0, [5.0, 5.0]) == pytest.approx(2.5)

@@ -204,7 +204,7 @@ def test_texts_of_several_lengths_cost_what_was_measured() -> None:
     assert found - without == pytest.approx(2 * 3.0, abs=0.8 * 3.0)  # and a share of that for int8 in PyTorch
 
 
-def test_teachers_and_trials_side_by_side_need_their_memory_together() -> None:
+def test_parallel_teachers_and_trials_need_the_sum_of_their_memory() -> None:
     config = job(
         "teacher.ensemble=3",
         "resources.teacher={cpu: 1}",
@@ -219,7 +219,7 @@ def test_teachers_and_trials_side_by_side_need_their_memory_together() -> None:
 
 
 def test_different_teachers_cost_what_each_was_measured_to_cost() -> None:
-    """A fine-tuned first one, a finished second, a file that costs nothing, and one that exists already."""
+    """A fine-tuned first teacher, a finished second one, a file that costs nothing, and one that exists already."""
     members = "[{scratch: {}}, {checkpoint: a}, {logits: b.csv}, {checkpoint: c}]"
     config = job(f"teacher.ensemble={members}", "resources.teacher={cpu: 2}")
     first = {**MEASURED["teacher"], "cached": []}
@@ -240,8 +240,8 @@ def test_different_teachers_cost_what_each_was_measured_to_cost() -> None:
     assert found["logits"].disk_bytes == 2 * 4800
 
 
-def test_teachers_side_by_side_label_side_by_side() -> None:
-    """Each in a task of its own, which tokenizes the texts as well."""
+def test_parallel_teachers_label_in_parallel() -> None:
+    """Each labels in a task of its own, which also tokenizes the texts."""
     many = job("teacher.ensemble=3", "resources.teacher={cpu: 1}")
     found = stages(many)["logits"]
     assert found.seconds.middle == pytest.approx(2 + 1.5 + 2 * (12 + 1 + 2))

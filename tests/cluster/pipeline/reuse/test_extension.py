@@ -144,7 +144,7 @@ def test_a_key_that_is_refused_is_named_beside_one_that_is_accepted(run):
 
 
 @pytest.mark.parametrize("override", ["search.num_trials=0", "search.num_trils=4", "search", "=3"])
-def test_an_override_that_is_none_is_one_line(override, run):
+def test_an_invalid_override_is_one_line(override, run):
     with pytest.raises(ConfigError, match=r"^run a: ") as raised:
         changed(run, override)
     assert "\n" not in str(raised.value)
@@ -203,7 +203,7 @@ def test_extending_keeps_the_stages_before_the_search_and_what_the_best_trial_ha
 
 
 @pytest.mark.parametrize("override", ["export.opset=20", "benchmark.num_runs=7"])
-def test_what_comes_after_the_search_may_change(override, run):
+def test_sections_of_stages_after_the_search_may_change(override, run):
     assert changed(run, override).kind == "same"
     both = changed(run, "search.num_trials=40", override)
     assert both.kind == "extended"
@@ -213,7 +213,7 @@ def test_what_comes_after_the_search_may_change(override, run):
     assert run.stage_record("export").get("state") == (None if stage == "export" else "finished")
 
 
-def test_another_effort_brings_its_own_defaults(run):
+def test_another_effort_has_its_own_defaults(run):
     found = changed(run, "benchmark.effort=quick", "benchmark.num_warmups=5").config.benchmark
     assert (found.effort, found.num_runs, found.tune_session, found.num_warmups) == ("quick", 30, False, 5)
 
@@ -256,7 +256,7 @@ def quiet_logger():
 
 
 @pytest.mark.usefixtures("quiet_logger")
-def test_a_new_run_says_so_and_what_it_learns_from(run, capsys, monkeypatch):
+def test_a_new_run_is_announced_with_what_it_learns_from(run, capsys, monkeypatch):
     came = []
     monkeypatch.setattr("distiltune.cluster.commands.run.run_here", lambda *given, **more: came.append(given))
     arguments = ["resume", "a", "--set", "search.space.alpha.high=0.5", "--storage", str(run.store.directory)]

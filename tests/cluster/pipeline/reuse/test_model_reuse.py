@@ -1,4 +1,4 @@
-"""Variants and measurements are found one by one by the content of their inputs, under another goal too."""
+"""Variants and measurements are found one by one by the content of their inputs, even under another goal."""
 
 import json
 from pathlib import Path
@@ -95,7 +95,7 @@ def searched(storage: Storage, name: str, student: str = "weights") -> Run:
 
 
 def build(run: Run, config: JobConfig, data: TextData, name: str, seed: int = 0) -> dict[str, Any]:
-    """What the task of a variant leaves in the store, without a graph that runs."""
+    """Write what the task of a variant leaves in the store, without a usable graph."""
     settings = {
         "task": "single_label",
         "labels": data.label_names,
@@ -116,7 +116,7 @@ def build(run: Run, config: JobConfig, data: TextData, name: str, seed: int = 0)
 
 
 def measure(run: Run, config: JobConfig, data: TextData, tmp_path: Path, *names: str) -> None:
-    """What the task of a benchmark leaves in the store for the models of these names, or for all."""
+    """Write what the task of a benchmark leaves in the store for the models of these names, or for all."""
     models, specs = ModelReuse(config, run, data), measurement_specs(config, run)
     keys = models.measurement_keys(specs)
     for spec in specs:
@@ -152,14 +152,14 @@ def sidecar(run: Run, name: str) -> dict[str, Any]:
     return json.loads((run.store.fetch(run.variant(name)) / "distiltune.json").read_text())
 
 
-def brought(storage: Storage, data: TextData, *overrides: str, name: str = "second", **student: str):
+def new_run(storage: Storage, data: TextData, *overrides: str, name: str = "second", **student: str):
     run, config = searched(storage, name, **student), job(*overrides)
     return run, ModelReuse(config, run, data)
 
 
 @pytest.mark.usefixtures("first")
 def test_a_changed_gate_repeats_neither_export_nor_benchmark(storage, data) -> None:
-    run, models = brought(storage, data, "export.choose.minimise=size_mb")
+    run, models = new_run(storage, data, "export.choose.minimise=size_mb")
     assert models.finish_stages() == {
         "export": "onnx, onnx-int8 (of run first)",
         "benchmark": "4 models measured (of run first)",
@@ -219,11 +219,12 @@ def test_variants_none_of_which_fits_the_student_are_refused(storage, data) -> N
         ("benchmark.interleaved=false", NAMES, 4),
         ("benchmark.reuse=false", NAMES, 0),
         ("storage.reuse=false", [], 0),
-        ("resources.address=10.0.0.1:6379", NAMES, 0),  # a measurement is worth nothing on another machine
+        # Measurements of different machines are not comparable.
+        ("resources.address=10.0.0.1:6379", NAMES, 0),
     ],
 )
 def test_what_a_change_does_not_touch_is_found(override, variants, num_measured, storage, data) -> None:
-    run, models = brought(storage, data, override)
+    run, models = new_run(storage, data, override)
     made = models.variants()
     assert list(made) == variants
     names = models._config.export.variants
@@ -234,7 +235,7 @@ def test_what_a_change_does_not_touch_is_found(override, variants, num_measured,
 
 @pytest.mark.usefixtures("first")
 def test_another_student_has_other_variants_and_the_same_teacher(storage, data) -> None:
-    run, models = brought(storage, data, student="other weights")
+    run, models = new_run(storage, data, student="other weights")
     assert models.variants() == {}
     finish(run, "export", {"variants": []})
     assert list(models.measurements(measurement_specs(models._config, run))) == ["teacher-pytorch"]
@@ -255,7 +256,7 @@ def test_other_texts_versions_or_another_processor_are_other_inputs(storage, dat
 
 def test_a_changed_goal_gives_what_a_new_export_gives(storage, data, first) -> None:
     changed = job("export.out_of_scope.max_in_scope_refused=0.2")
-    run, models = brought(storage, data, "export.out_of_scope.max_in_scope_refused=0.2")
+    run, models = new_run(storage, data, "export.out_of_scope.max_in_scope_refused=0.2")
     assert set(models.finish_stages()) == {"export", "benchmark"}
     built = searched(storage, "built")
     build(built, changed, data, "onnx")
@@ -275,7 +276,7 @@ def test_a_changed_goal_gives_what_a_new_export_gives(storage, data, first) -> N
 
 @pytest.mark.usefixtures("first")
 def test_without_a_goal_a_variant_gets_the_label_of_the_data_alone(storage, data) -> None:
-    run, models = brought(storage, data, "export.out_of_scope=null")
+    run, models = new_run(storage, data, "export.out_of_scope=null")
     assert list(models.variants()) == NAMES
     settings = sidecar(run, "onnx")
     assert (settings["threshold"], settings["out_of_scope_label"]) == (None, data.out_of_scope_label)
@@ -283,7 +284,7 @@ def test_without_a_goal_a_variant_gets_the_label_of_the_data_alone(storage, data
 
 @pytest.mark.usefixtures("first")
 def test_the_number_of_threads_is_written_beside_a_reused_graph(storage, data) -> None:
-    run, models = brought(storage, data, "benchmark.num_threads=2")
+    run, models = new_run(storage, data, "benchmark.num_threads=2")
     assert list(models.variants()) == NAMES
     assert sidecar(run, "onnx")["num_threads"] == 2
 
@@ -310,7 +311,7 @@ def test_a_result_that_is_gone_or_replaced_is_not_found(what, storage, data, fir
         file.write_bytes(file.read_bytes()[:200])
     else:
         first.store.delete(first.key(measured_logits("onnx")))
-    run, models = brought(storage, data)
+    run, models = new_run(storage, data)
     no_logits = what in ("logits", "cut off")
     expected = NAMES if no_logits else ["onnx-int8"]
     assert list(models.variants()) == expected
@@ -321,7 +322,7 @@ def test_a_result_that_is_gone_or_replaced_is_not_found(what, storage, data, fir
 
 
 def test_what_is_partly_reused_names_its_runs(storage, data, first) -> None:
-    _, models = brought(storage, data, "export.variants=[onnx, onnx-int8, onnx-fp16]")
+    _, models = new_run(storage, data, "export.variants=[onnx, onnx-int8, onnx-fp16]")
     made = {**models.variants(), "onnx-fp16": {"name": "onnx-fp16"}}
     assert models.exported(made)[1] == "onnx, onnx-int8, onnx-fp16 (of run first: onnx, onnx-int8)"
     assert models.exported({name: {"name": name} for name in made})[1] == "onnx, onnx-int8, onnx-fp16"
@@ -347,7 +348,7 @@ def test_ratios_are_measured_once_for_the_same_pair(storage, data, first, monkey
 
     specs = measurement_specs(job(), first)
     assert ratios(first, "onnx-int8") == {"teacher-pytorch": RATIO}
-    run, models = brought(storage, data)
+    run, models = new_run(storage, data)
     models.finish_stages()
     found = ratios(run, "onnx-int8")["teacher-pytorch"]
     assert found == {**RATIO, "reused": {"run_id": "first", "at": found["reused"]["at"]}}
@@ -410,7 +411,7 @@ def test_the_stages_after_a_changed_section_run_again_in_order(first) -> None:
 
 
 def test_the_record_of_the_benchmark_has_what_a_plan_measures_with(storage, data, first) -> None:
-    _, models = brought(storage, data)
+    _, models = new_run(storage, data)
     models.finish_stages()
     record, _ = models.measured([], {}, None)
     assert record["label_names"] == data.label_names
@@ -435,7 +436,7 @@ def test_a_baseline_is_found_by_what_it_was_trained_with(override, is_found, sto
     run = searched(storage, "first")
     finish(run, "export", {"variants": []})
     measure(run, job(usual), data, tmp_path, "tfidf-svm")
-    other, models = brought(storage, data, usual, override, student="other weights")
+    other, models = new_run(storage, data, usual, override, student="other weights")
     finish(other, "export", {"variants": []})
     found = models.measurements(measurement_specs(job(usual, override), other))
     assert (list(found) == ["tfidf-svm"]) == is_found
@@ -443,9 +444,9 @@ def test_a_baseline_is_found_by_what_it_was_trained_with(override, is_found, sto
 
 
 def test_more_baselines_leave_the_other_measurements_as_they_are(storage, data, first) -> None:
-    """A list that is changed measures what is new in it alone."""
+    """If the list changes, only its new entries are measured."""
     more = "benchmark.baselines=[tfidf-svm]"
-    run, models = brought(storage, data, more)
+    run, models = new_run(storage, data, more)
     assert models.finish_stages().keys() == {"export"}
     specs = measurement_specs(job(more), run)
     assert [spec.name for spec in specs if spec.name not in models.measurements(specs)] == ["tfidf-svm"]

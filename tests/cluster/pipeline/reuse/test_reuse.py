@@ -78,8 +78,8 @@ def made(storage, data) -> Run:
 
 
 @pytest.fixture
-def bring(storage, data) -> Callable[..., list[str]]:
-    """Return the stages that a new run of a job gets from others."""
+def reused_stages(storage, data) -> Callable[..., list[str]]:
+    """Return a function that lists the stages which a new run of a job reuses."""
 
     def of(*overrides: str, name: str = "second", texts: TextData = data) -> list[str]:
         config = job(*overrides)
@@ -105,12 +105,12 @@ def bring(storage, data) -> Callable[..., list[str]]:
         ("seed=9", []),
     ],
 )
-def test_what_a_change_does_not_touch_is_reused(override, stages, bring) -> None:
-    assert bring(override) == stages
+def test_what_a_change_does_not_touch_is_reused(override, stages, reused_stages) -> None:
+    assert reused_stages(override) == stages
 
 
-def test_a_reused_stage_has_the_files_and_says_where_from(made, bring, storage) -> None:
-    assert bring() == SEARCHED
+def test_a_reused_stage_has_the_files_and_names_its_run(made, reused_stages, storage) -> None:
+    assert reused_stages() == SEARCHED
     run = Run(storage.store, "second")
     for stage, result in RESULTS.items():
         record = run.stage_record(stage)
@@ -122,51 +122,51 @@ def test_a_reused_stage_has_the_files_and_says_where_from(made, bring, storage) 
 
 
 @pytest.mark.usefixtures("made")
-def test_a_run_that_reused_is_not_entered_in_its_place(bring, storage, data) -> None:
+def test_a_run_that_reused_is_not_entered_in_its_place(reused_stages, storage, data) -> None:
     second = SearchReuse(job(), job(), Run(storage.store, "second"), data)
     assert list(second.copy_search()) == SEARCHED
     second.index_search()
     entries = [storage.store.read_json(f"{INDEX}/{name}") for name in storage.store.names(INDEX)]
     assert {entry["run_id"] for entry in entries if entry} == {"first"}
-    assert bring(name="third") == SEARCHED
+    assert reused_stages(name="third") == SEARCHED
 
 
 @pytest.mark.parametrize("key", ["best", "teacher"])
-def test_what_has_lost_its_files_is_made_again(key, made, bring) -> None:
+def test_results_that_lost_their_files_are_computed_again(key, made, reused_stages) -> None:
     lost = {"best": made.best, "teacher": RESULTS["teacher"]["key"]}[key]
     shutil.rmtree(made.store.local(lost))
-    assert bring() == []
+    assert reused_stages() == []
 
 
-def test_a_trial_selected_by_hand_is_not_the_result_of_a_search(made, bring, data) -> None:
+def test_a_trial_selected_by_hand_is_not_the_result_of_a_search(made, reused_stages, data) -> None:
     record = made.stage_record("search")
     record["result"] = {**record["result"], "best": {**record["result"]["best"], "trial_id": "0005"}}
     made.write("stages/search.json", record)
-    assert bring() == []
+    assert reused_stages() == []
     resumed = SearchReuse(job(), job(), made, data)
     assert resumed.copy_search() == {}
     resumed.index_search()
-    assert bring(name="third") == []
+    assert reused_stages(name="third") == []
 
 
 @pytest.mark.usefixtures("made")
-def test_other_texts_versions_or_a_warm_start_are_other_inputs(bring, data, monkeypatch) -> None:
-    assert bring("search.warm_start=first") == []
+def test_other_texts_versions_or_a_warm_start_are_other_inputs(reused_stages, data, monkeypatch) -> None:
+    assert reused_stages("search.warm_start=first") == []
     fewer = TextData(data.splits, data.out_of_scope_label, ["one more text"])
-    assert bring(texts=fewer) == []
+    assert reused_stages(texts=fewer) == []
     monkeypatch.setattr(machine.metadata, "version", lambda name: "0")
-    assert bring() == []
+    assert reused_stages() == []
 
 
-def test_a_run_that_is_gone_or_damaged_is_passed_over(made, bring) -> None:
+def test_a_run_that_is_gone_or_damaged_is_skipped(made, reused_stages) -> None:
     made.store.write(made.key("stages/search.json"), b"{")
-    assert bring() == []
+    assert reused_stages() == []
     for name in made.store.names(INDEX):
         made.store.write_json(f"{INDEX}/{name}", {"run_id": "nowhere"})
-    assert bring() == []
+    assert reused_stages() == []
     for name in made.store.names(INDEX):
         made.store.write_json(f"{INDEX}/{name}", {"run_id": None})
-    assert bring() == []
+    assert reused_stages() == []
 
 
 def test_a_search_by_a_threshold_depends_on_its_goal(storage, data) -> None:
