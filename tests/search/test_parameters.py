@@ -1,4 +1,4 @@
-"""What each kind of a searched argument answers of its values."""
+"""The values of each kind of searched argument."""
 
 import optuna
 import pytest
@@ -48,7 +48,7 @@ def test_its_values(given, ends, every, count, single):
         (7, 7, 7),
     ],
 )
-def test_a_value_is_fitted_as_optuna_holds_it(given, value, held):
+def test_a_value_is_converted_to_the_form_that_optuna_stores(given, value, held):
     parameter = make(given)
     found = parameter.fit(value)
     assert (found, type(found)) == (held, type(held))
@@ -71,7 +71,7 @@ def test_a_value_is_fitted_as_optuna_holds_it(given, value, held):
         (7, 8, "7"),
     ],
 )
-def test_a_value_that_it_does_not_have_is_refused_with_those_that_it_has(given, value, accepted):
+def test_a_value_that_is_not_accepted_is_refused_with_those_that_are(given, value, accepted):
     with pytest.raises(NotAcceptedError, match=f"^accepted: .*{accepted}"):
         make(given).fit(value)
 

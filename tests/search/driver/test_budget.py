@@ -1,4 +1,4 @@
-"""What ends a search early, and which trial is chosen then."""
+"""Conditions that end a search early, and the trial that is then selected."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_without_a_budget_nothing_ends():
     assert BudgetMonitor(config()).ended_by(0.99) is None
 
 
-def test_wall_time_counts_all_tries_together(monkeypatch):
+def test_wall_time_counts_all_attempts_together(monkeypatch):
     now = [100.0]
     monkeypatch.setattr(budgets.time, "monotonic", lambda: now[0])
     first = BudgetMonitor(config(budget={"wall_time_s": 60}))
@@ -35,7 +35,7 @@ def test_wall_time_counts_all_tries_together(monkeypatch):
     assert first.ended_by(None) is None
     second = BudgetMonitor(config(budget={"wall_time_s": 60}))
     state = first.get_state()
-    now[0] += 1000  # nobody searched
+    now[0] += 1000  # no attempt was running
     second.set_state(state)
     now[0] += 19
     assert second.ended_by(None) is None
@@ -132,7 +132,7 @@ def test_a_longer_search_writes_its_snapshots_less_often(num_trials, seconds, mo
     assert "TUNE_GLOBAL_CHECKPOINT_S" not in os.environ
 
 
-def test_a_trial_that_tune_gives_up_too_early_is_tried_again_but_not_for_ever(tmp_path, monkeypatch):
+def test_a_trial_that_tune_gives_up_too_early_is_retried_but_not_for_ever(tmp_path, monkeypatch):
     """As when a worker dies while it is handed over: Tune counts one death twice."""
     from distiltune.search.driver import experiment, progress
     from distiltune.search.driver.callbacks import ProgressCallback
@@ -143,7 +143,7 @@ def test_a_trial_that_tune_gives_up_too_early_is_tried_again_but_not_for_ever(tm
     fitted = []
 
     class Tuner:
-        """Tune's, which gives that trial up each time."""
+        """Tune's tuner, which gives up on that trial each time."""
 
         def fit(self):
             [watch] = progress.running_searches
@@ -164,7 +164,7 @@ def test_a_trial_that_tune_gives_up_too_early_is_tried_again_but_not_for_ever(tm
     assert (ended.grid, ended.num_ended) == ("results", 1)
 
 
-def test_the_front_holds_what_nothing_beats():
+def test_the_front_has_the_trials_that_none_dominates():
     objectives = [
         Objective(metric="validation_accuracy", mode="max"),
         Objective(metric="latency_ms", mode="min"),
@@ -193,7 +193,7 @@ def test_the_choice_from_the_front_gives_a_stated_share_of_the_first_objective()
     assert choose_trial(trials, config(**both, choose=0.0)).best.trial_id == "t0"
 
 
-def test_constraints_go_before_the_metric():
+def test_constraints_take_precedence_over_the_metric():
     trials = [record(0, 0.99, 2.0), record(1, 0.95, 0.9), record(2, 0.94, 0.8)]
     choice = choose_trial(trials, config(constraints=["latency_ms <= 1.0"]))
     assert (choice.best.trial_id, choice.text) == ("t1", "")
@@ -206,6 +206,6 @@ def test_constraints_go_before_the_metric():
 
 
 @pytest.mark.parametrize("text", ["latency_ms < 1", "1 >= latency_ms", "latency_ms <= fast"])
-def test_a_bound_that_cannot_be_read_is_told(text):
+def test_a_bound_that_cannot_be_read_is_reported(text):
     with pytest.raises(ValueError, match=r"expected `metric <= number`|valid number"):
         config(constraints=[text])

@@ -1,4 +1,4 @@
-"""What a search asks of the cluster's GPUs before its trials share them; the answers of the probes are made up."""
+"""Measurements on the cluster's GPUs before a search's trials share them; their results are simulated."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SMALL = GpuMemory(GIB, 141 * GIB, 141 * GIB, GIB)
 
 
 class Cluster:
-    """Stands in for Ray: answers probes, counts what was asked, and runs nothing."""
+    """Simulates Ray: answers probes, counts requests, and runs nothing."""
 
     def __init__(self, monkeypatch, memories, rates=(), nodes=(NODE,)) -> None:
         import ray
@@ -127,7 +127,7 @@ def test_without_a_gpu_yet_nothing_is_measured(requested, gpus, monkeypatch, set
     assert "no GPU yet" in caplog.text and not cluster.asked
 
 
-def test_a_probe_that_fails_says_why(monkeypatch, settings):
+def test_a_failed_probe_has_its_reason(monkeypatch, settings):
     import ray
     from ray.exceptions import RayTaskError
 
@@ -153,7 +153,7 @@ COSINE = "training.losses.cosine.weight"
         ({HIDDEN: 0.5}, {HIDDEN: 0.5}),
         ({HIDDEN: {"type": "float", "low": 0.0, "high": 1.0}}, {HIDDEN: 1.0}),
         ({HIDDEN: {"type": "choice", "values": [2.0, 0.0]}}, {HIDDEN: 2.0}),
-        # Where it does not apply, a trial has the value of the section `training`.
+        # If it does not apply, a trial has the value of the section `training`.
         ({"alpha": 0.5, HIDDEN: {"type": "choice", "values": [0.0], "when": {"alpha": 0.5}}}, {"alpha": 0.5}),
         ({COSINE: {"type": "float", "low": 0.0, "high": 3.0}}, {COSINE: 3.0}),
     ],

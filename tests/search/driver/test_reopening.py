@@ -1,4 +1,4 @@
-"""A search that has ended is reopened: the same study continues, and what it had stays as it was."""
+"""A search that has ended is reopened: the same study continues, and its earlier results stay unchanged."""
 
 from __future__ import annotations
 
@@ -39,17 +39,17 @@ def reopened(directory: Path) -> None:
 
 
 def test_more_trials_are_added_to_the_same_study(simulated, inputs, tmp_path):
-    place, told = tmp_path / "s", []
+    place, reported = tmp_path / "s", []
     first = search(config(2, epochs=1), inputs, place, journal="optuna.journal")
     before = hashes(place, first.trials)
     assert len(before) >= 4
     journal = (place / "optuna.journal").read_bytes()
     reopened(place)
-    second = search(config(4, epochs=1), inputs, place, journal="optuna.journal", report=told.append)
+    second = search(config(4, epochs=1), inputs, place, journal="optuna.journal", report=reported.append)
     assert second.trials[:2] == first.trials
     assert [trial.trial_id for trial in second.trials] == ["0000", "0001", "0002", "0003"]
     assert hashes(place, first.trials) == before
-    assert [told[-1].values[name] for name in ("num_trials", "total", "done", "failed")] == [4, 4, 4, 0]
+    assert [reported[-1].values[name] for name in ("num_trials", "total", "done", "failed")] == [4, 4, 4, 0]
     assert (place / "optuna.journal").read_bytes().startswith(journal)
 
 
@@ -88,7 +88,7 @@ def test_an_extension_that_is_interrupted_is_resumed(ray_session, inputs, tmp_pa
 
 @pytest.mark.slow
 def test_an_extension_that_has_not_begun_changes_nothing(simulated, inputs, tmp_path):
-    """As when the process was killed right after the search was reopened, and is resumed as it was."""
+    """As if the process was killed right after the search was reopened, and the run is resumed without changes."""
     place = tmp_path / "s"
     first = search(config(2), inputs, place)
     reopened(place)
@@ -121,7 +121,7 @@ def test_a_larger_budget_continues_a_search_that_a_target_ended(simulated, input
     assert hashes(place, first.trials) == before
 
 
-def test_what_a_budget_cut_short_is_remembered(tmp_path):
+def test_trials_that_a_budget_ended_are_recorded(tmp_path):
     store = Store(str(tmp_path))
     for name in ("0000", "0001", "0002"):
         store.write_json(f"search/{name}/params.json", {})

@@ -1,4 +1,4 @@
-"""The search on a real local Ray: trials, their checkpoints, failures, and what TensorBoard shows of them."""
+"""The search on a real local Ray: trials, their checkpoints, failures, and their display in TensorBoard."""
 
 from __future__ import annotations
 
@@ -46,21 +46,21 @@ from distiltune.training.student.config import student_config
 
 @pytest.fixture(scope="module")
 def searched(ray_session, inputs, tmp_path_factory):
-    """A search of four trials: the directory, its outcome, and the progress that was told."""
+    """A search of four trials: the directory, its outcome, and the reported progress."""
     directory = tmp_path_factory.mktemp("searched")
-    told = []
+    reported = []
     outcome = search(
-        search_config(4), inputs, directory, report=lambda progress: told.append(progress.values)
+        search_config(4), inputs, directory, report=lambda progress: reported.append(progress.values)
     )
-    return directory, outcome, told
+    return directory, outcome, reported
 
 
 def finished(outcome) -> list:
     return [trial for trial in outcome.trials if trial.state == "finished"]
 
 
-def test_every_trial_is_told_of(searched):
-    _, outcome, told = searched
+def test_every_trial_is_reported(searched):
+    _, outcome, reported = searched
     assert [trial.number for trial in outcome.trials] == [0, 1, 2, 3]
     names = {"alpha", "temperature", "num_train_epochs", "learning_rate", "weight_decay"}
     assert all(set(trial.parameters) == names for trial in outcome.trials)
@@ -71,20 +71,20 @@ def test_every_trial_is_told_of(searched):
     best = max(trial.metrics["validation_accuracy"] for trial in finished(outcome))
     assert outcome.best.metrics["validation_accuracy"] == best
     assert best > 0.6
-    assert told[-1]["done"] == told[-1]["num_trials"] == 4
-    assert told[-1]["running"] == 0
-    assert told[-1]["best_value"] == best
-    assert told[-1]["best_trial_id"] in {trial.trial_id for trial in finished(outcome)}
+    assert reported[-1]["done"] == reported[-1]["num_trials"] == 4
+    assert reported[-1]["running"] == 0
+    assert reported[-1]["best_value"] == best
+    assert reported[-1]["best_trial_id"] in {trial.trial_id for trial in finished(outcome)}
     assert json.loads(json.dumps(outcome.to_json()))["best"]["trial_id"] == outcome.best.trial_id
 
 
-def test_a_trial_that_fails_tells_its_reason_and_the_others_finish(searched):
-    _, outcome, told = searched
+def test_a_failed_trial_has_its_reason_and_the_others_finish(searched):
+    _, outcome, reported = searched
     ruined = [trial for trial in outcome.trials if trial.parameters["learning_rate"] > 1]
     assert 1 <= len(ruined) <= 3
     assert [trial for trial in outcome.trials if trial.state == "failed"] == ruined
     assert all("learning_rate 1e+30" in trial.reason for trial in ruined)
-    assert told[-1]["failed"] == len(ruined)
+    assert reported[-1]["failed"] == len(ruined)
 
 
 def test_a_trial_takes_over_the_worker_of_one_before_it(searched):
@@ -157,9 +157,9 @@ def test_a_trial_keeps_the_epoch_that_is_best_with_its_threshold(inputs, tmp_pat
         return next(values)
 
     judged = replace(inputs, accuracy_with_threshold=measure)
-    told = run_here(judged, tmp_path, arguments, TRAINING, metric=(THRESHOLD_METRIC, "max"))
-    assert [each[THRESHOLD_METRIC] for each in told] == [0.75, 0.25, 0.5]
-    assert [value for _, value in told[-1]["curve"]] == [0.75, 0.25, 0.5]
+    reported = run_here(judged, tmp_path, arguments, TRAINING, metric=(THRESHOLD_METRIC, "max"))
+    assert [each[THRESHOLD_METRIC] for each in reported] == [0.75, 0.25, 0.5]
+    assert [value for _, value in reported[-1]["curve"]] == [0.75, 0.25, 0.5]
     first, *others = epochs_of(tmp_path)
     assert first.epoch == 1 and len(others) <= 1, "the best epoch, and the last one"
     np.testing.assert_allclose(
@@ -181,7 +181,7 @@ def test_a_search_by_a_threshold_needs_one(inputs, tmp_path):
 
 def test_a_trial_measures_the_metric_of_the_job_and_keeps_its_best_epoch(inputs, tmp_path):
     arguments = {"alpha": 0.5, "temperature": 2, "num_train_epochs": 2, "learning_rate": 5e-3}
-    told = run_here(
+    reported = run_here(
         replace(inputs, metric="recall.b"),
         tmp_path,
         arguments,
@@ -190,19 +190,19 @@ def test_a_trial_measures_the_metric_of_the_job_and_keeps_its_best_epoch(inputs,
     )
     predicted = logits_of(tmp_path / epochs_of(tmp_path)[-1].key, inputs.validation).argmax(-1).numpy()
     of_b = inputs.validation.labels == 1
-    assert told[-1]["validation_recall.b"] == pytest.approx((predicted[of_b] == 1).mean())
-    assert told[-1]["best"] == max(each["validation_recall.b"] for each in told)
-    assert [value for _, value in told[-1]["curve"]] == [each["validation_recall.b"] for each in told]
-    assert {"validation_macro_f1", "validation_balanced_accuracy", "validation_weighted_f1"} <= told[
+    assert reported[-1]["validation_recall.b"] == pytest.approx((predicted[of_b] == 1).mean())
+    assert reported[-1]["best"] == max(each["validation_recall.b"] for each in reported)
+    assert [value for _, value in reported[-1]["curve"]] == [each["validation_recall.b"] for each in reported]
+    assert {"validation_macro_f1", "validation_balanced_accuracy", "validation_weighted_f1"} <= reported[
         -1
     ].keys()
-    assert "validation_mcc" not in told[-1]
+    assert "validation_mcc" not in reported[-1]
     assert "recall of b" in read_log(Store(str(tmp_path)), "one/logs/0000")[0]
 
 
 @pytest.fixture(scope="module")
 def with_teacher(tmp_path_factory) -> TrialInputs:
-    """A student made of two of four layers, and the teacher whose they are."""
+    """A student made of two layers of a teacher with four, and that teacher."""
     root = tmp_path_factory.mktemp("distilled")
     names = [f"label_{n}" for n in range(NUM_LABELS)]
     teacher = tiny_classifier(root / "teacher", num_layers=4, hidden_size=16, label_names=names)
@@ -265,7 +265,7 @@ def test_when_every_value_is_fixed_one_trial_trains_and_if_it_fails_the_search_d
         search(search_config(5, **fixed), inputs, tmp_path)
 
 
-def test_what_no_trial_could_run_is_told_at_once(ray_session, inputs, tmp_path):
+def test_faults_of_every_trial_are_reported_at_once(ray_session, inputs, tmp_path):
     with pytest.raises(ConfigError, match="did you mean 'temperature'"):
         search(search_config(2, temperatur=3), inputs, tmp_path)
     with pytest.raises(ConfigError, match=r"resources\.trial: 64 CPUs and 0 GPUs given"):
@@ -274,7 +274,7 @@ def test_what_no_trial_could_run_is_told_at_once(ray_session, inputs, tmp_path):
 
 @pytest.fixture(scope="module")
 def tensorboard(searched):
-    """A real TensorBoard server over the search's event files; a function that asks it."""
+    """A real TensorBoard server over the search's event files, as a function that queries it."""
     directory, _, _ = searched
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -382,7 +382,7 @@ PRUNED = TRAINING.model_copy(
 
 
 def pruned_search(inputs, directory, **options):
-    """One trial of 48 steps, as sparse as it gets after its fifth epoch."""
+    """One trial of 48 steps, whose pruning is complete after its fifth epoch."""
     wanted = search_config(1, num_train_epochs=8, learning_rate=5e-3)
     return search(wanted, inputs, directory, training=PRUNED, **options)
 
@@ -405,8 +405,8 @@ def test_a_pruned_trial_has_an_epoch_after_its_pruning_chosen(ray_session, input
     assert ", sparsity 0.6" in read_log(Store(str(tmp_path / "s")), "logs/0000")[0]
 
 
-def test_a_pruned_trial_that_was_interrupted_goes_on_in_the_same_bits(inputs, tmp_path):
-    """Its third report ends the first try."""
+def test_a_pruned_trial_that_was_interrupted_is_resumed_to_the_same_bits(inputs, tmp_path):
+    """Its third report ends the first attempt."""
     arguments = {"num_train_epochs": 8, "training.pruning.sparsity": 0.8}
     sparsities = []
 

@@ -29,7 +29,7 @@ def config(**values) -> SearchConfig:
 
 
 def rates(*values: float) -> dict:
-    """The trials of a search that tries these learning rates in this order."""
+    """The configuration of a search that tries these learning rates in this order."""
     return {
         "num_trials": len(values),
         "space": {"learning_rate": {"type": "choice", "values": sorted(set(values))}, "alpha": 0.5},
@@ -54,21 +54,21 @@ def ended_well(directory) -> bool:
     return metadata.parse_session_end_info_plugin_data(content).status == api.Status.STATUS_SUCCESS
 
 
-def test_a_bad_trial_is_stopped_early_and_told_as_pruned(inputs, tmp_path):
-    told = []
+def test_a_bad_trial_is_stopped_early_and_reported_as_pruned(inputs, tmp_path):
+    reported = []
     outcome = search(
         config(**rates(GOOD_RATE, SLOW_RATE, GOOD_RATE), scheduler="asha"),
         inputs,
         tmp_path / "s",
         journal="optuna.journal",
-        report=told.append,
+        report=reported.append,
     )
     assert [trial.state for trial in outcome.trials] == ["finished", "pruned", "finished"]
     bad = outcome.trials[1]
     assert bad.reason == "stopped early after 25% of its schedule"
     assert [progress for progress, _ in bad.curve] == [0.25]
     assert outcome.best.trial_id in (outcome.trials[0].trial_id, outcome.trials[2].trial_id)
-    assert [told[-1].values[name] for name in ("done", "pruned", "failed", "running")] == [3, 1, 0, 0]
+    assert [reported[-1].values[name] for name in ("done", "pruned", "failed", "running")] == [3, 1, 0, 0]
     assert ended_well(tmp_path / "s" / "tensorboard" / bad.trial_id)
     study = journal_of(tmp_path / "s" / "optuna.journal")
     assert [trial.state for trial in study.trials] == [
@@ -103,7 +103,7 @@ def test_a_target_ends_the_search_and_a_second_call_only_reads_it(inputs, tmp_pa
     ],
 )
 def test_patience_and_time_end_the_search(inputs, tmp_path, budget, reason, num_trials):
-    """One that failed does not count for the patience."""
+    """A failed trial does not count towards the patience."""
     wanted = config(**rates(SLOW_RATE, RUINOUS_RATE, SLOW_RATE, SLOW_RATE, GOOD_RATE), budget=budget)
     if num_trials is None:
         with pytest.raises(RunFailedError, match=f"ended before any trial had finished an epoch: {reason}"):
@@ -129,7 +129,7 @@ def test_too_many_failed_trials_end_the_search_with_a_summary(inputs, tmp_path):
 
 @pytest.fixture
 def students(inputs, tmp_path):
-    """Two students of one layer each, of which one is said to be slow."""
+    """Two students of one layer each, one of which is declared slow."""
     keys = {}
     for name, latency in (("student.layers=[0]", 0.4), ("student.layers=[1]", 1.6)):
         keys[name] = Student("student", {"latency_ms": latency, "num_parameters": 1.0})

@@ -1,4 +1,4 @@
-"""The search where everything is kept in a store: on a real S3 server, with drivers, nodes and storage that go."""
+"""Searches that keep everything in a store: on a real S3 server, with drivers, nodes and storage that are lost."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ from distiltune.storage.logs import read_log
 from distiltune.storage.store import Store
 from distiltune.training.distillation.config import TrainingConfig
 
-# Ray's workers take it over when Ray starts, which another file's tests may make it do.
+# Ray's workers inherit it when Ray starts, which may be in another file's tests.
 os.environ.update(S3_ENVIRONMENT)
 
 TESTS = Path(__file__).parents[2] / "support"
@@ -73,17 +73,17 @@ def events_of(store: Store, run: str, folder: Path):
 @pytest.mark.slow
 def test_a_search_on_s3_leaves_everything_there(ray_session, s3_url, cache, tmp_path):
     store = Store(s3_url, retry_s=5)
-    told = []
+    reported = []
     seen_while_running = []
 
     def tell(progress):
-        told.append(progress)
+        reported.append(progress)
         if progress.values["best_value"] is not None and progress.values["running"]:
             seen_while_running.append(store.names(KEYS["tensorboard"]))
 
     outcome = search(store, 2, 2, report=tell, cpus_per_trial=2)
     assert [trial.state for trial in outcome.trials] == ["finished"] * 2
-    assert json.loads(json.dumps(dict(told[-1].values)))["done"] == 2
+    assert json.loads(json.dumps(dict(reported[-1].values)))["done"] == 2
     assert outcome.best.checkpoint is not None
     assert outcome.best.checkpoint.startswith(f"{KEYS['experiment']}/{outcome.best.trial_id}/checkpoint_")
     folder = download_checkpoint(store, outcome.best.checkpoint, tmp_path / "best")
@@ -178,7 +178,7 @@ def test_a_damaged_last_epoch_falls_back_to_the_one_before(tmp_path):
     assert len(said) == 1
 
 
-def test_a_checkpoint_is_there_when_all_of_it_is(tmp_path, monkeypatch):
+def test_a_checkpoint_exists_only_once_it_is_complete(tmp_path, monkeypatch):
     store, sent = Store(str(tmp_path / "store"), retry_s=0), []
     upload = Store.upload
 
@@ -216,7 +216,7 @@ def test_a_checkpoint_is_there_when_all_of_it_is(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_trials_that_no_snapshot_knows_go_on_by_their_numbers(ray_session, tmp_path):
+def test_trials_missing_from_the_snapshot_are_resumed_by_their_numbers(ray_session, tmp_path):
     """As after a kill of the driver within the seconds before a snapshot; nothing is trained again."""
     store = Store(str(tmp_path))
     outcome = search(store, 3, 2, cpus_per_trial=2)
@@ -264,7 +264,7 @@ def test_a_folder_that_a_former_driver_left_does_not_change_a_trials_name(ray_se
         assert Path(trial.local_path or "").is_dir()
 
 
-def test_results_wait_for_a_storage_that_is_away_and_lose_no_earlier_ones(tmp_path, monkeypatch):
+def test_results_wait_for_an_unavailable_storage_and_keep_earlier_ones(tmp_path, monkeypatch):
     from distiltune.search.driver.progress import search_running
     from distiltune.search.driver.result_files import ResultFiles
 
@@ -368,7 +368,7 @@ def test_a_trials_log_holds_what_is_printed_and_warned_while_it_runs(tmp_path, c
 
 
 @pytest.mark.slow
-def test_a_storage_that_is_away_does_not_fail_a_trial_for_its_pictures(s3_url, tmp_path, caplog):
+def test_an_unavailable_storage_does_not_fail_a_trial_because_of_its_plots(s3_url, tmp_path, caplog):
     from distiltune.search.trial.events import TrialEvents
 
     store = Store(s3_url)
@@ -387,7 +387,7 @@ def test_a_storage_that_is_away_does_not_fail_a_trial_for_its_pictures(s3_url, t
         events.close()
 
 
-def test_a_search_that_nothing_can_run_says_what_it_waits_for(ray_session, tmp_path, monkeypatch):
+def test_a_search_that_nothing_can_run_reports_what_it_waits_for(ray_session, tmp_path, monkeypatch):
     from distiltune.search.driver import callbacks
 
     monkeypatch.setattr(callbacks, "_PATIENCE_S", 1.0)
@@ -475,7 +475,7 @@ def test_what_tune_writes_into_a_directory_appears_whole(tmp_path):
     assert list(tmp_path.rglob(".*")) == []
 
 
-# Slow: what goes wrong in earnest.
+# Slow: real failures.
 
 
 @contextmanager
@@ -508,7 +508,7 @@ def driver_process(folder: Path, *arguments):
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_a_search_on_s3_goes_on_on_another_machine(s3_url, tmp_path, cache):
+def test_a_search_on_s3_is_resumed_on_another_machine(s3_url, tmp_path, cache):
     store = Store(s3_url, retry_s=10)
     job = (s3_url, 4, 8, 480, str(tmp_path / "outcome.json"))
     with driver_process(tmp_path / "first", *job) as process:
@@ -539,7 +539,7 @@ def test_a_search_on_s3_goes_on_on_another_machine(s3_url, tmp_path, cache):
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_a_search_whose_storage_goes_away_ends_in_one_line_and_goes_on(ray_session, s3_url, cache):
+def test_a_search_whose_storage_goes_away_ends_in_one_line_and_is_resumed(ray_session, s3_url, cache):
     direct = Store(s3_url, retry_s=10)
     with proxy(s3_url) as (url, away):
         store = Store(url, retry_s=3)
@@ -564,7 +564,7 @@ def test_a_search_whose_storage_goes_away_ends_in_one_line_and_goes_on(ray_sessi
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_a_search_whose_disk_is_full_goes_on_when_there_is_room(ray_session, tmp_path):
+def test_a_search_whose_disk_is_full_is_resumed_when_there_is_room(ray_session, tmp_path):
     with small_disk(tmp_path / "disk", "16m"):
         store = Store(str(tmp_path / "disk"), retry_s=3)
 
@@ -604,7 +604,7 @@ def test_a_storage_that_comes_back_in_time_is_only_waited_for(ray_session, s3_ur
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_a_trial_whose_node_is_lost_goes_on_on_another(s3_url, tmp_path):
+def test_a_trial_whose_node_is_lost_is_resumed_on_another(s3_url, tmp_path):
     """In a process of its own: this one may be connected to another Ray."""
     code = f"from stored_searches import lose_a_node; lose_a_node({s3_url!r})"
     done = subprocess.run(

@@ -102,7 +102,7 @@ def test_a_link_is_not_followed(store, tmp_path):
     refused(store, r"tuner\.pkl: .*link")
 
 
-def test_a_store_that_is_reached_by_a_link_is_looked_at_itself(store, tmp_path):
+def test_of_a_store_that_is_reached_by_a_link_the_target_is_checked(store, tmp_path):
     (tmp_path / "link").symlink_to(store.directory)
     refuse_untrusted(Store(str(tmp_path / "link")), EXPERIMENT)
     store.directory.chmod(0o777)
@@ -110,7 +110,7 @@ def test_a_store_that_is_reached_by_a_link_is_looked_at_itself(store, tmp_path):
 
 
 def test_nothing_is_unpickled_before_that(store, tmp_path):
-    """The door itself: a planted snapshot that would run a command."""
+    """Through the entry point itself: the planted snapshot would run a command."""
     from distiltune.search.driver import experiment as experiments
 
     class Planted:

@@ -36,7 +36,7 @@ def pixels(path):
 
 
 def check_picture(path):
-    """Something is drawn, in several colours, and nothing at its edge, where it would be cut off."""
+    """Check that something is drawn in several colours, and nothing at the edge, where it would be cut off."""
     picture = pixels(path)
     height, width, _ = picture.shape
     assert width >= 1300
@@ -49,7 +49,7 @@ def check_picture(path):
 
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory):
-    """The pictures of 30 trials with two objectives."""
+    """The plots of 30 trials with two objectives."""
     return draw_study(search(30, 2), tmp_path_factory.mktemp("drawn"), **TWO)
 
 
@@ -204,7 +204,7 @@ def test_one_diverged_trial_does_not_press_the_others_into_a_line(values, is_hig
 
 
 def test_drawing_leaves_matplotlib_as_it_was(tmp_path):
-    """No screen is needed, pyplot is not loaded, no setting changes, and no warning comes."""
+    """No display is needed, pyplot is not loaded, no setting changes, and there is no warning."""
     code = """
 import sys, warnings
 from pathlib import Path

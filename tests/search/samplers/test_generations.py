@@ -82,6 +82,6 @@ def bred(known: int) -> list[float]:
 
 
 def test_former_trials_are_the_first_generation_and_are_bred_at_once():
-    """This fails where Optuna names the mark of a generation differently: former trials are ignored then."""
+    """Fails if Optuna renames the mark of a generation: former trials would then be ignored."""
     assert sum(0.24 < x < 0.26 for x in bred(known=6)) >= 5
     assert sum(0.24 < x < 0.26 for x in bred(known=0)) <= 2

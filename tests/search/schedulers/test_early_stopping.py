@@ -15,7 +15,7 @@ from distiltune.search.schedulers.median import MedianRule
 
 
 def curve(*values: float, of: int | None = None) -> list[list[float]]:
-    """The first epochs of a schedule ``of`` so many."""
+    """The first epochs of a schedule of ``of`` epochs."""
     return [[(epoch + 1) / (of or len(values)), value] for epoch, value in enumerate(values)]
 
 
@@ -25,7 +25,7 @@ def at(curves):
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_what_is_kept_of_the_curves_is_what_they_say(seed):
+def test_cached_values_are_those_of_the_curves(seed):
     random = np.random.default_rng(seed)
     whole = {f"t{number}": curve(*random.random(2 + number % 5)) for number in range(9)}
     readings, heard = CurveCache(), {}
@@ -66,14 +66,14 @@ def test_asha_decides_at_rungs_only():
 
 
 def test_schedules_of_other_lengths_are_compared_at_the_same_fraction():
-    """At epoch 2 the short schedule is far ahead, since its rate has decayed; at half of it, it is behind."""
+    """At epoch 2 the short schedule is far ahead, since its rate has decayed; at half of its length, it is behind."""
     long = curve(0.2, 0.4, 0.6, 0.65, 0.7, 0.75, 0.8, 0.9)
     short = curve(0.5, of=2)
     assert Asha(grace=0.4, reduction_factor=2).stops(short, at([long]), 1)
     assert not Asha(grace=0.4, reduction_factor=2).stops(long[:4], at([short + [[1.0, 0.6]]]), 1)
 
 
-def test_a_trial_that_has_not_come_as_far_is_not_compared():
+def test_a_trial_that_has_not_reached_the_fraction_is_not_compared():
     assert not Asha(grace=0.4).stops(curve(0.1, of=2), at([curve(0.9, of=4)] * 5), 1)
 
 
@@ -99,30 +99,30 @@ def trial(name: str, last: dict | None = None):
     return SimpleNamespace(trial_id=name, last_result=last)
 
 
-def told(scheduler, name: str, values: list[list[float]], **more) -> str:
+def decision(scheduler, name: str, values: list[list[float]], **more) -> str:
     return scheduler.on_trial_result(None, trial(name), {"progress": values[-1][0], "curve": values, **more})
 
 
-def test_the_scheduler_stops_in_tune_and_goes_on_from_the_last_reports():
+def test_the_scheduler_stops_in_tune_and_is_restored_from_the_last_reports():
     from distiltune.search.schedulers.tune_schedulers import EarlyStoppingScheduler
 
     scheduler = EarlyStoppingScheduler(Asha(grace=0.25), "max")
     for number in range(3):
-        assert told(scheduler, f"good{number}", curve(0.8 + number / 10, 0.9)) == "CONTINUE"
-    assert told(scheduler, "bad", curve(0.1, of=2)) == "STOP"
-    assert told(scheduler, "bad", curve(0.1, 0.1)) == "CONTINUE"  # the last epoch ends by itself
-    assert told(scheduler, "worse", curve(0.0, of=2), failure="nan") == "CONTINUE"
+        assert decision(scheduler, f"good{number}", curve(0.8 + number / 10, 0.9)) == "CONTINUE"
+    assert decision(scheduler, "bad", curve(0.1, of=2)) == "STOP"
+    assert decision(scheduler, "bad", curve(0.1, 0.1)) == "CONTINUE"  # the last epoch ends by itself
+    assert decision(scheduler, "worse", curve(0.0, of=2), failure="nan") == "CONTINUE"
     slow = curve(1.1, of=2)
-    assert told(scheduler, "slow", slow) == "CONTINUE"
+    assert decision(scheduler, "slow", slow) == "CONTINUE"
     for number in range(4):
-        assert told(scheduler, f"better{number}", curve(1.2 + number / 10, of=2)) == "CONTINUE"
-    assert told(scheduler, "slow", slow) == "CONTINUE", "judged already, before its worker was lost"
+        assert decision(scheduler, f"better{number}", curve(1.2 + number / 10, of=2)) == "CONTINUE"
+    assert decision(scheduler, "slow", slow) == "CONTINUE", "judged already, before its worker was lost"
     restored = EarlyStoppingScheduler(Asha(grace=0.25), "max")
     for number in range(3):
         restored.on_trial_add(None, trial(f"good{number}", {"curve": curve(0.8 + number / 10, 0.9)}))
     restored.on_trial_add(None, trial("new"))
-    assert told(restored, "bad", curve(0.1, of=2)) == "STOP"
-    assert told(restored, "fine", curve(1.5, of=2)) == "CONTINUE"
+    assert decision(restored, "bad", curve(0.1, of=2)) == "STOP"
+    assert decision(restored, "fine", curve(1.5, of=2)) == "CONTINUE"
 
 
 def test_the_trial_with_the_lowest_number_that_waits_is_next():

@@ -60,7 +60,7 @@ def test_false_is_a_fixed_value_too():
     assert fixed_values(config({"freeze_embeddings": False}))["freeze_embeddings"] is False
 
 
-def test_all_faults_are_told_together_with_the_nearest_name():
+def test_all_faults_are_reported_together_with_the_nearest_name():
     wrong = config({"learning_rat": 1e-3, "temprature": 4}, metric="validation_acuracy")
     with pytest.raises(ConfigError) as caught:
         check_space(wrong, TrainingConfig())
@@ -108,7 +108,7 @@ def test_accuracy_with_a_threshold_is_a_metric_of_jobs_that_have_one():
     assert key_that_names("validation_loss", bounded) is None
 
 
-def test_a_value_that_an_argument_refuses_is_told_before_any_trial():
+def test_a_value_that_an_argument_rejects_is_reported_before_any_trial():
     wrong = config(
         {"alpha": {"type": "float", "low": 0.5, "high": 2.0}, "temperature": 0, "learning_rate": "high"}
     )
@@ -119,12 +119,12 @@ def test_a_value_that_an_argument_refuses_is_told_before_any_trial():
     assert faults[2].startswith("search.space.learning_rate: 'high' is rejected: ")
 
 
-def test_an_argument_named_twice_is_told():
+def test_an_argument_named_twice_is_reported():
     with pytest.raises(ConfigError, match="per_device_train_batch_size"):
         check_space(config({"batch_size": 8, "per_device_train_batch_size": 16}), TrainingConfig())
 
 
-def test_a_mode_against_the_metric_is_told():
+def test_a_mode_against_the_metric_is_reported():
     with pytest.raises(ConfigError, match=r"set search\.mode to 'min'"):
         check_space(config(metric="validation_loss"), TrainingConfig())
     check_space(config(metric="validation_loss", mode="min"), TrainingConfig())
@@ -167,7 +167,7 @@ def test_a_conditional_argument_is_drawn_only_where_its_condition_holds():
     check_space(config(conditional_space()), TrainingConfig())
 
 
-def test_conditions_that_cannot_hold_are_told():
+def test_conditions_that_cannot_hold_are_reported():
     space = {
         "alpha": {"type": "float", "low": 0.0, "high": 1.0},
         "temperature": {"type": "int", "low": 2, "high": 9, "when": {"alpha": 0.5}},
@@ -186,7 +186,7 @@ def test_conditions_that_cannot_hold_are_told():
     assert "warmup_ratio" in faults[-1]
 
 
-def test_every_kind_of_fault_is_told_in_one_error():
+def test_every_kind_of_fault_is_reported_in_one_error():
     faults = faults_of(
         {"learning_rat": 1e-3, "alpha": {"type": "float", "low": 0, "high": 2}},
         metric="validation_los",
@@ -195,7 +195,7 @@ def test_every_kind_of_fault_is_told_in_one_error():
         scheduler="asha",
         points=[{"temperature": 40}, {"alhpa": 0.5}],
     )
-    told = "\n".join(faults)
+    message = "\n".join(faults)
     for part in (
         "search.space.learning_rat: ",
         "search.space.alpha: 2.0 is rejected",
@@ -209,7 +209,7 @@ def test_every_kind_of_fault_is_told_in_one_error():
         "search.points.0.temperature: 40 is outside of the space; accepted: whole numbers from 2 to 20",
         "search.points.1.alhpa: 'alhpa' is not a argument of the space; did you mean 'alpha'?",
     ):
-        assert part.replace("a argument", "an argument") in told
+        assert part.replace("a argument", "an argument") in message
     assert len(faults) == 10
 
 
@@ -232,7 +232,7 @@ def test_students_may_be_searched_by_their_layers():
 FIRST = {"alpha": 0.5, "temperature": 4, "num_train_epochs": 5}
 
 
-def test_students_that_cannot_be_made_are_told():
+def test_students_that_cannot_be_made_are_reported():
     both = {"student.layers": [0, 5], "student.num_layers": 0}
     faults = faults_of(both, student_config(checkpoint="distilbert"))
     assert len(faults) == 4

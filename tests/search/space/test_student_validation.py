@@ -1,4 +1,4 @@
-"""The faults of a search that concern its students: values that a kind does not accept, losses that it cannot have."""
+"""Faults in a search that concern its students: values that a kind rejects, and losses that it does not support."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The Optuna journal of a search: what stands in it, and that the real optuna-dashboard shows it over HTTP."""
+"""The Optuna journal of a search: its content, and that the real optuna-dashboard shows it over HTTP."""
 
 import json
 import subprocess
@@ -149,7 +149,7 @@ def test_what_optuna_reads(store, tmp_path):
 
 
 def test_a_journal_is_what_optuna_itself_writes(tmp_path):
-    """Save for the name of the writer: fails when Optuna's journal becomes another one."""
+    """Except for the name of the writer; fails if Optuna changes the format of its journal."""
     ours = mirrored(Store(str(tmp_path / "store")), TRIALS)
     storage = JournalStorage(JournalFileBackend(str(tmp_path / "theirs")))
     study = optuna.create_study(storage=storage, study_name="first", directions=["maximize"])
@@ -184,7 +184,7 @@ def test_one_by_one_and_all_at_once_are_the_same_file(store):
     assert store.read(KEY) == one_by_one
 
 
-def test_an_interrupted_search_goes_on_with_its_journal(store, tmp_path):
+def test_an_interrupted_search_continues_its_journal(store, tmp_path):
     last = changed(FAILED, ended=at(50))
     whole = mirrored(store, [FINISHED, PRUNED, last])
     store.write(KEY, whole[:-40])  # killed while it wrote the last one
@@ -272,11 +272,11 @@ def test_an_append_leaves_the_rest_of_the_file_as_it_is(tmp_path):
     assert [name.name for name in path.parent.iterdir()] == ["study.journal"]
 
 
-def test_a_lock_of_a_killed_writer_holds_nothing_up(tmp_path, monkeypatch):
+def test_a_lock_of_a_killed_writer_blocks_nothing(tmp_path, monkeypatch):
     store = Store(str(tmp_path))
     mirror = new_mirror(store)
     mirror.append(FINISHED)
-    # Whoever held it was killed.
+    # Its holder was killed.
     (tmp_path / f"{KEY}.lock").touch()
     before = time.monotonic()
     mirror.append(PRUNED)
@@ -284,8 +284,8 @@ def test_a_lock_of_a_killed_writer_holds_nothing_up(tmp_path, monkeypatch):
     assert ids(read_study(store.read(KEY), tmp_path / "copy")) == ["aaaa0001", "aaaa0000"]
 
 
-def test_a_store_that_is_away_only_delays(tmp_path, caplog):
-    """In its place stands a link to itself: nothing can be read or written below it, not even by root."""
+def test_an_unavailable_store_only_delays(tmp_path, caplog):
+    """It is replaced with a link to itself, below which not even root can read or write."""
     folder = tmp_path / "store"
     mirror = new_mirror(Store(str(folder), retry_s=0))
     mirror.append(FINISHED)
@@ -303,8 +303,8 @@ def test_a_store_that_is_away_only_delays(tmp_path, caplog):
     assert ids(study) == ["aaaa0001", "aaaa0000", "aaaa0002"]
 
 
-def test_a_line_that_was_cut_off_is_not_gone_on_from(tmp_path, monkeypatch):
-    """As by a full disk: a part of the line is there, and whoever reads meanwhile sees the trials before it."""
+def test_a_truncated_line_is_not_continued(tmp_path, monkeypatch):
+    """As on a full disk: only a part of the line is written, and readers see the trials before it."""
     store = Store(str(tmp_path))
     mirror = new_mirror(store)
     mirror.append(FINISHED)
@@ -322,7 +322,7 @@ def test_a_line_that_was_cut_off_is_not_gone_on_from(tmp_path, monkeypatch):
     assert ids(read_study(store.read(KEY), tmp_path / "copy")) == ["aaaa0001", "aaaa0000"]
 
 
-def test_a_remote_journal_is_sent_now_and_then(s3_url, tmp_path, monkeypatch):
+def test_a_remote_journal_is_sent_periodically(s3_url, tmp_path, monkeypatch):
     monkeypatch.setattr(mirror_module, "_UPLOAD_PERIOD_S", 0.5)
     store = Store(s3_url, retry_s=2)
     writes = []
@@ -342,7 +342,7 @@ def test_a_remote_journal_is_sent_now_and_then(s3_url, tmp_path, monkeypatch):
 
 
 def test_appending_costs_the_same_after_many_trials(tmp_path):
-    """What an append writes is one line, however long the journal is."""
+    """An append writes one line, however long the journal is."""
     store = Store(str(tmp_path))
     mirror = new_mirror(store)
     sizes = []
@@ -398,7 +398,7 @@ def get(url):
 
 
 def shown_trials(url, count):
-    """The study's trials as the dashboard shows them, once there are so many; it looks at the file now and then."""
+    """Wait until the dashboard, which polls the file, shows ``count`` trials, and return them."""
     deadline = time.monotonic() + 60
     while True:
         trials = get(f"{url}/api/studies/0")["trials"]

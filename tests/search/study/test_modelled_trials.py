@@ -1,4 +1,4 @@
-"""What a sampler sees of a large study: a bounded selection with the best, and the same for the same results."""
+"""The trials of a large study that a sampler sees: a limited, reproducible selection that includes the best."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_of_a_large_study_the_best_are_shown_and_others_from_all_of_it(num, dire
 
 
 def test_the_others_are_an_even_sample_of_the_whole_search():
-    """If the best were too many among those that TPE models as poor, it would avoid their neighbourhood."""
+    """If TPE modelled too many of the best as poor, it would avoid their neighbourhood."""
     values = np.random.default_rng(3).permutation(1000).astype(float)
     shown = np.array([values[number] for number in numbers(study_with(values, most=300))])
     good = np.sort(shown)[-25:]
@@ -129,7 +129,7 @@ def test_a_front_stays_visible_in_a_large_study():
 
 @pytest.mark.parametrize("several", [False, True], ids=["one", "several"])
 def test_tpe_reads_no_more_trials_than_it_is_shown(several, monkeypatch):
-    """This fails where Optuna reads a study's trials in another way; the time of a search is then not linear."""
+    """Fails if Optuna reads a study's trials in another way; the time of a search would then not be linear."""
     directions = ("maximize", "minimize") if several else ("maximize",)
     values = [(number % 7, number % 5)[: len(directions)] for number in range(500)]
     sampler = optuna.samplers.TPESampler(seed=1)

@@ -1,4 +1,4 @@
-"""The searcher by itself: asked and told as Tune does it, and what it makes of a snapshot in pieces."""
+"""The searcher by itself: driven as by Tune, and restored from snapshots whose files do not match."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def config(**values) -> SearchConfig:
 
 
 class Search:
-    """Asks and tells the searcher as Tune does, with trials that end in an order of their own."""
+    """Drives the searcher as Tune does, with trials that end in an order of their own."""
 
     def __init__(
         self,
@@ -80,23 +80,23 @@ def test_a_seed_repeats_a_search_whatever_the_order_in_which_trials_end():
 
 
 @pytest.mark.parametrize(("window", "max_concurrent"), [(1, 1), (3, 2), (4, 2), (6, 4)])
-def test_a_suggestion_knows_the_results_before_its_window_and_no_others(window, max_concurrent):
+def test_a_suggestion_uses_the_results_before_its_window_and_no_others(window, max_concurrent):
     def run(values: dict[int, float]) -> list[dict]:
         return Search(window=window, max_concurrent=max_concurrent).run([0], values=values)
 
     plain = run({})
     at_once = 0
     for trial in range(12 - window):
-        # The best and the worst of all: whatever it was, one of them is news.
+        # The best and the worst of all: whatever the result was, one of them differs from it.
         changed = [run({trial: value}) for value in (1.0, -9.0)]
         first = min(n for n in range(12) if any(each[n] != plain[n] for each in changed))
         assert first >= max(3, trial + window)
         at_once += first == max(3, trial + window)
-    # News need not change the very next suggestion, but mostly does.
+    # A different result need not change the very next suggestion, but mostly does.
     assert at_once >= (12 - window) / 2
 
 
-def test_one_at_a_time_it_is_plain_optuna():
+def test_with_one_trial_at_a_time_it_is_plain_optuna():
     sampler = optuna.samplers.TPESampler(seed=7, n_startup_trials=3, constant_liar=True)
     study = optuna.create_study(direction="maximize", sampler=sampler)
     space = {"x": FloatDistribution(0.0, 1.0), "k": IntDistribution(1, 9)}
@@ -155,14 +155,14 @@ def report(value: float, progress: float = 1.0, **more) -> dict:
 
 
 def end(searcher, trial_id: str, value: float, progress: float = 1.0) -> None:
-    """As Tune does: the searcher does not hear the last report of a trial that was stopped."""
+    """End a trial as Tune does, which does not pass on the last report of a stopped trial."""
     result = report(value, progress)
     if progress == 1:
         searcher.on_trial_result(trial_id, result)
     searcher.on_trial_complete(trial_id, result)
 
 
-def test_when_all_have_ended_it_says_so():
+def test_it_is_finished_when_all_trials_have_ended():
     from ray.tune.search import Searcher
 
     searcher = searcher_of(num_trials=2)
@@ -173,7 +173,7 @@ def test_when_all_have_ended_it_says_so():
     assert searcher.suggest("t2") == Searcher.FINISHED
 
 
-def test_a_stopped_trial_is_told_as_pruned_and_a_failed_one_as_failed():
+def test_a_stopped_trial_is_passed_as_pruned_and_a_failed_one_as_failed():
     searcher = searcher_of(num_startup_trials=4)
     for trial_id in ("full", "stopped", "failed", "lost"):
         searcher.suggest(trial_id)
@@ -216,7 +216,7 @@ def test_it_learns_from_a_former_search():
 DISTRIBUTIONS = {"x": FloatDistribution(0.0, 1.0), "k": IntDistribution(1, 9)}
 
 
-def test_several_objectives_are_told_together_and_students_share_metrics():
+def test_several_objectives_are_passed_together_and_students_share_metrics():
     from distiltune.search.study.searcher import StudySearcher
 
     searcher = StudySearcher(
@@ -238,11 +238,11 @@ def test_several_objectives_are_told_together_and_students_share_metrics():
         layers.append(searcher.suggest(f"t{number}")["arguments"]["student.num_layers"])
         end(searcher, f"t{number}", number / 10)
     searcher.suggest("last")
-    told = searcher.study.get_trials(states=[TrialState.COMPLETE])
-    assert [trial.values for trial in told] == [
+    passed = searcher.study.get_trials(states=[TrialState.COMPLETE])
+    assert [trial.values for trial in passed] == [
         [number / 10, 0.3 if layer == 1 else 0.5] for number, layer in enumerate(layers)
     ]
-    assert [trial.constraints for trial in told] == [
+    assert [trial.constraints for trial in passed] == [
         {"value >= 0.5": pytest.approx(0.5 - number / 10)} for number in range(8)
     ]
 
@@ -277,7 +277,7 @@ def test_a_searcher_older_than_the_trials_catches_up(tmp_path):
     assert [trial.value for trial in old.study.trials[:3]] == [0.7, 0.1, 0.2]
 
 
-def test_a_searcher_newer_than_the_trials_suggests_the_forgotten_ones_again(tmp_path):
+def test_a_searcher_newer_than_the_trials_suggests_the_lost_ones_again(tmp_path):
     searcher = searcher_of(num_trials=4)
     suggested = [searcher.suggest(f"t{n}") for n in range(3)]
     end(searcher, "t2", 0.9)
@@ -291,7 +291,7 @@ def test_a_searcher_newer_than_the_trials_suggests_the_forgotten_ones_again(tmp_
     assert new.suggest("t4") == "FINISHED"
 
 
-def test_a_second_kill_before_the_forgotten_ones_were_suggested_again_doubles_none(tmp_path):
+def test_a_second_kill_before_the_lost_ones_were_suggested_again_duplicates_none(tmp_path):
     searcher = searcher_of(num_trials=4)
     suggested = [searcher.suggest(f"t{n}") for n in range(3)]
     end(searcher, "t2", 0.9)
@@ -310,7 +310,7 @@ def test_a_second_kill_before_the_forgotten_ones_were_suggested_again_doubles_no
     assert newer.suggest("t4") == "FINISHED"
 
 
-def test_a_trial_that_failed_and_is_tried_again_counts_when_it_ends(tmp_path):
+def test_a_trial_that_failed_and_is_retried_counts_when_it_ends(tmp_path):
     searcher = searcher_of(num_startup_trials=1)
     suggested = searcher.suggest("t0")
     searcher.on_trial_complete("t0", None, error=True)

@@ -142,13 +142,13 @@ def test_what_is_fixed_has_to_be_the_same():
     assert "num_train_epochs was set there, with 3, " in message
     message = refusal([record(0)], fixed={**FIXED, "warmup_ratio": 0.1})
     assert "warmup_ratio is 0.1 in every trial now" in message
-    # Not compared where nothing is known of it.
+    # Not compared if nothing is known about it.
     check_fits([record(0)], SPACE, METRICS, "former")
-    # A former fixed value within the range of today is one more point of it.
+    # A formerly fixed value within the current range is one more point of it.
     check_fits([record(0)], {"num_train_epochs": IntRange(low=1, high=5), **SPACE}, METRICS, "former")
 
 
-def test_a_value_that_was_fixed_under_a_condition_is_spoken_for_by_the_condition():
+def test_a_value_that_was_fixed_under_a_condition_follows_from_the_condition():
     records = [record(0, momentum=0.9), record(1)]
     check_fits(records, SPACE, METRICS, "former", fixed=FIXED)
     assert len(known(records)) == 2
@@ -203,7 +203,7 @@ def test_all_faults_come_together():
     assert named == ["alpha", "momentum", "seed", "latency_ms"]
 
 
-def test_a_choice_of_true_is_none_of_one():
+def test_a_choice_of_true_does_not_include_one():
     switch = Choice(values=[True, False])
     assert switch.fit(True) is True
     with pytest.raises(NotAcceptedError, match="accepted: True, False"):

@@ -1,4 +1,4 @@
-"""Checkpoints of the best epochs, the last one, and after some seconds; every epoch is reported all the same."""
+"""Checkpoints of the best epochs, the last one, and after some seconds; every epoch is reported nevertheless."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The device of a worker: what Ray assigned, and what torch answers, are made up; tests marked gpu use a real one."""
+"""The device of a worker: the answers of Ray and torch are simulated; tests marked gpu use a real one."""
 
 from __future__ import annotations
 

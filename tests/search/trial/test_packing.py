@@ -109,7 +109,7 @@ def test_a_fraction_is_raised_until_the_trials_fit(asked, peak, gpus, caplog):
 
 @pytest.mark.parametrize("asked", [0.0, 0.25, 0.1])
 def test_together_trials_take_no_more_memory_than_was_free(asked):
-    """A process that Ray knows nothing of holds 40 of 80 GiB."""
+    """A process outside of Ray holds 40 of 80 GiB."""
     found = settled(asked, [gpu(9, 40, 80)], 16, 64)
     num = int(1 / found.gpus + 1e-4)
     assert num * 9 <= 40 * USABLE

@@ -1,4 +1,4 @@
-"""The precision of a search is settled once; TF32 lasts as long as its training."""
+"""The precision of a search is chosen once; TF32 lasts as long as its training."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def devices(monkeypatch, multiplies_bf16: bool, name: str) -> None:
 
 
 @pytest.mark.parametrize("first", [True, False])
-def test_the_first_trial_settles_it_and_the_record_names_its_device(first, store, monkeypatch):
+def test_the_first_trial_chooses_it_and_the_record_names_its_device(first, store, monkeypatch):
     devices(monkeypatch, first, "NVIDIA H200")
     assert settled_bf16(store, "a/search", use_gpu=True) is first
     assert store.read_json(precision_key("a/search")) == {"bf16": first, "device": "NVIDIA H200"}
@@ -49,7 +49,7 @@ def test_a_run_that_began_in_float32_keeps_it_on_better_hardware(store, monkeypa
     assert not caplog.records
 
 
-def test_hardware_without_bf16_says_why_it_departs(store, monkeypatch, caplog):
+def test_hardware_without_bf16_deviates_with_a_warning(store, monkeypatch, caplog):
     devices(monkeypatch, True, "NVIDIA H200 (140.4 GiB)")
     settled_bf16(store, "a/search", use_gpu=True)
     devices(monkeypatch, False, "Tesla T4")

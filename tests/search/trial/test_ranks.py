@@ -1,4 +1,4 @@
-"""Trials of several processes on a real local Ray: the same training as one process, and none that outlives it."""
+"""Trials of several processes on a real local Ray: the same training as in one process, and no process outlives it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from distiltune.storage.store import Store
 from distiltune.training.data.tokenized import LabelledSplit
 from distiltune.training.distillation.config import TrainingConfig
 
-# What sums of float32 in another order may change, of losses near 1 and of weights after 21 steps of AdamW.
+# Tolerances for sums of float32 in another order: of losses near 1, and of weights after 21 steps of AdamW.
 LOSS_TOLERANCE = 1e-6
 WEIGHT_TOLERANCE = 1e-6
 LOSSES = ("train_loss", "train_cross_entropy", "train_distillation", "validation_loss")
@@ -99,7 +99,7 @@ def last_weights(store: Store, trial: str) -> dict[str, torch.Tensor]:
 
 
 def processes_of_trials(name: str) -> list[psutil.Process]:
-    """Those that this process's Ray runs."""
+    """Return the processes of trials in this process's Ray."""
     found = []
     for each in psutil.Process().children(recursive=True):
         try:
@@ -139,7 +139,7 @@ def none_is_left() -> bool:
     ],
 )
 def test_two_processes_train_as_one_does(num_rows, arguments, ray_session, tmp_path):
-    """The one is this process."""
+    """The single process is this one."""
     store = Store(str(tmp_path / "two"))
     trial = search(store, processes=2, num_rows=num_rows, arguments=arguments).best
     two = reports(store, trial.trial_id)
@@ -183,7 +183,7 @@ def search_and_kill(store: Store, name: str):
 
 
 @pytest.mark.slow
-def test_a_trial_whose_process_is_killed_goes_on_from_its_last_epoch(ray_session, tmp_path):
+def test_a_trial_whose_process_is_killed_is_resumed_from_its_last_epoch(ray_session, tmp_path):
     store = Store(str(tmp_path))
     trial, log = search_and_kill(store, FURTHER)
     reported = reports(store, trial.trial_id)
@@ -204,12 +204,12 @@ def test_a_killed_trial_ends_with_the_weights_of_one_that_was_not(name, ray_sess
     weights, expected = (
         last_weights(store, f"search/{each.trial_id}") for store, each in ((killed, trial), (whole, other))
     )
-    # Dropout included: every process goes on with its own random numbers.
+    # Dropout included: every process continues with its own random numbers.
     assert all(torch.equal(weights[name], expected[name]) for name in expected)
 
 
 def tune_with_two_processes(directory: Path, trial, **options):
-    """What Tune makes of a trial of its own."""
+    """Run a trial of the test's own with Tune, and return its results."""
     from ray import tune
 
     from distiltune.search.driver.experiment import signal_handlers_restored
@@ -252,7 +252,7 @@ def test_a_trial_that_is_stopped_takes_its_processes_along(ray_session, tmp_path
 
 
 @pytest.mark.slow
-def test_what_a_further_process_raises_is_raised_by_the_trial(ray_session, tmp_path):
+def test_what_an_additional_process_raises_is_raised_by_the_trial(ray_session, tmp_path):
     folder = tmp_path / "folder"
 
     def trial(config):
@@ -312,13 +312,13 @@ def config(**space) -> SearchConfig:
         ({}, {"arguments": {"auto_find_batch_size": True}}, r"training\.arguments\.auto_find_batch_size"),
     ],
 )
-def test_a_batch_that_cannot_be_shared_out_is_refused(space, training, message):
+def test_a_batch_that_cannot_be_split_is_refused(space, training, message):
     check_batches(config(**space), TrainingConfig(**training), 1)
     with pytest.raises(ConfigError, match=message):
         check_batches(config(**space), TrainingConfig(**training), 4)
 
 
-def test_a_batch_that_every_trial_overrides_is_not_looked_at():
+def test_a_batch_that_every_trial_overrides_is_not_checked():
     check_batches(config(batch_size=8), TrainingConfig(batch_size=7), 4)
 
 
@@ -365,7 +365,7 @@ def test_a_teacher_computes_on_one_gpu():
 
 
 @pytest.mark.parametrize("value", ["null", "-1", "true", "many", "[1]", "1e10"])
-def test_what_is_no_share_of_a_gpu_is_refused(value):
+def test_an_invalid_share_of_a_gpu_is_refused(value):
     with pytest.raises(ConfigError, match=r"resources\.trial\.gpu.*accepted: auto, or a number from 0"):
         load_config("quickstart", [f"resources.trial.gpu={value}"])
 
