@@ -1,4 +1,4 @@
-"""What must hold of a search that was disturbed, whatever happened to it."""
+"""Checks that a disturbed search must pass, whatever the fault."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ def check(
     *,
     all_points: bool,
 ) -> dict[str, str]:
-    """Check name -> ``ok``, or what is wrong.
+    """Return ``ok``, or the fault, for each check by its name.
 
     Args:
-        store: Where the search is.
-        found: What its last driver found.
-        reference: What the driver of an undisturbed search found, and its ``weights``.
+        store: Store of the search.
+        found: Results of its last driver.
+        reference: Results of an undisturbed search, with its ``weights``.
         before: The trials at the fault.
-        all_points: TensorBoard must show every epoch.
+        all_points: Whether TensorBoard must show every epoch.
     """
     trials = found["outcome"]["trials"]
     after = look(store)
@@ -45,18 +45,18 @@ def check(
         "Optuna": _optuna(store, trials),
         "run store": _folders(store, trials),
         "TensorBoard": _tensorboard(store, trials, all_points),
-        "trained again": _said(not any(again.values()), again),
+        "trained again": _result(not any(again.values()), again),
         "best reproduced": _best(store, found["outcome"]["best"]),
         "as undisturbed": _undisturbed(found, reference, weights_of(store, trials)),
     }
 
 
 def weights_of(store: Store, trials: list[dict[str, Any]]) -> dict[str, str | None]:
-    """Number of the trial -> SHA-256 of its last weights."""
+    """Return the SHA-256 of each trial's last weights, by the trial's number."""
     return {str(trial["number"]): last_weights(store, trial["trial_id"]) for trial in trials}
 
 
-def _said(good: bool, otherwise: Any) -> str:
+def _result(good: bool, otherwise: Any) -> str:
     return "ok" if good else str(otherwise)
 
 
@@ -65,13 +65,13 @@ def _finished_once(trials: list[dict[str, Any]], same_again: bool) -> str:
     asked = [(number, "finished", None) for number in range(SEARCH["num_trials"])]
     if seen != asked or len({trial["trial_id"] for trial in trials}) != len(trials):
         return f"trials {seen}"
-    return _said(same_again, "asked again, the search says something else")
+    return _result(same_again, "a second call returns another outcome")
 
 
 def _grid(grid: list[dict[str, Any]], trials: list[dict[str, Any]]) -> str:
     expected = {(trial["trial_id"], trial["number"], None) for trial in trials}
     seen = [(row["trial_id"], row["number"], row["error"]) for row in grid]
-    return _said(len(seen) == len(trials) and set(seen) == expected, seen)
+    return _result(len(seen) == len(trials) and set(seen) == expected, seen)
 
 
 def _optuna(store: Store, trials: list[dict[str, Any]]) -> str:
@@ -85,7 +85,7 @@ def _optuna(store: Store, trials: list[dict[str, Any]]) -> str:
         return tuple(round(float(values[name]), 12) for name in sorted(searched))
 
     seen = sorted((key(trial.params), trial.state.name) for trial in mirrored)
-    return _said(seen == sorted((key(trial["parameters"]), "COMPLETE") for trial in trials), seen)
+    return _result(seen == sorted((key(trial["parameters"]), "COMPLETE") for trial in trials), seen)
 
 
 def _folders(store: Store, trials: list[dict[str, Any]]) -> str:
@@ -121,19 +121,19 @@ def _best(store: Store, best: dict[str, Any]) -> str:
         checkpoint = download_checkpoint(store, best["checkpoint"], Path(folder), names)
         accuracy = accuracy_of(checkpoint, split(NUM_VALIDATION, 2))
     recorded = best["metrics"]["validation_accuracy"]
-    return _said(abs(accuracy - recorded) < 1e-9, f"evaluated {accuracy}, recorded {recorded}")
+    return _result(abs(accuracy - recorded) < 1e-9, f"evaluated {accuracy}, recorded {recorded}")
 
 
 def _undisturbed(found: dict[str, Any], reference: dict[str, Any], weights: dict[str, str | None]) -> str:
-    """The same suggestions, the same best epochs and values, and the same last weights bit for bit."""
+    """Check for the same suggestions, best epochs and values, and the same last weights bit for bit."""
 
-    def told(each: dict[str, Any]) -> list[Any]:
+    def summary(each: dict[str, Any]) -> list[Any]:
         return [
             (trial["parameters"], trial["metrics"].get("validation_accuracy"), trial["best_epoch"])
             for trial in each["outcome"]["trials"]
         ]
 
-    for one, other in zip(told(found), told(reference), strict=False):
+    for one, other in zip(summary(found), summary(reference), strict=False):
         if one != other:
             return f"{one} instead of {other}"
-    return _said(weights == reference["weights"], "other weights after the last epoch")
+    return _result(weights == reference["weights"], "other weights after the last epoch")

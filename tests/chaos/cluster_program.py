@@ -1,4 +1,4 @@
-"""A Ray cluster on this machine as a program: told on stdin to add a node, it says what it started on stdout.
+"""A Ray cluster on this machine as a program: requests on stdin add nodes, and replies on stdout name their processes.
 
 First line in: ``{"temporary": folder, "head_cpus": int}``; then ``{"cpus": int}`` for each further node. Each is
 answered with ``{"address": ..., "raylet": pid, "gcs": pid or null}``. The end of stdin ends the cluster.
@@ -12,7 +12,7 @@ from ray.cluster_utils import Cluster
 
 
 def started(before: set[int]) -> dict[str, int | None]:
-    """Process ids of the daemons that were not there before."""
+    """Return the process ids of the daemons that are not in ``before``."""
     new = {child.name(): child.pid for child in psutil.Process().children() if child.pid not in before}
     return {"raylet": new["raylet"], "gcs": new.get("gcs_server")}
 

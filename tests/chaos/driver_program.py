@@ -1,6 +1,6 @@
-"""Drivers as a program: a line of stdin is a job, and its driver a fork of this process, which has all imported.
+"""A program that starts drivers: a fork of this process, which has imported everything, runs the job on each line.
 
-Each line is answered with the driver's process id. What the driver found goes to the file that the job names.
+Each line is answered with the driver's process id. The driver writes its results to the file that the job names.
 """
 
 import json
@@ -14,7 +14,7 @@ from typing import Any
 
 
 def warm() -> None:
-    """Import what a driver needs: most of the time that a driver takes to start."""
+    """Import what a driver needs, which takes most of its start time."""
     import optuna  # noqa: F401
     import ray.tune
     import ray.tune.search.optuna  # noqa: F401
@@ -28,7 +28,7 @@ def warm() -> None:
 
 
 def run_driver(job: dict[str, Any]) -> None:
-    """One driver, from its connection to Ray to the file with what it found."""
+    """Run one driver, from its connection to Ray to the file with its results."""
     import ray
     from job import run_job
 
@@ -52,7 +52,7 @@ def run_driver(job: dict[str, Any]) -> None:
 
 
 def be_driver(line: str) -> None:
-    """What a fork does; it never returns."""
+    """Run a driver in a forked process; never returns."""
     job = json.loads(line)
     try:
         os.setsid()
@@ -68,7 +68,7 @@ def be_driver(line: str) -> None:
 
 def main() -> None:
     warm()
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # who ended is gone at once, nobody waits for them
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # drivers that ended are reaped automatically
     sys.stdout.write("ready\n")
     sys.stdout.flush()
     while line := sys.stdin.readline():

@@ -1,4 +1,4 @@
-"""The faults, each with the grounds that it needs: a Ray, a store, and what breaks one of them."""
+"""The faults, each with its test bed: a Ray cluster, a store, and a way to break one of them."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ from stored_searches import KEYS, eventually, proxy
 from distiltune.search.trial.checkpoints import RECORD_NAME, SavedEpoch, find_checkpoint, saved_epochs
 from distiltune.storage.store import Store
 
-END_S = 150  # a search of some seconds that has not ended by then hangs
+END_S = 150  # a search takes some seconds; one that has not ended by then hangs
 RETRY_S, SHORT_S = 30.0, 2.0
 AWAY_S = 3.0
 
 
 @dataclass
 class Disturbed:
-    """What a fault did.
+    """The effect of a fault.
 
     Attributes:
-        hit: What was hit.
+        hit: Description of what was hit.
         before: The trials at that time.
-        found: What the driver found that the search ended with.
-        late: The search had come to its end before.
+        found: Results of the driver with which the search ended.
+        late: Whether the search had ended before the fault.
     """
 
     hit: str
@@ -47,18 +47,18 @@ class Disturbed:
 
 
 class Grounds:
-    """Where searches of one kind of fault run, one after another.
+    """A test bed on which the searches of one kind of fault run, one after another.
 
     Args:
-        folder: For the stores and logs.
-        stack: Ends what the grounds started.
+        folder: Folder for the stores and logs.
+        stack: Ends the processes of the test bed.
     """
 
     all_points = True
-    """TensorBoard must show every epoch."""
+    """Whether TensorBoard must show every epoch."""
     head_cpus = 2
     from_start = 0.0
-    """Share of the moments that come before the first worker is up."""
+    """Share of the moments that are before the first worker is up."""
 
     def __init__(self, folder: Path, stack: ExitStack, **environment: str) -> None:
         self.folder = folder
@@ -70,7 +70,7 @@ class Grounds:
 
     @contextmanager
     def store(self) -> Iterator[Store]:
-        """A new store for one search."""
+        """Yield a new store for one search."""
         self._count += 1
         path = self.folder / f"store-{self._count}"
         path.mkdir()
@@ -86,14 +86,14 @@ class Grounds:
         setup_hook: str | None = None,
         **search: Any,
     ) -> Driver:
-        """A driver that searches there.
+        """Start a driver that searches in a store.
 
         Args:
-            store: There.
-            retry_s: How long it tries the storage.
-            snapshot_s: How often Tune writes what it knows.
-            setup_hook: What every worker does first.
-            search: Put over the usual search.
+            store: The store.
+            retry_s: Seconds for which it retries the storage.
+            snapshot_s: Seconds between Tune's snapshots.
+            setup_hook: Function that every worker calls first.
+            search: Keys that replace those of the usual search.
         """
         address, url = self.cluster.head["address"], self.url_for_drivers(store)
         return self.drivers.start(
@@ -108,7 +108,7 @@ class Grounds:
         )
 
     def driver_options(self, number: int) -> dict[str, Any]:
-        """Of the driver of this moment, before the fault; see ``start``."""
+        """Return options of ``start`` for the driver of a moment, before the fault."""
         del number
         return {}
 
@@ -116,7 +116,7 @@ class Grounds:
         return store.url
 
     def finish(self, driver: Driver, timeout_s: float = END_S) -> dict[str, Any]:
-        """What the driver found, who must get to the end."""
+        """Return the results of a driver, which must reach the end of the search."""
         found = driver.wait(timeout_s)
         if driver.running():
             driver.kill()
@@ -126,11 +126,11 @@ class Grounds:
         return found
 
     def disturb(self, store: Store, driver: Driver, number: int, dice: random.Random) -> Disturbed:
-        """Break something now, and let the search come to its end: what was hit, and the trials at that time."""
+        """Break something now, let the search end, and return what was hit and the trials at that time."""
         raise NotImplementedError
 
     def wait_for_worker(self, driver: Driver) -> list[int]:
-        """Workers that hold a trial; waits for the first, empty when the search has ended before."""
+        """Wait for the first workers that hold a trial, and return them; ``[0]`` if the search ends before."""
         return eventually(lambda: self.cluster.workers() or (not driver.running() and [0]), 60)
 
     def wait_no_worker(self) -> None:
@@ -138,7 +138,7 @@ class Grounds:
 
 
 class WorkerKilled(Grounds):
-    """``kill -9`` of a process that runs a trial; its search goes on by itself."""
+    """``kill -9`` of a process that runs a trial; the search continues by itself."""
 
     def disturb(self, store: Store, driver: Driver, number: int, dice: random.Random) -> Disturbed:
         victim = dice.choice(self.wait_for_worker(driver))
@@ -158,7 +158,7 @@ class DriverKilled(Grounds):
     from_start = 0.1
 
     def driver_options(self, number: int) -> dict[str, Any]:
-        """Snapshots: at its beginning alone, since the search is shorter than their interval, or many."""
+        """Return a short interval of snapshots for odd numbers; otherwise only the first snapshot is written."""
         return {"snapshot_s": 1} if number % 2 else {}
 
     def disturb(self, store: Store, driver: Driver, number: int, dice: random.Random) -> Disturbed:
@@ -170,7 +170,7 @@ class DriverKilled(Grounds):
 
 
 class RayletKilled(Grounds):
-    """``kill -9`` of the raylet of one of two nodes; the other takes its trial, then a new node comes."""
+    """``kill -9`` of the raylet of one of two nodes; the other takes its trial, then a new node is added."""
 
     head_cpus = 0
 
@@ -195,12 +195,12 @@ class RayletKilled(Grounds):
 
 
 class HeadKilled(Grounds):
-    """``kill -9`` of the head: its GCS and raylet; a new head with nothing of the old one, another driver."""
+    """``kill -9`` of the head (GCS and raylet); a new head without the old one's state, and another driver, follow."""
 
     from_start = 0.1
 
     def __init__(self, folder: Path, stack: ExitStack, **environment: str) -> None:
-        # Ray waits a minute for a head that is gone; here it waits for seconds.
+        # By default Ray waits a minute for a head that is gone.
         super().__init__(folder, stack, RAY_gcs_rpc_server_reconnect_timeout_s="5", **environment)
 
     def disturb(self, store: Store, driver: Driver, number: int, dice: random.Random) -> Disturbed:
@@ -218,7 +218,7 @@ class HeadKilled(Grounds):
 
 
 class DiskFull(Grounds):
-    """The disk fills up so that a checkpoint finds room for a part of itself; room is made in time, or late."""
+    """The disk fills up so that only a part of a checkpoint fits; space is freed in time, or too late."""
 
     all_points = False  # the event files are on that disk
     size = 24 * 2**20
@@ -251,14 +251,14 @@ class DiskFull(Grounds):
             return Disturbed(hit, before, self.finish(driver), late)
         found = driver.wait(0)
         assert found is not None
-        if "error" not in found:  # it had nothing to write any more
+        if "error" not in found:  # the search had nothing left to write
             return Disturbed(hit, before, found, late=True)
         assert found["error"] == "StorageError", found
         return Disturbed(hit, before, self.finish(self.start(store)))
 
 
 def fill(path: Path, room: int) -> None:
-    """Write a file that leaves so many bytes on its disk."""
+    """Write a file that leaves ``room`` bytes on its disk."""
     with path.open("wb") as file:
         free = shutil.disk_usage(path.parent).free
         while free > room:
@@ -271,7 +271,7 @@ def fill(path: Path, room: int) -> None:
 
 
 class StorageAway(Grounds):
-    """The S3 server refuses, or hangs; it is back in time, or after the search gave up and is resumed."""
+    """The S3 server refuses, or hangs; it is back in time, or only after the search gave up, and is resumed."""
 
     def __init__(self, folder: Path, stack: ExitStack, **environment: str) -> None:
         super().__init__(folder, stack, **environment)
@@ -325,14 +325,14 @@ class StorageAway(Grounds):
 
 
 def unfinished_epochs(store: Store) -> list[SavedEpoch]:
-    """The newest checkpoint of every trial that has not come to its last epoch, and has one."""
+    """Return the newest checkpoint of every trial that has one and has not reached its last epoch."""
     trials = {name.split("/")[0] for name in store.sizes(KEYS["experiment"]) if "/checkpoint_" in name}
     last = [find_checkpoint(saved_epochs(store, f"{KEYS['experiment']}/{trial}")) for trial in sorted(trials)]
     return [each for each in last if each is not None and each.metrics["progress"] < 1]
 
 
 class Corrupted(Grounds):
-    """The driver is killed, and an unfinished trial's newest checkpoint damaged before another driver resumes."""
+    """The driver is killed, and an unfinished trial's newest checkpoint is damaged before another driver resumes."""
 
     how = ""
 
@@ -355,7 +355,7 @@ class Corrupted(Grounds):
 
 
 class Truncated(Corrupted):
-    """A file is cut off."""
+    """A file is truncated."""
 
     def damage(self, store: Store, key: str, dice: random.Random) -> str:
         content = store.read(key) or b""
@@ -365,7 +365,7 @@ class Truncated(Corrupted):
 
 
 class BitFlipped(Corrupted):
-    """A bit of a file is turned over."""
+    """A bit of a file is flipped."""
 
     def damage(self, store: Store, key: str, dice: random.Random) -> str:
         content = bytearray(store.read(key) or b"")

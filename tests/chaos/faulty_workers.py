@@ -1,4 +1,4 @@
-"""Set-up of the workers in ``test_faulty_trials``: what a trial's weight decay says goes wrong in it."""
+"""Set-up of the workers in ``test_faulty_trials``: a trial's weight decay selects its fault."""
 
 import os
 import signal

@@ -49,7 +49,7 @@ def make_inputs(store: Store) -> TrialInputs:
 
 
 def run_job(job: dict[str, Any]) -> dict[str, Any]:
-    """Search, then ask again: a search that has ended is only read."""
+    """Run the search twice: the second call only reads the search that has ended."""
     store = Store(job["url"], retry_s=job["retry_s"])
     config = SearchConfig.model_validate(job["search"])
     inputs = make_inputs(store)
@@ -72,7 +72,7 @@ def run_job(job: dict[str, Any]) -> dict[str, Any]:
 
 
 def read_grid(store: Store) -> list[dict[str, Any]]:
-    """The trials as Tune's own reader finds them in the store."""
+    """Return the trials as Tune's own reader finds them in the store."""
     from ray.tune import ExperimentAnalysis, ResultGrid
 
     analysis = ExperimentAnalysis(store.at(KEYS["experiment"]), storage_filesystem=store.filesystem)

@@ -1,4 +1,4 @@
-"""What the store holds of a search: in the middle of it, and at its end."""
+"""The state of a search in its store, during the search and after it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ACCURACY = "validation/accuracy"
 
 
 def trials_below(store: Store, key: str) -> set[str]:
-    """Trial ids that have a folder below a key."""
+    """Return the ids of trials with a folder below a key."""
     return {name for name in store.names(key) if is_trial_name(name)}
 
 
@@ -31,8 +31,8 @@ class Sight:
     """One trial at one moment.
 
     Attributes:
-        saved: The last epoch that is not to be trained again; 0 for none.
-        measured: How often each step was evaluated, by its event files.
+        saved: The last epoch that must not be trained again; 0 for none.
+        measured: How often each step was evaluated, according to the event files.
         logged: How often each epoch is in its log, which lags behind by two seconds.
     """
 
@@ -42,9 +42,9 @@ class Sight:
 
 
 def look(store: Store, *, without: str | None = None) -> dict[str, Sight]:
-    """Every trial that the store holds something of; ``without``: a damaged checkpoint, whose epoch is lost."""
+    """Return every trial that has files in the store; ``without`` is a damaged checkpoint, whose epoch is lost."""
     for _ in range(20):
-        with suppress(FileNotFoundError):  # a checkpoint that made room while it was listed
+        with suppress(FileNotFoundError):  # a checkpoint that was deleted while it was listed
             return _look(store, without)
     return _look(store, without)
 
@@ -55,12 +55,12 @@ def _look(store: Store, without: str | None) -> dict[str, Sight]:
     for trial in ids:
         last = find_checkpoint(saved_epochs(store, f"{KEYS['experiment']}/{trial}"))
         saved[trial] = 0 if last is None else last.epoch - (last.key == without)
-    # An epoch is shown before it is saved; so what was saved a moment ago has been shown by now.
+    # An epoch is shown before it is saved, so an epoch that was saved before this line has been shown by now.
     return {trial: Sight(saved[trial], measured(store, trial), logged(store, trial)) for trial in ids}
 
 
 def measured(store: Store, trial: str) -> Counter[int]:
-    """Steps of the points of validation accuracy, those included that a reader would drop."""
+    """Count the points of validation accuracy by step, including those that a reader would drop."""
     return Counter(
         event.step
         for event in events_of(store, trial)
@@ -70,7 +70,7 @@ def measured(store: Store, trial: str) -> Counter[int]:
 
 
 def events_of(store: Store, trial: str) -> list[Any]:
-    """All events of a trial's run, in the order of its files."""
+    """Return all events of a trial's run, in the order of its files."""
     from tensorboard.backend.event_processing.event_file_loader import RawEventFileLoader
     from tensorboard.compat.proto import event_pb2
 
@@ -90,7 +90,7 @@ def logged(store: Store, trial: str) -> Counter[int]:
 
 
 def trained_again(before: dict[str, Sight], after: dict[str, Sight], steps_per_epoch: int) -> dict[str, int]:
-    """Finished epochs of every trial that were trained once more after a fault; all, of one that is gone."""
+    """Return how many finished epochs of each trial were trained again after a fault; all if the trial is gone."""
     again = {}
     for trial, then in before.items():
         if trial not in after:
@@ -109,14 +109,14 @@ def trained_again(before: dict[str, Sight], after: dict[str, Sight], steps_per_e
 
 
 def last_weights(store: Store, trial: str) -> str | None:
-    """SHA-256 of the weights after the trial's last epoch, read from the file."""
+    """Return the SHA-256 of the weights after the trial's last epoch, read from the file."""
     last = find_checkpoint(saved_epochs(store, f"{KEYS['experiment']}/{trial}"))
     content = store.read(f"{last.key}/model.safetensors") if last else None
     return None if content is None else hashlib.sha256(content).hexdigest()
 
 
 def shown_run(store: Store, trial: str) -> tuple[list[int], str]:
-    """Steps of validation accuracy as TensorBoard reads them, and the end that HParams shows."""
+    """Return the steps of validation accuracy as TensorBoard reads them, and the status that HParams shows."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
     from tensorboard.plugins.hparams import api_pb2, metadata
 
@@ -137,7 +137,7 @@ def shown_run(store: Store, trial: str) -> tuple[list[int], str]:
 
 
 def optuna_trials(store: Store) -> list[Any]:
-    """The trials of the study's mirror in the run store."""
+    """Return the trials of the study's mirror in the run store."""
     import optuna
     from optuna.storages import JournalStorage
     from optuna.storages.journal import JournalFileBackend

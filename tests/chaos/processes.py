@@ -1,4 +1,4 @@
-"""Ray clusters, their trials' workers and drivers as processes that can be killed one by one."""
+"""Ray clusters, workers of trials, and drivers, as processes that can be killed one by one."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from stored_searches import eventually, kill
 from distiltune.search.driver.run_search import RAY_WORKER_ENV
 
 HERE = Path(__file__).parent
-NO_TRIAL = ("IDLE", "Agent")  # what Ray calls the others of its processes
+NO_TRIAL = ("IDLE", "Agent")  # ends of the titles of Ray's other processes
 OURS = os.pathsep.join([str(HERE), str(HERE.parent / "support")])
 
 
 def make_environment(cache: Path, **others: str) -> dict[str, str]:
-    """Of the clusters and of the drivers: they share a token that nobody else knows."""
+    """Return the environment of clusters and drivers, which share a secret token."""
     path = os.environ.get("PYTHONPATH")
     return {
         **os.environ,
@@ -64,17 +64,17 @@ class Cluster:
                 text=True,
                 start_new_session=True,
             )
-        self._say({"temporary": str(self.temporary), "head_cpus": head_cpus})
+        self._send({"temporary": str(self.temporary), "head_cpus": head_cpus})
         self._head: dict[str, Any] | None = None
         self.nodes: list[int] = []
-        """Raylets beside the head's."""
+        """Process ids of the raylets other than the head's."""
 
-    def _say(self, content: dict[str, Any]) -> None:
+    def _send(self, content: dict[str, Any]) -> None:
         assert self.process.stdin is not None
         self.process.stdin.write(json.dumps(content) + "\n")
         self.process.stdin.flush()
 
-    def _hear(self) -> dict[str, Any]:
+    def _receive(self) -> dict[str, Any]:
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
         assert line, (self.temporary / "stderr").read_text()[-3000:]
@@ -82,21 +82,21 @@ class Cluster:
 
     @property
     def head(self) -> dict[str, Any]:
-        """``address``, and the pids ``raylet`` and ``gcs``; waits until the head is up."""
+        """The head's ``address``, and the process ids ``raylet`` and ``gcs``; waits until the head is up."""
         if self._head is None:
-            self._head = self._hear()
+            self._head = self._receive()
         return self._head
 
     def add_node(self, cpus: int) -> None:
         _ = self.head
-        self._say({"cpus": cpus})
-        self.nodes.append(self._hear()["raylet"])
+        self._send({"cpus": cpus})
+        self.nodes.append(self._receive()["raylet"])
 
     def raylets(self) -> list[int]:
         return [self.head["raylet"], *self.nodes]
 
     def workers(self, raylet: int | None = None) -> list[int]:
-        """Processes that hold a trial: Ray's workers that are not idle."""
+        """Return the processes that hold a trial: Ray's workers that are not idle."""
         found = []
         for each in self.raylets() if raylet is None else [raylet]:
             with suppress(psutil.Error):
@@ -108,7 +108,7 @@ class Cluster:
         return sorted(found)
 
     def kill_head(self) -> None:
-        """What a head is made of, at once."""
+        """Kill all processes of the head at once."""
         for pid in (self.head["gcs"], self.head["raylet"]):
             os.kill(pid, signal.SIGKILL)
 
@@ -122,10 +122,10 @@ class Driver:
     """A driver that runs a job.
 
     Attributes:
-        pid: Its process.
+        pid: Id of its process.
         result: The file that it writes at its end.
         began: The file that it writes when it begins to search.
-        log: What it prints.
+        log: The file with its output.
     """
 
     pid: int
@@ -138,7 +138,7 @@ class Driver:
         return psutil.pid_exists(self.pid)
 
     def wait_began(self) -> float:
-        """When it began to search."""
+        """Wait until it starts to search, and return the time."""
         eventually(lambda: self.began.exists() or not self.running(), 60)
         return float(self.began.read_text() or time.time())
 
@@ -148,7 +148,7 @@ class Driver:
         eventually(lambda: not self.running(), 20)
 
     def wait(self, timeout_s: float) -> dict[str, Any] | None:
-        """What it found; None when it ended without a word, or not in time."""
+        """Wait for its results; None if it ended without any, or not in time."""
         deadline = time.monotonic() + timeout_s
         while self.running() and time.monotonic() < deadline:
             time.sleep(0.05)
@@ -173,16 +173,16 @@ class Drivers:
             )
         self._ready = False
 
-    def _hear(self) -> str:
+    def _receive(self) -> str:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         assert line, (self._folder / "drivers.stderr").read_text()[-3000:]
         return line.strip()
 
     def start(self, job: dict[str, Any]) -> Driver:
-        """A driver of ``job``: ``address``, ``url``, ``retry_s`` and ``search``."""
+        """Start a driver of ``job``: ``address``, ``url``, ``retry_s`` and ``search``."""
         if not self._ready:
-            assert self._hear() == "ready"
+            assert self._receive() == "ready"
             self._ready = True
         self._count += 1
         paths = {name: self._folder / f"driver-{self._count}.{name}" for name in ("result", "began", "log")}
@@ -190,7 +190,7 @@ class Drivers:
         line = json.dumps({**job, **{name: str(path) for name, path in paths.items()}})
         self._process.stdin.write(line + "\n")
         self._process.stdin.flush()
-        return Driver(int(self._hear()), **paths)
+        return Driver(int(self._receive()), **paths)
 
     def end(self) -> None:
         end_process(self._process)
@@ -206,7 +206,7 @@ def end_process(process: subprocess.Popen[str]) -> None:
 
 @contextmanager
 def ended(make: Callable[[], Any]) -> Iterator[Any]:
-    """What ``make`` gives, ended with the block."""
+    """Yield the result of ``make``, and end it with the block."""
     made = make()
     try:
         yield made

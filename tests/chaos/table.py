@@ -1,4 +1,4 @@
-"""Makes the tables of docs/results/chaos.md from the lines that the moments wrote.
+"""Write the tables of docs/results/chaos.md from the records of the moments.
 
 python tests/chaos/table.py RESULTS.jsonl [--write docs/results/chaos.md]
 """
@@ -29,7 +29,7 @@ BEGIN, END = "<!-- begin: made by tests/chaos/table.py -->", "<!-- end -->"
 
 
 def read(path: Path) -> dict[tuple[str, int], dict[str, Any]]:
-    """The newest line of every moment."""
+    """Return the newest record of every moment."""
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     return {(line["fault"], line["number"]): line for line in lines}
 

@@ -1,4 +1,4 @@
-"""One trial at a time, a search that was killed again and again gives what an undisturbed one gives, bit for bit."""
+"""With one trial at a time, a search killed repeatedly gives the results of an undisturbed one, bit for bit."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(280)]
 ONE_AT_A_TIME = {"max_concurrent_trials": 1, "num_trials": 6, "num_startup_trials": 2}
 
 
-def told(found):
-    """What a search says of its trials, without the names and times that differ between any two."""
+def results_of(found):
+    """Return the results of a search's trials, without names and times, which always differ."""
     keys = ("number", "state", "parameters", "best_epoch")
     return [
         {key: trial[key] for key in keys} | {"accuracy": trial["metrics"]["validation_accuracy"]}
@@ -49,7 +49,7 @@ def test_killed_and_resumed_gives_the_same_suggestions_and_the_same_weights(tmp_
                     time.sleep(dice.random())
                 driver.kill()
             disturbed = grounds.finish(grounds.start(store, **ONE_AT_A_TIME))
-            assert told(disturbed) == told(whole)
+            assert results_of(disturbed) == results_of(whole)
             assert weights_of(store, disturbed["outcome"]["trials"]) == weights
             for trial in disturbed["outcome"]["trials"]:
                 last = find_checkpoint(saved_epochs(store, f"runs/a/search/{trial['trial_id']}"))

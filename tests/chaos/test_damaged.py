@@ -1,4 +1,4 @@
-"""Checkpoints that are not what was saved: they are seen when they are about to be used, and count no longer."""
+"""Damaged checkpoints: they are detected before they are used, and then ignored."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def numbers(store: Store) -> list[int]:
     return [each.epoch for each in saved_epochs(store, "s/t")]
 
 
-def test_the_last_whole_epoch_is_found_and_damaged_ones_count_no_longer(store):
+def test_the_last_intact_epoch_is_found_and_damaged_ones_are_deleted(store):
     said = []
     flip(store, "s/t/checkpoint_000002/deep/optimizer.pt")
     flip(store, "s/t/checkpoint_000000/model.safetensors")
@@ -82,7 +82,7 @@ def test_only_what_is_used_is_read(store, caplog):
     assert not model_is_intact(store, last.key)
     assert "model.safetensors is damaged" in caplog.text
     assert not model_is_intact(store, "s/t/checkpoint_000009")
-    assert numbers(store) == [1, 2, 3], "what its epoch reported is still known"
+    assert numbers(store) == [1, 2, 3], "the metrics of its epoch are still known"
 
 
 def test_a_damaged_copy_is_refused(store, tmp_path):
@@ -92,7 +92,7 @@ def test_a_damaged_copy_is_refused(store, tmp_path):
     download_checkpoint(store, "s/t/checkpoint_000001", tmp_path / "other", ("config.json",))
 
 
-def test_a_damaged_record_is_no_record_wherever_a_bit_is_turned_over(tmp_path):
+def test_a_record_is_ignored_wherever_a_bit_of_it_is_flipped(tmp_path):
     folder = tmp_path / "s" / "t" / "checkpoint_000000"
     folder.mkdir(parents=True)
     (folder / "weights").write_bytes(b"x")
@@ -103,11 +103,11 @@ def test_a_damaged_record_is_no_record_wherever_a_bit_is_turned_over(tmp_path):
         turned = bytearray(content)
         turned[bit // 8] ^= 1 << bit % 8
         (folder / RECORD_NAME).write_bytes(turned)
-        for each in saved_epochs(store, "s/t"):  # white space, say, changes nothing
+        for each in saved_epochs(store, "s/t"):  # for example, white space changes nothing
             assert each.record == whole.record, bytes(turned)
 
 
-def test_a_record_without_its_seal_is_no_record(store):
+def test_a_record_without_its_seal_is_ignored(store):
     [first, *_] = saved_epochs(store, "s/t")
     bare = {name: value for name, value in first.record.items() if name != "seal"}
     store.write(f"{first.key}/{RECORD_NAME}", json.dumps(bare).encode())

@@ -1,4 +1,4 @@
-"""A trial that diverges, raises, or has no memory is one failed trial with its reason; the search goes on."""
+"""A trial that diverges, raises, or runs out of memory fails with its reason, and the search continues."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ POINTS = [
 
 
 def fault_of(parameters):
-    """What goes wrong in a trial first; None when nothing does."""
+    """Return the first fault of a trial, or None."""
     if parameters["weight_decay"]:
         return parameters["weight_decay"]
     return DIVERGES if parameters["learning_rate"] == DIVERGES else None
 
 
-def test_the_search_goes_on_without_the_trials_that_fail(tmp_path):
+def test_the_search_continues_without_the_trials_that_fail(tmp_path):
     search = {
         "num_trials": len(POINTS),
         "num_startup_trials": len(POINTS),
@@ -68,7 +68,7 @@ def test_the_search_goes_on_without_the_trials_that_fail(tmp_path):
                 assert (trial["state"], end) == ("failed", "failed")
                 assert REASONS[fault] in trial["reason"], trial["reason"]
                 assert "\n" not in trial["reason"]
-            # A process that is killed in its first second has sent no line.
+            # A process that is killed in its first second has sent no log lines.
             logged = {
                 trial["trial_id"] for trial, fault in zip(trials, faults, strict=True) if fault != KILLED
             }

@@ -1,7 +1,7 @@
-"""A search is hit at random moments by one fault after another, and comes to the same end each time.
+"""A search is hit at random moments by each kind of fault, and gives the same results each time.
 
-``CHAOS_RESULTS`` names a file that each moment adds a line of JSON to, which ``table.py`` makes a table of;
-``CHAOS_MOMENTS`` how many moments each fault has (20), or which: ``5-9``.
+``CHAOS_RESULTS`` names a file to which each moment adds a line of JSON, and from which ``table.py`` makes a table;
+``CHAOS_MOMENTS`` is the number of moments of each fault (20), or their range: ``5-9``.
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ KINDS: dict[str, type[Grounds]] = {
 }
 SEED = 7
 MOST_LATE = 5
-"""A moment that came when the search had ended is drawn again, from the time before it, so many times."""
+"""How often a moment after the end of the search is drawn again, from the time before it."""
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(280)]
 
 
 def moments() -> tuple[int, range]:
-    """How many moments a fault has in all, and which are run now."""
+    """Return the total number of moments of a fault, and those to run now."""
     given = os.environ.get("CHAOS_MOMENTS", "20")
     first, _, last = given.partition("-")
     return (20, range(int(first), int(last) + 1)) if last else (int(given), range(int(given)))
@@ -55,14 +55,14 @@ def moments() -> tuple[int, range]:
 
 @dataclass
 class Scene:
-    """Grounds with what an undisturbed search does on them.
+    """A test bed with the results of an undisturbed search on it.
 
     Attributes:
-        kind: Of the fault.
-        grounds: Where.
-        reference: What that search found, and its ``weights``.
-        start_s: How long that search takes until a worker holds its first trial.
-        duration_s: How long from then to its last epoch.
+        kind: Kind of the fault.
+        grounds: The test bed.
+        reference: Results of that search, with its ``weights``.
+        start_s: Seconds until a worker holds the first trial of that search.
+        duration_s: Seconds from then to its last epoch.
     """
 
     kind: str
@@ -76,7 +76,7 @@ class Scene:
 def scene(request, tmp_path_factory):
     with ExitStack() as stack:
         grounds = KINDS[request.param](tmp_path_factory.mktemp(request.param), stack)
-        for _ in range(2):  # the first one is slow, and moments drawn by it would come when all is over
+        for _ in range(2):  # the first one is slow, so moments drawn by its duration would be too late
             with grounds.store() as store:
                 driver = grounds.start(store)
                 began = driver.wait_began()
@@ -91,7 +91,7 @@ def scene(request, tmp_path_factory):
 
 
 @pytest.mark.parametrize("number", moments()[1])
-def test_a_search_that_is_hit_comes_to_its_end(scene, number):
+def test_a_search_that_is_hit_reaches_its_end(scene, number):
     dice = random.Random(f"{SEED}-{scene.kind}-{number}")
     line: dict[str, Any] = {"fault": scene.kind, "number": number, "of_s": round(scene.duration_s, 2)}
     began = time.monotonic()
@@ -100,7 +100,7 @@ def test_a_search_that_is_hit_comes_to_its_end(scene, number):
         while not hit(scene, number, at_s, dice, line):
             line["late"] = line.get("late", 0) + 1
             assert line["late"] < MOST_LATE, line
-            at_s *= dice.random()  # earlier: this machine has become faster than when it was timed
+            at_s *= dice.random()  # earlier, since this machine has become faster since it was timed
     except BaseException as error:
         line["error"] = f"{type(error).__name__}: {error}"[:2000]
         raise
@@ -110,7 +110,7 @@ def test_a_search_that_is_hit_comes_to_its_end(scene, number):
 
 
 def hit(scene: Scene, number: int, at_s: float, dice: random.Random, line: dict[str, Any]) -> bool:
-    """Disturb a search and check it; false where it had ended before."""
+    """Disturb a search and check it; return False if it had ended before."""
     grounds = scene.grounds
     with grounds.store() as store:
         line["at_s"] = round(at_s, 2)
@@ -131,7 +131,7 @@ def hit(scene: Scene, number: int, at_s: float, dice: random.Random, line: dict[
 
 
 def draw(scene: Scene, number: int, dice: random.Random) -> float:
-    """Seconds after the first trial has its worker, negative before; one moment in each of equal parts."""
+    """Draw a moment from the ``number``-th of equal parts, in seconds after the first trial has its worker."""
     total = moments()[0]
     num_before = round(scene.grounds.from_start * total)
     if number < num_before:
