@@ -42,9 +42,9 @@ def implied_condition(name: str, space: Mapping[str, Parameter]) -> dict[str, li
     given = space[name].when
     if given.keys() - {STUDENT_KIND}:
         return {}
-    asked = accepted_values(given[STUDENT_KIND]) if given else space[STUDENT_KIND].end_values()
+    allowed = accepted_values(given[STUDENT_KIND]) if given else space[STUDENT_KIND].end_values()
     searched = space[STUDENT_KIND].end_values()
-    kinds = [each for each in kinds_with(name) if each in searched and each in asked]
+    kinds = [each for each in kinds_with(name) if each in searched and each in allowed]
     return {STUDENT_KIND: kinds} if kinds else {}
 
 

@@ -186,8 +186,8 @@ def _show(submission: Submission, follow: bool, as_json: bool) -> int:
             }
         )
     else:
-        said = "submitted" if submission.sent else f"is already {submission.state}; nothing was submitted"
-        typer.echo(f"run {run.id} {said}")
+        outcome = "submitted" if submission.sent else f"is already {submission.state}; nothing was submitted"
+        typer.echo(f"run {run.id} {outcome}")
         if missing := lacks(run):
             typer.echo(f"  {missing}")
         for command in commands.values():

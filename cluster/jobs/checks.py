@@ -75,19 +75,19 @@ def _wait_for_answer(client: JobSubmissionClient, job: str) -> dict[str, Any]:
     marked = [line.removeprefix(MARK) for line in lines if line.startswith(MARK)]
     if not marked:
         info = client.get_job_info(job)
-        said = [line for line in (info.message or "").splitlines() + lines if line.strip()]
+        output = [line for line in (info.message or "").splitlines() + lines if line.strip()]
         raise RunFailedError(
-            f"--address: the cluster cannot run distiltune: {said[-1] if said else info.status}"
+            f"--address: the cluster cannot run distiltune: {output[-1] if output else info.status}"
         )
     try:
         answer = json.loads(marked[-1])
-        kind, said = answer.get("error"), str(answer.get("message", ""))
+        kind, message = answer.get("error"), str(answer.get("message", ""))
     except (ValueError, RecursionError, AttributeError):
         raise RunFailedError("--address: the result of the cluster's check is truncated; try again") from None
     if kind is not None:
         found = getattr(errors, str(kind), None)
         raise (found if isinstance(found, type) and issubclass(found, DistiltuneError) else RunFailedError)(
-            said
+            message
         )
     return answer
 

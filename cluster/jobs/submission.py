@@ -242,8 +242,8 @@ def _state(sender: _Sender, run: Run) -> str:
         else info.status.is_terminal()
     )
     if gone:
-        said = ((info.message if info else None) or "").strip() or "its job is no longer on the cluster"
-        mark_ended(run, run.id, "failed", said.splitlines()[-1])
+        message = ((info.message if info else None) or "").strip() or "its job is no longer on the cluster"
+        mark_ended(run, run.id, "failed", message.splitlines()[-1])
     return run.state
 
 

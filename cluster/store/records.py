@@ -300,6 +300,6 @@ def damaged(location: str, error: ValidationError, remedy: str = _BACKUP) -> Dam
     first = error.errors(include_url=False)[0]
     field = ".".join(str(part) for part in first["loc"])
     given = None if first["type"] == "missing" or not field else f"{shown(first['input'])} given"
-    said = cut(first["msg"].removeprefix("Value error, "), 100)
-    fault = ": ".join(filter(None, [field, ", ".join(filter(None, [given, said]))]))
+    message = cut(first["msg"].removeprefix("Value error, "), 100)
+    fault = ": ".join(filter(None, [field, ", ".join(filter(None, [given, message]))]))
     return DamagedRecordError(f"storage {location}: is damaged ({fault}); {remedy}")

@@ -206,7 +206,7 @@ def _quantization_faults(config: SearchConfig, training: TrainingConfig) -> list
     """Return a fault if quantization-aware training has more epochs than the shortest trial."""
     if training.quantization_aware is None or "max_steps" in training.arguments:
         return []
-    searched, asked = config.space.get("num_train_epochs"), training.quantization_aware.num_epochs
+    searched, quantized_epochs = config.space.get("num_train_epochs"), training.quantization_aware.num_epochs
     own = training.arguments.get("num_train_epochs", training.num_train_epochs)
     given = {"training.num_train_epochs": [own] if searched is None or searched.when else []}
     given |= {"search.space.num_train_epochs": [] if searched is None else searched.end_values()}
@@ -215,10 +215,10 @@ def _quantization_faults(config: SearchConfig, training: TrainingConfig) -> list
     }
     numbers = {where: min(values) for where, values in counts.items() if values}
     return [
-        f"training.quantization_aware.num_epochs: {asked:g} given, but {where} may be {count:g}; give at most that "
-        f"many, or a share below 1"
+        f"training.quantization_aware.num_epochs: {quantized_epochs:g} given, but {where} may be {count:g}; "
+        f"give at most that many, or a share below 1"
         for where, count in numbers.items()
-        if asked >= 1 and asked > count
+        if quantized_epochs >= 1 and quantized_epochs > count
     ]
 
 

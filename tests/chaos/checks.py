@@ -62,8 +62,8 @@ def _result(good: bool, otherwise: Any) -> str:
 
 def _finished_once(trials: list[dict[str, Any]], same_again: bool) -> str:
     seen = [(trial["number"], trial["state"], trial["reason"]) for trial in trials]
-    asked = [(number, "finished", None) for number in range(SEARCH["num_trials"])]
-    if seen != asked or len({trial["trial_id"] for trial in trials}) != len(trials):
+    wanted = [(number, "finished", None) for number in range(SEARCH["num_trials"])]
+    if seen != wanted or len({trial["trial_id"] for trial in trials}) != len(trials):
         return f"trials {seen}"
     return _result(same_again, "a second call returns another outcome")
 

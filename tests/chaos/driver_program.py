@@ -58,8 +58,8 @@ def be_driver(line: str) -> None:
         os.setsid()
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         nothing = os.open(os.devnull, os.O_RDONLY)
-        said = os.open(job["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-        for target, source in ((0, nothing), (1, said), (2, said)):
+        log = os.open(job["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        for target, source in ((0, nothing), (1, log), (2, log)):
             os.dup2(source, target)
         run_driver(job)
     finally:

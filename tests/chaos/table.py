@@ -35,7 +35,7 @@ def read(path: Path) -> dict[tuple[str, int], dict[str, Any]]:
 
 
 def outcome(line: dict[str, Any]) -> str:
-    wrong = [f"{name}: {said}" for name, said in line.get("checks", {}).items() if said != "ok"]
+    wrong = [f"{name}: {result}" for name, result in line.get("checks", {}).items() if result != "ok"]
     if wrong:
         return "**" + "; ".join(wrong)[:240] + "**"
     return f"**{line['error'].splitlines()[0][:160]}**" if "error" in line else "as it should be"

@@ -52,23 +52,23 @@ def numbers(store: Store) -> list[int]:
 
 
 def test_the_last_intact_epoch_is_found_and_damaged_ones_are_deleted(store):
-    said = []
+    messages = []
     flip(store, "s/t/checkpoint_000002/deep/optimizer.pt")
     flip(store, "s/t/checkpoint_000000/model.safetensors")
     assert numbers(store) == [1, 2, 3]
-    found = last_intact(store, saved_epochs(store, "s/t"), said.append)
+    found = last_intact(store, saved_epochs(store, "s/t"), messages.append)
     assert found is not None
     assert found.epoch == 2
-    [line] = said
+    [line] = messages
     assert "epoch 3" in line
     assert "deep/optimizer.pt is damaged" in line
     assert numbers(store) == [1, 2]
     assert store.names("s/t") == ["checkpoint_000000", "checkpoint_000001"]
     store.delete("s/t/checkpoint_000001/config.json")
-    found = last_intact(store, [found], said.append)
+    found = last_intact(store, [found], messages.append)
     assert found is None
-    assert "config.json is missing" in said[1]
-    assert last_intact(store, saved_epochs(store, "s/t"), said.append) is None
+    assert "config.json is missing" in messages[1]
+    assert last_intact(store, saved_epochs(store, "s/t"), messages.append) is None
     assert numbers(store) == []
 
 

@@ -125,7 +125,7 @@ def hit(scene: Scene, number: int, at_s: float, dice: random.Random, line: dict[
         line["checks"] = check(
             store, disturbed.found, scene.reference, disturbed.before, all_points=grounds.all_points
         )
-    wrong = {name: said for name, said in line["checks"].items() if said != "ok"}
+    wrong = {name: result for name, result in line["checks"].items() if result != "ok"}
     assert not wrong, line
     return not disturbed.late
 

@@ -81,16 +81,16 @@ def _answers(nodes: Mapping[str, Any]) -> dict[str, str]:
     from ray.exceptions import RayError
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    asked = {}
+    pending = {}
     for node in nodes:
         strategy = NodeAffinitySchedulingStrategy(node, soft=False)
         remote = ray.remote(ask_torch).options(num_cpus=0, max_retries=1, scheduling_strategy=strategy)
-        asked[remote.remote()] = node
-    answered, late = ray.wait(list(asked), num_returns=len(asked), timeout=2 * _ANSWER_WITHIN_S)
-    answers = {asked[each]: "no response" for each in late}
+        pending[remote.remote()] = node
+    answered, late = ray.wait(list(pending), num_returns=len(pending), timeout=2 * _ANSWER_WITHIN_S)
+    answers = {pending[each]: "no response" for each in late}
     for each in answered:
         try:
-            answers[asked[each]] = ray.get(each)
+            answers[pending[each]] = ray.get(each)
         except RayError:
             continue
     return answers

@@ -114,16 +114,16 @@ def _ask(nodes: Sequence[Mapping[str, Any]], names: Sequence[str]) -> dict[str, 
     from ray.exceptions import RayError
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    asked = {}
+    pending = {}
     for node in nodes:
         strategy = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
         remote = ray.remote(missing_here).options(num_cpus=0, max_retries=1, scheduling_strategy=strategy)
-        asked[remote.remote(list(names))] = node.get("NodeManagerHostname") or node["NodeManagerAddress"]
-    answered, _ = ray.wait(list(asked), num_returns=len(asked), timeout=_ANSWER_WITHIN_S)
+        pending[remote.remote(list(names))] = node.get("NodeManagerHostname") or node["NodeManagerAddress"]
+    answered, _ = ray.wait(list(pending), num_returns=len(pending), timeout=_ANSWER_WITHIN_S)
     answers = {}
     for each in answered:
         try:
-            answers[asked[each]] = ray.get(each)
+            answers[pending[each]] = ray.get(each)
         except RayError as error:  # a lost node is no reason to refuse the job
-            logger.warning("benchmark.targets: %s was not checked: %s", asked[each], error)
+            logger.warning("benchmark.targets: %s was not checked: %s", pending[each], error)
     return answers

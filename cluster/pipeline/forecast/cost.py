@@ -125,15 +125,15 @@ def measured_batches(
         seconds: Duration of the measurement.
     """
     tokens = tokens_of(batches, lengths)
-    taken: list[int] = []
+    sizes: list[int] = []
     times: list[float] = []
     end, watch = time.perf_counter() + seconds, Stopwatch()
     for number, index in enumerate(sampled(tokens, 65)):
         run(batches[index])
         took = watch.lap()
         if number:
-            taken.append(int(tokens[index]))
+            sizes.append(int(tokens[index]))
             times.append(took)
         if len(times) >= 3 and time.perf_counter() > end:
             break
-    return BatchCost.fit(taken, times)
+    return BatchCost.fit(sizes, times)

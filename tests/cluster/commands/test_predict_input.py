@@ -170,7 +170,7 @@ def fifo(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("make", "said"),
+    ("make", "message"),
     [
         (lambda path: None, "No such file"),
         (Path.mkdir, "directory"),
@@ -186,12 +186,12 @@ def fifo(path: Path) -> None:
     ],
 )
 def test_an_unreadable_file_of_texts_is_refused(
-    artifact: Path, capsys: pytest.CaptureFixture[str], make, said: str
+    artifact: Path, capsys: pytest.CaptureFixture[str], make, message: str
 ) -> None:
     file = artifact.parent / "texts"
     make(file)
     assert main(["benchmark", str(artifact), "--texts", str(file)]) == 2
-    one_line(capsys.readouterr().err, "--texts", "texts", said)
+    one_line(capsys.readouterr().err, "--texts", "texts", message)
 
 
 @pytest.mark.parametrize(

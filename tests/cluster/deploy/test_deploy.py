@@ -330,8 +330,10 @@ def test_what_the_job_asks_for_is_what_the_groups_can_add():
     groups = [types[name]["resources"] for name in ("trial", "benchmark")]
     assert offered == [{key: group[key] for key in group if key != "memory"} for group in groups]
     for task in ("teacher", "trial", "export", "benchmark"):
-        asked = flat(resources[task])
-        assert any(all(node.get(key, 0) >= amount for key, amount in asked.items()) for node in offered), task
+        needed = flat(resources[task])
+        assert any(all(node.get(key, 0) >= amount for key, amount in needed.items()) for node in offered), (
+            task
+        )
 
 
 def flat(resources: dict[str, Any]) -> dict[str, float]:
@@ -487,10 +489,10 @@ def shown_commands() -> list[list[str]]:
 def test_the_guide_names_every_file_and_everything_to_replace():
     for path in DEPLOY.iterdir():
         assert path.name in GUIDE
-        asked = re.search(
+        needed = re.search(
             r"^# Replace: ([^\n]+?)\.(?: The|$)", path.read_text(encoding="utf-8"), re.MULTILINE
         )
-        for word in asked[1].split(", ") if asked else []:
+        for word in needed[1].split(", ") if needed else []:
             assert not re.fullmatch(r"\S+", word) or word.removeprefix("s3://example-") in GUIDE, word
     for secret in ("distiltune-ray-token", "distiltune-storage"):
         assert f"create secret generic {secret}" in GUIDE

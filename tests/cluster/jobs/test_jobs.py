@@ -74,12 +74,12 @@ def head(tmp_path_factory):
 def ask(head, distiltune_here):
     """Run the same commands in this process, and return what each prints on stdout."""
 
-    def asked(*arguments):
+    def run_command(*arguments):
         done = distiltune_here(head.state, *arguments)
         assert done.returncode == 0, done.stderr
         return done.stdout
 
-    return asked
+    return run_command
 
 
 @pytest.fixture(scope="module")
@@ -381,9 +381,9 @@ def test_ctrl_c_while_submitting_leaves_nothing(head, tmp_path):
         assert line or process.poll() is None
     time.sleep(1)
     process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=60)
+    _, message = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert said.strip() == "error: interrupted; nothing was submitted"
+    assert message.strip() == "error: interrupted; nothing was submitted"
     assert files(storage) == []
     assert [job for job in head.client.list_jobs() if "gone" in str(job.submission_id)] == []
 

@@ -82,13 +82,13 @@ def test_a_relative_path_to_nothing_is_refused_by_its_key_before_anything_is_sen
 def job(folder, tmp_path, monkeypatch):
     """Start a job with relative paths, which ends before its first stage; also return the jobs that got so far."""
     monkeypatch.chdir(folder)
-    came = []
+    calls = []
 
     class EndedError(DistiltuneError):
         pass
 
     def stop(runner, checked, run):
-        came.append((checked, run))
+        calls.append((checked, run))
         raise EndedError("far enough")
 
     monkeypatch.setattr(running, "_run_stages", stop)
@@ -105,7 +105,7 @@ def job(folder, tmp_path, monkeypatch):
         }
         with pytest.raises(EndedError):
             run_job(JobConfig.model_validate(values), "job", run_id="a")
-        return came[-1]
+        return calls[-1]
 
     return start
 

@@ -115,10 +115,10 @@ def test_out_of_sample_probabilities_replace_those_of_a_teacher_that_learned_the
     splits = {name: labelled(data, name) for name in ("train", "validation")}
     labels = np.array(data.splits["train"]["label"][:])
     logits = 5 * np.eye(3, dtype=np.float32)[np.where(np.arange(30) == other, (labels + 1) % 3, labels)]
-    asked = []
+    calls = []
 
     def cross_fit() -> CrossFit:
-        asked.append(1)
+        calls.append(1)
         return CrossFit(logits, {"num_folds": 3, "num_epochs": 2, "keys": ["a", "b", "c"]})
 
     before = splits["train"].teacher_logits
@@ -137,7 +137,7 @@ def test_out_of_sample_probabilities_replace_those_of_a_teacher_that_learned_the
     assert {row["probabilities"] for row in rows} == {"out of sample"}
     assert splits["train"].teacher_logits is before
     assert diagnose(run, data, splits, tasks.SINGLE_LABEL, learned_here=True, cross_fit=cross_fit) == found
-    assert asked == [1], "a resumed run has them"
+    assert calls == [1], "a resumed run has them"
     written = report_of(found)
     assert "out of sample: each text was labelled by one of 3 teachers" in written
     assert "2 epochs each (accuracy on these labels 0.9667)" in written

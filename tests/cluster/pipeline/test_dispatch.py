@@ -42,7 +42,7 @@ def test_a_task_without_a_place_waits_for_its_resources(dispatcher):
 
 
 @pytest.mark.parametrize(
-    ("stage", "part", "said"),
+    ("stage", "part", "message"),
     [
         ("teacher", "", "preparing the teacher"),
         ("teacher", "2", "preparing the teacher"),
@@ -52,11 +52,11 @@ def test_a_task_without_a_place_waits_for_its_resources(dispatcher):
         ("benchmark", "", "measuring the models"),
     ],
 )
-def test_a_working_task_is_never_reported_as_waiting(stage, part, said, dispatcher, run):
+def test_a_working_task_is_never_reported_as_waiting(stage, part, message, dispatcher, run):
     task = task_of(run, stage, part)
     run.store.write_json(task.progress, {"text": ""})
     found = dispatcher.state(stage, TWO_CPUS, 3600.0, part=part)
-    assert (found.message, found.values) == (said, {"waiting_for": None})
+    assert (found.message, found.values) == (message, {"waiting_for": None})
 
 
 def test_what_a_task_reports_comes_with_its_counts(dispatcher, run):
@@ -106,8 +106,8 @@ class Cluster:
         return part
 
     def wait(self, tasks, timeout):
-        told, ended = next(self._script)
-        for part, record in told.items():
+        records, ended = next(self._script)
+        for part, record in records.items():
             self._run.store.write_json(self._run.key(f"stages/teacher-{part}.task-progress.json"), record)
         return [part for part in tasks if part in ended], [part for part in tasks if part not in ended]
 

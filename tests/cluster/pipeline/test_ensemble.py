@@ -64,7 +64,13 @@ def data() -> TextData:
 
 def task(directory: Path, config: JobConfig) -> Task:
     return Task(
-        Store(str(directory)), config, "log", "told", num_threads=1, use_gpu=False, unfinished="unfinished"
+        Store(str(directory)),
+        config,
+        "log",
+        "progress",
+        num_threads=1,
+        use_gpu=False,
+        unfinished="unfinished",
     )
 
 
@@ -84,7 +90,7 @@ def test_a_student_learns_the_mean_of_their_logits(data, tmp_path):
     here = task(tmp_path, job(ensemble=2))
     for number in range(2):
         make_teacher(here, data, number, f"t{number}")
-    assert here.store.names() == ["cache", "t0", "t1", "told"], "nothing is left of the trainings"
+    assert here.store.names() == ["cache", "progress", "t0", "t1"], "nothing is left of the trainings"
     assert here.store.names("cache/work") == [], "nor of the claims to them"
     splits, record = label_with_teachers(here, data, ["t0", "t1"])
     each = []

@@ -82,14 +82,14 @@ def ask(home, here, monkeypatch, capsys):
     monkeypatch.chdir(home)
     monkeypatch.setenv("COLUMNS", "120")
 
-    def asked(*arguments):
+    def run_command(*arguments):
         capsys.readouterr()
         status = here(*arguments)
         out, errors = capsys.readouterr()
         assert status == 0, errors
         return out
 
-    return asked
+    return run_command
 
 
 @pytest.fixture

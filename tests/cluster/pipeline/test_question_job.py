@@ -126,8 +126,8 @@ def test_what_is_shown_is_about_answers(home: Path) -> None:
     assert predicted[0]["text_pair"] == context and predicted[0]["answer"] in context
     evaluated = distiltune("evaluate", "one", "test.json", "--json", cwd=home)
     assert evaluated.returncode == 0, evaluated.stderr
-    told = json.loads(evaluated.stdout)
-    assert told["metrics"]["f1"] > 0.7 and told["num_texts"] == 48
+    printed = json.loads(evaluated.stdout)
+    assert printed["metrics"]["f1"] > 0.7 and printed["num_texts"] == 48
     refused = distiltune("label", "more.jsonl", "--teacher", str(artifact), "--out", "x.jsonl", cwd=home)
     assert refused.returncode == 2 and "tokens" in refused.stderr
 

@@ -113,8 +113,8 @@ def test_what_is_shown_is_about_entities(home: Path) -> None:
     assert [each["text"] for each in predicted] == TEXTS and predicted[2]["spans"] == []
     evaluated = distiltune("evaluate", "one", "test.conll", "--json", cwd=home)
     assert evaluated.returncode == 0, evaluated.stderr
-    told = json.loads(evaluated.stdout)
-    assert told["metrics"]["entity_f1"] > 0.8 and {each["label"] for each in told["labels"]} == {
+    printed = json.loads(evaluated.stdout)
+    assert printed["metrics"]["entity_f1"] > 0.8 and {each["label"] for each in printed["labels"]} == {
         "city",
         "name",
     }

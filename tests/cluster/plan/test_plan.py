@@ -40,10 +40,10 @@ def outcome(number, latency, size, num_wrong):
 
 def test_changes_are_kept_while_they_gain_enough_and_pass():
     config = JobConfig.model_validate({"training": {"max_length": 64}, "plan": {"steps": STEPS}})
-    came = []
+    jobs = []
 
     def do(job, number):
-        came.append(job)
+        jobs.append(job)
         layers, length = job.student.layers, job.training.max_length
         vocabulary = job.student.vocabulary
         latency = {2: 4.0, 1: 2.0}[len(layers)] if layers != [0, 3] else 8.0
@@ -70,7 +70,7 @@ def test_changes_are_kept_while_they_gain_enough_and_pass():
     assert kept.training.max_length == 64
     assert kept.student.vocabulary.size == 900
     assert kept.plan is None
-    assert all(job.plan is None for job in came)
+    assert all(job.plan is None for job in jobs)
 
 
 def test_a_run_without_a_variant_is_refused_and_the_first_must_have_one():

@@ -57,13 +57,13 @@ def test_ray_is_given_the_gpus_that_torch_sees_and_counts_itself_if_there_are_no
     """Those that torch does not see are refused by the checks of the job, which need Ray's count."""
     import ray
 
-    asked = []
-    monkeypatch.setattr(ray, "init", lambda **options: asked.append(options["num_gpus"]))
+    num_gpus = []
+    monkeypatch.setattr(ray, "init", lambda **options: num_gpus.append(options["num_gpus"]))
     monkeypatch.setattr(ray, "shutdown", lambda: None)
     monkeypatch.setattr(private_ray, "_PREFIX", f"dt-{secrets.token_hex(3)}-")
     monkeypatch.setattr(private_ray, "num_visible_gpus", lambda: seen)
     private_ray.start_private_ray(2).remove()
-    assert asked == [given]
+    assert num_gpus == [given]
 
 
 def test_leftovers_of_killed_processes_are_removed_and_directories_in_use_stay(starts):

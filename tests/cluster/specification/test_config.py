@@ -379,7 +379,7 @@ def test_faults_of_types_and_of_meaning_are_reported_together():
     ]
     with pytest.raises(ConfigError) as raised:
         load_config("quickstart", [space, *others])
-    said = str(raised.value)
+    message = str(raised.value)
     for part in (
         "search.space.learning_rate: low 0.1 is above high 0.01",
         "search.space.lerning_rate: ",
@@ -393,8 +393,8 @@ def test_faults_of_types_and_of_meaning_are_reported_together():
         "search.scheduler: 'hyperbnd' is not known; accepted: none, asha, median",
         "search.points.0.alpha: 7",
     ):
-        assert part in said, said
-    assert "when.optim" not in said, said
+        assert part in message, message
+    assert "when.optim" not in message, message
 
 
 def test_the_schema_describes_every_key():

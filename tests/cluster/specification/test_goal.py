@@ -39,7 +39,7 @@ LATENCY = {"metric": "latency_ms", "mode": "min"}
 
 
 @pytest.mark.parametrize(
-    ("values", "texts", "said"),
+    ("values", "texts", "message"),
     [
         ({"metric": "oos_recall"}, UNTAUGHT, "metric: 'oos_recall' given, but no training text has the label 'other'"),
         ({"metric": "recall.other"}, UNTAUGHT, "metric: 'recall.other' given, but no training text has the label"),
@@ -65,10 +65,12 @@ LATENCY = {"metric": "latency_ms", "mode": "min"}
         ),
     ],
 )  # fmt: skip
-def test_a_metric_that_the_data_does_not_define_is_refused_under_the_key_that_names_it(values, texts, said):
+def test_a_metric_that_the_data_does_not_define_is_refused_under_the_key_that_names_it(
+    values, texts, message
+):
     with pytest.raises(ConfigError) as refused:
         check_metrics(job(**values), texts)
-    assert said in str(refused.value)
+    assert message in str(refused.value)
     assert "\n" not in str(refused.value)
 
 

@@ -128,8 +128,8 @@ def test_few_texts_per_label_get_a_hint(per_label, is_hinted, tmp_path) -> None:
     data = tmp_path / "data.csv"
     data.write_text("text,label\n" + "".join(texts))
     job, file = new_job(str(data), tmp_path / "job.yaml"), tmp_path / "job.yaml"
-    told = "6 of 6 labels have fewer than 16 training texts (the median has 8)"
-    assert any(told in line for line in job.summary) == ("# contrastive" in job.content) == is_hinted
+    warning = "6 of 6 labels have fewer than 16 training texts (the median has 8)"
+    assert any(warning in line for line in job.summary) == ("# contrastive" in job.content) == is_hinted
     assert "min_examples_per_label" not in job.content, "it would leave out every label"
     file.write_text(job.content)
     assert getattr(load_config(str(file), []).teacher.fine_tune, "contrastive", 0) is None

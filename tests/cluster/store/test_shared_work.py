@@ -52,7 +52,7 @@ class Job(threading.Thread):
         super().__init__(daemon=True)
         self._store, self._run_id, self._fault = store, run_id, fault
         self.computes, self.may_end = threading.Event(), threading.Event()
-        self.told, self.num_computed, self.raised = [], 0, None
+        self.messages, self.num_computed, self.raised = [], 0, None
 
     def run(self):
         try:
@@ -66,7 +66,7 @@ class Job(threading.Thread):
             KEY,
             DOING,
             run_id=self._run_id,
-            report=lambda progress: self.told.append(progress.message),
+            report=lambda progress: self.messages.append(progress.message),
         ):
             if self._store.has_folder(KEY):
                 return
@@ -103,16 +103,16 @@ def test_the_second_of_two_jobs_waits_for_the_first_and_reuses_its_result(store)
     first.start()
     assert first.computes.wait(20)
     second.start()
-    wait_until(lambda: second.told)
+    wait_until(lambda: second.messages)
     first.may_end.set()
     first.join(20)
     second.join(20)
     assert not first.is_alive() and not second.is_alive()
     assert (first.num_computed, second.num_computed) == (1, 0)
-    assert first.told == []
-    assert len(second.told) == 1, "once, since nothing changed"
-    assert second.told[0].startswith(f"waiting for run a (pid {os.getpid()} on ")
-    assert second.told[0].endswith("), which prepares the same teacher")
+    assert first.messages == []
+    assert len(second.messages) == 1, "once, since nothing changed"
+    assert second.messages[0].startswith(f"waiting for run a (pid {os.getpid()} on ")
+    assert second.messages[0].endswith("), which prepares the same teacher")
     assert (store.fetch(KEY) / "model").read_text() == "a"
     assert store.names(WORK) == [], "nothing is left of the claims"
 
@@ -123,7 +123,7 @@ def test_a_waiting_job_computes_the_result_that_the_first_one_failed_to(store):
     assert first.computes.wait(20)
     second.start()
     second.may_end.set()
-    wait_until(lambda: second.told)
+    wait_until(lambda: second.messages)
     first.may_end.set()
     first.join(20)
     second.join(20)
@@ -145,8 +145,8 @@ def test_the_claim_of_a_killed_process_is_taken_over(directory):
         assert os.read(ready, 1) == b"."
         second = Job(directory, "b")
         second.start()
-        wait_until(lambda: second.told)
-        assert f"pid {child} " in second.told[0] and not second.computes.is_set()
+        wait_until(lambda: second.messages)
+        assert f"pid {child} " in second.messages[0] and not second.computes.is_set()
         os.kill(child, signal.SIGKILL)
     finally:
         os.waitpid(child, 0)
@@ -167,7 +167,7 @@ def test_a_claim_of_another_machine_without_heartbeat_is_taken_over_whatever_its
     job.join(20)
     assert time.monotonic() - began >= leases.STALE_AFTER_S
     assert job.num_computed == 1
-    assert job.told == ["waiting for run b (pid 1 on far), which prepares the same teacher"]
+    assert job.messages == ["waiting for run b (pid 1 on far), which prepares the same teacher"]
 
 
 @pytest.mark.usefixtures("impatient")
@@ -214,7 +214,7 @@ def test_ctrl_c_ends_a_job_that_waits(directory):
         with pytest.raises(KeyboardInterrupt):
             job.work()
         assert job.num_computed == 0
-        assert job.told[0].startswith("waiting for another job (pid ")
+        assert job.messages[0].startswith("waiting for another job (pid ")
     finally:
         timer.join()
         holder.release()
@@ -226,7 +226,7 @@ def test_a_damaged_claim_is_deleted(directory, content, caplog):
     job = Job(directory, "a")
     job.may_end.set()
     job.work()
-    assert job.num_computed == 1 and job.told == []
+    assert job.num_computed == 1 and job.messages == []
     assert NAME in caplog.text
     assert directory.names(WORK) == []
 
@@ -236,7 +236,7 @@ def test_a_result_that_exists_needs_no_claim(directory):
     of_another_machine(directory)
     job = Job(directory, "a")
     job.work()
-    assert job.num_computed == 0 and job.told == []
+    assert job.num_computed == 0 and job.messages == []
     assert directory.read_json(f"{WORK}/{NAME}")["owner"] == "other"
 
 

@@ -379,26 +379,26 @@ def test_a_run_without_a_log_is_reported_on_stderr(storage, call):
 def test_a_followed_log_shows_new_text_within_some_seconds_and_ends_with_the_run(storage):
     writer = Writer(storage).state("running")
     run = writer.run
-    said = {}
+    written_at = {}
 
     def work():
         for attempt in range(2):  # a second driver continues in a piece of its own
             lines = LogWriter(run.store, run.log)
             for number in range(2):
                 text = f"line {attempt}.{number}\n"
-                said[text] = time.monotonic()
+                written_at[text] = time.monotonic()
                 lines.write(text)
                 time.sleep(0.8)
             lines.close()
             writer.beat()
         writer.state("finished")
 
-    heard, late = "", []
+    received, late = "", []
     with meanwhile(work):
         for text in follow_log(run, run.log):
-            heard += text
-            late += [time.monotonic() - said[line] for line in text.splitlines(keepends=True)]
-    assert heard == "".join(said)
+            received += text
+            late += [time.monotonic() - written_at[line] for line in text.splitlines(keepends=True)]
+    assert received == "".join(written_at)
     assert max(late) < 4
 
 

@@ -32,8 +32,8 @@ def tried_before(storage, stage, state="running"):
         result = writer.result(earlier)
         writer.stage(earlier, "finished", f"{earlier} of before", started=LONG_AGO, result=result)
     writer.stage(stage, state, started=LONG_AGO)
-    told = {"text": "3 of 4 trials done, 1 running", "at": time.time() - 3600, **SEARCH, "done": 3}
-    writer.run.write(writer.run.progress("search"), {**told, **BEST})
+    progress = {"text": "3 of 4 trials done, 1 running", "at": time.time() - 3600, **SEARCH, "done": 3}
+    writer.run.write(writer.run.progress("search"), {**progress, **BEST})
     return writer
 
 

@@ -75,9 +75,11 @@ def test_too_many_failures_are_summed_up():
     assert (max_failed(config(num_trials=4)), max_failed(config(num_trials=40))) == (3, 10)
     watch = BudgetMonitor(config(max_failed_trials=2))
     assert watch.too_many_failed(Counter({"nan": 2})) is None
-    said = watch.too_many_failed(Counter({"nan": 2, "out of memory": 1}))
-    assert said is not None
-    assert said.startswith("3 trials failed, search.max_failed_trials allows 2: 2 x nan; 1 x out of memory; ")
+    reason = watch.too_many_failed(Counter({"nan": 2, "out of memory": 1}))
+    assert reason is not None
+    assert reason.startswith(
+        "3 trials failed, search.max_failed_trials allows 2: 2 x nan; 1 x out of memory; "
+    )
 
 
 def record(number: int, accuracy: float, latency: float = 1.0, state="finished") -> TrialRecord:

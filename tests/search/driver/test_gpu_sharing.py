@@ -26,7 +26,7 @@ class Cluster:
     def __init__(self, monkeypatch, memories, rates=(), nodes=(NODE,)) -> None:
         import ray
 
-        self.asked: list[str] = []
+        self.probes: list[str] = []
         self.fractions: list[float] = []
         self.shares: list[float] = []
         self._memories, self._rates = iter(memories), iter(rates)
@@ -46,7 +46,7 @@ class Cluster:
         return of
 
     def _send(self, function, options, given):
-        self.asked.append(function.__name__)
+        self.probes.append(function.__name__)
         assert options["max_retries"] == 0
         if function.__name__ == "measure_memory":
             assert options["num_gpus"] == 1
@@ -80,25 +80,25 @@ def test_memory_and_cpus_decide_and_the_result_is_recorded(monkeypatch, settings
     record = settings.store.read_json(packing_key("a/search"))
     assert (record["gpus"], record["by_cpus"], record["types"]) == (0.125, 16, ["accelerator_type:H200"])
     assert record["memory"] == [{"peak": GIB, "free": 141 * GIB, "total": 141 * GIB, "estimated": GIB}]
-    assert cluster.asked == ["measure_memory"]
+    assert cluster.probes == ["measure_memory"]
 
 
 def test_a_resumed_search_measures_nothing_again_on_the_same_gpus(monkeypatch, settings):
     Cluster(monkeypatch, [SMALL])
     first = share(settings)
     again = Cluster(monkeypatch, [])
-    assert share(settings) == first and not again.asked
+    assert share(settings) == first and not again.probes
     other = Cluster(monkeypatch, [SMALL], nodes=[{"CPU": 4.0, "GPU": 2.0, "accelerator_type:L4": 1.0}])
-    assert share(settings).gpus == 0.5 and other.asked
+    assert share(settings).gpus == 0.5 and other.probes
     fraction = Cluster(monkeypatch, [SMALL])
-    assert share(settings, 0.25).gpus == 0.25 and fraction.asked
+    assert share(settings, 0.25).gpus == 0.25 and fraction.probes
 
 
 def test_every_student_is_probed(monkeypatch, settings):
     large = GpuMemory(60 * GIB, 141 * GIB, 141 * GIB, GIB)
     cluster = Cluster(monkeypatch, [SMALL, large])
     assert share(settings, points=[{"student.num_layers": 1}, {"student.num_layers": 6}]).gpus == 0.5
-    assert cluster.asked == ["measure_memory"] * 2
+    assert cluster.probes == ["measure_memory"] * 2
 
 
 @pytest.mark.parametrize(
@@ -124,7 +124,7 @@ def test_throughput_is_measured_by_doubling_where_the_job_asks_for_it(
 def test_without_a_gpu_yet_nothing_is_measured(requested, gpus, monkeypatch, settings, caplog):
     cluster = Cluster(monkeypatch, [], nodes=[{"CPU": 4.0}])
     assert share(settings, requested) == Packing(gpus)
-    assert "no GPU yet" in caplog.text and not cluster.asked
+    assert "no GPU yet" in caplog.text and not cluster.probes
 
 
 def test_a_failed_probe_has_its_reason(monkeypatch, settings):

@@ -339,14 +339,14 @@ def test_tensorboard_shows_every_trials_hyperparameters(searched, tensorboard):
         {"hparam": "alpha"},
         {"metric": {"tag": "best/accuracy", "group": ""}, "includeInResult": True},
     ]
-    asked = {
+    query = {
         "experimentName": "",
         "allowedStatuses": ["STATUS_SUCCESS", "STATUS_FAILURE"],
         "colParams": columns,
         "startIndex": 0,
         "sliceSize": 100,
     }
-    groups = {each["name"]: each for each in tensorboard("hparams/session_groups", asked)["sessionGroups"]}
+    groups = {each["name"]: each for each in tensorboard("hparams/session_groups", query)["sessionGroups"]}
     assert set(groups) == {trial.trial_id for trial in outcome.trials}
     for trial in outcome.trials:
         group = groups[trial.trial_id]

@@ -152,18 +152,18 @@ def test_the_last_epoch_alone_keeps_what_resuming_needs(tmp_path):
     assert set(best.record["files"]) == {"config.json", "model.safetensors"}
     assert sorted(store.sizes(best.key)) == ["config.json", "epoch.json", "model.safetensors"]
     store.write(f"{last.key}/optimizer.pt", b"y")
-    said = []
-    assert last_intact(store, left, said.append) is None, "the best epoch has nothing to resume from"
-    assert "checkpoint of epoch 4" in said[0]
-    assert said[1].startswith("starting again at epoch 1: ")
-    assert "no intact checkpoint has an optimizer state" in said[1]
-    assert last_intact(store, [best], said.append) is None
-    assert len(said) == 2, "nothing is damaged"
+    messages = []
+    assert last_intact(store, left, messages.append) is None, "the best epoch has nothing to resume from"
+    assert "checkpoint of epoch 4" in messages[0]
+    assert messages[1].startswith("starting again at epoch 1: ")
+    assert "no intact checkpoint has an optimizer state" in messages[1]
+    assert last_intact(store, [best], messages.append) is None
+    assert len(messages) == 2, "nothing is damaged"
 
 
 def test_a_damaged_last_epoch_falls_back_to_the_one_before(tmp_path):
     """As when the driver was killed before it thinned out what the new epoch replaces."""
-    store, said = Store(str(tmp_path / "store"), retry_s=0), []
+    store, messages = Store(str(tmp_path / "store"), retry_s=0), []
     for epoch in (1, 2):
         folder = tmp_path / f"made-{epoch}"
         folder.mkdir()
@@ -172,10 +172,10 @@ def test_a_damaged_last_epoch_falls_back_to_the_one_before(tmp_path):
         upload_files(store, folder, checkpoint_key("s/t", epoch))
         upload_record(store, folder, checkpoint_key("s/t", epoch))
     store.write(f"{checkpoint_key('s/t', 2)}/optimizer.pt", b"y")
-    found = last_intact(store, saved_epochs(store, "s/t"), said.append)
+    found = last_intact(store, saved_epochs(store, "s/t"), messages.append)
     assert found is not None
     assert found.epoch == 1
-    assert len(said) == 1
+    assert len(messages) == 1
 
 
 def test_a_checkpoint_exists_only_once_it_is_complete(tmp_path, monkeypatch):

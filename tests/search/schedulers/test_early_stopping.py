@@ -28,13 +28,13 @@ def at(curves):
 def test_cached_values_are_those_of_the_curves(seed):
     random = np.random.default_rng(seed)
     whole = {f"t{number}": curve(*random.random(2 + number % 5)) for number in range(9)}
-    readings, heard = CurveCache(), {}
-    while not heard or min(map(len, heard.values())) < 2 or len(heard) < 9:
+    readings, reported = CurveCache(), {}
+    while not reported or min(map(len, reported.values())) < 2 or len(reported) < 9:
         name = f"t{random.integers(9)}"
-        heard[name] = whole[name][: len(heard.get(name, [])) + 1]
-        readings.add(name, heard[name])
-        fraction = heard[name][-1][0]
-        others = at([each for other, each in heard.items() if other != name])(fraction)
+        reported[name] = whole[name][: len(reported.get(name, [])) + 1]
+        readings.add(name, reported[name])
+        fraction = reported[name][-1][0]
+        others = at([each for other, each in reported.items() if other != name])(fraction)
         assert sorted(readings.values_of_others(name, fraction)) == sorted(others)
 
 

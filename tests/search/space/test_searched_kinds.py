@@ -187,9 +187,9 @@ def test_another_argument_may_depend_on_the_kind():
     ],
 )
 def test_students_that_cannot_be_made_are_refused(space, parts):
-    said = "\n".join(faults_of(space))
+    message = "\n".join(faults_of(space))
     for part in parts:
-        assert part in said
+        assert part in message
 
 
 def test_a_section_of_another_kind_keeps_the_keys_that_it_has():

@@ -97,20 +97,20 @@ def test_not_a_hundredth_more_than_fits():
 
 
 @pytest.mark.parametrize(
-    ("asked", "peak", "gpus"),
+    ("requested", "peak", "gpus"),
     [(0.25, 2, 0.25), (0.1, 4, 0.3333), (0.5, 12, 1.0), (0.0, 1, 0.125), (0.0, 4, 0.3333)],
 )
-def test_a_fraction_is_raised_until_the_trials_fit(asked, peak, gpus, caplog):
+def test_a_fraction_is_raised_until_the_trials_fit(requested, peak, gpus, caplog):
     with caplog.at_level(logging.WARNING):
-        found = settled(asked, [gpu(peak, 16)], 16, 64)
+        found = settled(requested, [gpu(peak, 16)], 16, 64)
     assert found.gpus == gpus
-    assert bool(caplog.records) == (asked not in (0.0, gpus))
+    assert bool(caplog.records) == (requested not in (0.0, gpus))
 
 
-@pytest.mark.parametrize("asked", [0.0, 0.25, 0.1])
-def test_together_trials_take_no_more_memory_than_was_free(asked):
+@pytest.mark.parametrize("requested", [0.0, 0.25, 0.1])
+def test_together_trials_take_no_more_memory_than_was_free(requested):
     """A process outside of Ray holds 40 of 80 GiB."""
-    found = settled(asked, [gpu(9, 40, 80)], 16, 64)
+    found = settled(requested, [gpu(9, 40, 80)], 16, 64)
     num = int(1 / found.gpus + 1e-4)
     assert num * 9 <= 40 * USABLE
     assert found.memory_share * 80 * num == pytest.approx(USABLE * 40)

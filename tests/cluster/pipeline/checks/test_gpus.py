@@ -19,10 +19,10 @@ NO_GPUS = {"trial": {"gpu": 0}, "teacher": {"gpu": 0}}
 
 def cluster_of(monkeypatch, answers: dict[str, tuple[float, str]]) -> list[str]:
     """Stand in for nodes with GPUs by Ray's count and their answers; return the nodes that are asked."""
-    asked: list[str] = []
+    probed: list[str] = []
 
     def answer(counts):
-        asked.extend(counts)
+        probed.extend(counts)
         return {node: answers[node][1] for node in counts}
 
     nodes = [
@@ -33,13 +33,13 @@ def cluster_of(monkeypatch, answers: dict[str, tuple[float, str]]) -> list[str]:
         "ray.nodes", lambda: [*nodes, {"Alive": False, "NodeID": "gone", "Resources": {"GPU": 1}}]
     )
     monkeypatch.setattr(gpus, "_answers", answer)
-    return asked
+    return probed
 
 
 def test_nodes_whose_gpus_torch_sees_are_accepted(monkeypatch):
-    asked = cluster_of(monkeypatch, {"a": (8, WORKS), "b": (4, WORKS), "c": (0, "not asked")})
+    probed = cluster_of(monkeypatch, {"a": (8, WORKS), "b": (4, WORKS), "c": (0, "not asked")})
     check_gpus(ResourcesConfig())
-    assert asked == ["a", "b"]
+    assert probed == ["a", "b"]
 
 
 @pytest.mark.parametrize(
@@ -75,10 +75,10 @@ def test_a_fault_names_parameter_node_count_and_remedy(answer, named, monkeypatc
     ],
 )
 def test_only_a_job_that_may_use_a_gpu_is_checked(resources, parameter, monkeypatch):
-    asked = cluster_of(monkeypatch, {"a": (1, json.dumps(["2.13.0+cpu", None, 0]))})
+    probed = cluster_of(monkeypatch, {"a": (1, json.dumps(["2.13.0+cpu", None, 0]))})
     if parameter is None:
         check_gpus(ResourcesConfig.model_validate(resources))
-        assert not asked
+        assert not probed
     else:
         with pytest.raises(ConfigError, match=parameter):
             check_gpus(ResourcesConfig.model_validate(resources))

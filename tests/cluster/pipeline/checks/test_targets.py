@@ -27,19 +27,19 @@ def installed(monkeypatch):
 
 def nodes(monkeypatch, *resources, missing=None):
     """Stand in for a cluster's nodes, and for what is missing on those that are asked."""
-    asked = []
+    probed = []
     described = [
         {"Alive": True, "NodeID": str(n), "NodeManagerHostname": f"node-{n}", "Resources": each}
         for n, each in enumerate(resources)
     ]
 
     def ask(nodes, names):
-        asked.extend(node["NodeManagerHostname"] for node in nodes)
+        probed.extend(node["NodeManagerHostname"] for node in nodes)
         return {node["NodeManagerHostname"]: missing or {} for node in nodes}
 
     monkeypatch.setattr("ray.nodes", lambda: described)
     monkeypatch.setattr(checks, "_ask", ask)
-    return asked
+    return probed
 
 
 @pytest.mark.parametrize("name", ON_GPU)
@@ -123,16 +123,16 @@ CLUSTER = ResourcesConfig(address="auto")
 
 
 def test_only_nodes_with_a_gpu_are_asked(monkeypatch):
-    asked = nodes(monkeypatch, {"CPU": 8}, {"CPU": 8, "GPU": 1}, {"CPU": 4, "GPU": 4})
+    probed = nodes(monkeypatch, {"CPU": 8}, {"CPU": 8, "GPU": 1}, {"CPU": 4, "GPU": 4})
     check_targets_on_nodes(["cpu", "cuda"], CLUSTER)
-    assert asked == ["node-1", "node-2"]
+    assert probed == ["node-1", "node-2"]
 
 
 @pytest.mark.parametrize(("places", "resources"), [(["cpu"], CLUSTER), (["cpu", "cuda"], ResourcesConfig())])
 def test_no_node_is_asked_without_need(places, resources, monkeypatch):
-    asked = nodes(monkeypatch, {"CPU": 8})
+    probed = nodes(monkeypatch, {"CPU": 8})
     check_targets_on_nodes(places, resources)
-    assert asked == []
+    assert probed == []
 
 
 @pytest.mark.parametrize(
@@ -150,10 +150,10 @@ def test_a_cluster_without_a_fitting_node_is_refused(resources, monkeypatch):
 
 
 def test_a_node_that_the_cluster_adds_is_not_asked(monkeypatch):
-    asked = nodes(monkeypatch, {"CPU": 8})
+    probed = nodes(monkeypatch, {"CPU": 8})
     resources = ResourcesConfig.model_validate({"address": "auto", "autoscaling": [{"cpu": 4, "gpu": 1}]})
     check_targets_on_nodes(["cuda"], resources)
-    assert asked == []
+    assert probed == []
 
 
 def test_a_node_that_lacks_a_package_is_named(monkeypatch):

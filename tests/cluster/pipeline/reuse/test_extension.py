@@ -128,11 +128,11 @@ def test_what_makes_trials_incomparable_is_refused_by_its_key(override, parts, r
     before = run.read("job.json")
     with pytest.raises(InputError) as raised:
         changed(run, override)
-    said = str(raised.value)
-    assert said.startswith("--set ")
-    assert "\n" not in said
+    message = str(raised.value)
+    assert message.startswith("--set ")
+    assert "\n" not in message
     for part in parts:
-        assert part in said
+        assert part in message
     assert run.read("job.json") == before
 
 
@@ -257,15 +257,17 @@ def quiet_logger():
 
 @pytest.mark.usefixtures("quiet_logger")
 def test_a_new_run_is_announced_with_what_it_learns_from(run, capsys, monkeypatch):
-    came = []
-    monkeypatch.setattr("distiltune.cluster.commands.run.run_here", lambda *given, **more: came.append(given))
+    calls = []
+    monkeypatch.setattr(
+        "distiltune.cluster.commands.run.run_here", lambda *given, **more: calls.append(given)
+    )
     arguments = ["resume", "a", "--set", "search.space.alpha.high=0.5", "--storage", str(run.store.directory)]
     assert main(arguments) == 0
-    [(new, name, run_id, as_json)] = came
+    [(new, name, run_id, as_json)] = calls
     assert (new.search.warm_start, name, as_json) == ("a", "job", False)
-    said = capsys.readouterr().err
-    assert f"new run {run_id}" in said
-    assert "run a" in said
+    message = capsys.readouterr().err
+    assert f"new run {run_id}" in message
+    assert "run a" in message
     assert run_id.startswith("job-")
 
 

@@ -332,10 +332,10 @@ RATIO = {"faster": 20.8, "low": 20.1, "high": 21.5, "num_rounds": 20, "own_ms": 
 
 
 def test_ratios_are_measured_once_for_the_same_pair(storage, data, first, monkeypatch) -> None:
-    asked: list[tuple[str, list[str]]] = []
+    calls: list[tuple[str, list[str]]] = []
 
     def timed(self, variant, bases, report):
-        asked.append((variant[0].name, [spec.name for spec, _ in bases]))
+        calls.append((variant[0].name, [spec.name for spec, _ in bases]))
         return {spec.name: RATIO for spec, _ in bases}
 
     monkeypatch.setattr(RatioMeasurement, "_timed", timed)
@@ -352,12 +352,12 @@ def test_ratios_are_measured_once_for_the_same_pair(storage, data, first, monkey
     models.finish_stages()
     found = ratios(run, "onnx-int8")["teacher-pytorch"]
     assert found == {**RATIO, "reused": {"run_id": "first", "at": found["reused"]["at"]}}
-    assert asked == [("onnx-int8", ["teacher-pytorch"])]
+    assert calls == [("onnx-int8", ["teacher-pytorch"])]
     ratios(run, "onnx")
     ratios(run, "onnx-int8", "benchmark.reuse=false")
-    assert [name for name, _ in asked] == ["onnx-int8", "onnx", "onnx-int8"]
+    assert [name for name, _ in calls] == ["onnx-int8", "onnx", "onnx-int8"]
     assert ratios(run, "onnx", "benchmark.interleaved=false") == {}
-    assert len(asked) == 3
+    assert len(calls) == 3
 
 
 def test_a_ratio_that_cannot_be_measured_fails_no_run(data, first, monkeypatch, caplog) -> None:
