@@ -100,11 +100,11 @@ def test_a_record_is_ignored_wherever_a_bit_of_it_is_flipped(tmp_path):
     store, content = Store(str(tmp_path)), (folder / RECORD_NAME).read_bytes()
     [whole] = saved_epochs(store, "s/t")
     for bit in range(8 * len(content)):
-        turned = bytearray(content)
-        turned[bit // 8] ^= 1 << bit % 8
-        (folder / RECORD_NAME).write_bytes(turned)
+        flipped = bytearray(content)
+        flipped[bit // 8] ^= 1 << bit % 8
+        (folder / RECORD_NAME).write_bytes(flipped)
         for each in saved_epochs(store, "s/t"):  # for example, white space changes nothing
-            assert each.record == whole.record, bytes(turned)
+            assert each.record == whole.record, bytes(flipped)
 
 
 def test_a_record_without_its_seal_is_ignored(store):

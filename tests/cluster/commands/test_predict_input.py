@@ -154,11 +154,11 @@ def test_other_output_on_stderr_is_kept(
 
     load = TextClassifier.load
 
-    def speaks(directory: Path) -> TextClassifier:
+    def load_with_warning(directory: Path) -> TextClassifier:
         os.write(2, b"a library warns\n")
         return load(directory)
 
-    monkeypatch.setattr(TextClassifier, "load", speaks)
+    monkeypatch.setattr(TextClassifier, "load", load_with_warning)
     assert main(["predict", str(tiny_artifact(tmp_path / "model")), "open"]) == 0
     assert capfd.readouterr().err == "a library warns\n"
     assert main(["predict", str(tmp_path / "none"), "open"]) == 2

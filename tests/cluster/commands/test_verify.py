@@ -73,11 +73,11 @@ def test_a_surplus_file_is_named(here, made: Path, capsys) -> None:
 
 
 def test_changed_answers_are_counted_against_what_is_allowed(here, made: Path, capsys) -> None:
-    def turn(probes: list[dict]) -> None:
+    def negate(probes: list[dict]) -> None:
         for each in probes[:2]:
             each["logits"] = [-logit for logit in each["logits"]]
 
-    edit_probes(made, turn)
+    edit_probes(made, negate)
     seal(made)
     assert here("verify", "model") == 1
     out, err = capsys.readouterr()

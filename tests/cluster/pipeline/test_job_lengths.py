@@ -242,11 +242,11 @@ def test_a_tokenizer_is_loaded_once(check, models, monkeypatch):
     loaded = []
     plain = load.AutoTokenizer.from_pretrained
 
-    def noted(name, **options):
+    def from_pretrained(name, **options):
         loaded.append(name)
         return plain(name, **options)
 
-    monkeypatch.setattr(load.AutoTokenizer, "from_pretrained", noted)
+    monkeypatch.setattr(load.AutoTokenizer, "from_pretrained", from_pretrained)
     check(models["bert"])
     assert loaded == [str(models["bert"])]
     assert any(each.name == "texts" for each in CHECKS)

@@ -528,11 +528,11 @@ def test_an_out_of_scope_label_that_no_training_text_has_is_given_by_the_thresho
     assert "oos" not in artifact.labels
     assert artifact.threshold.label == artifact.out_of_scope_label == "oos"
     run = tmp_path / "distiltune-runs" / "runs" / "untaught"
-    broken_down = json.loads((run / "report" / "report.json").read_text())["breakdown"]
-    assert broken_down["accuracy_kind"] == "with_threshold"
-    assert sum(each["num_texts"] for each in broken_down["labels"]) == len(rows["test"])
+    breakdown = json.loads((run / "report" / "report.json").read_text())["breakdown"]
+    assert breakdown["accuracy_kind"] == "with_threshold"
+    assert sum(each["num_texts"] for each in breakdown["labels"]) == len(rows["test"])
     channels = Counter(channel or "(none)" for _, _, channel in rows["test"])
-    assert {each["value"]: each["num_texts"] for each in broken_down["slices"]} == channels
+    assert {each["value"]: each["num_texts"] for each in breakdown["slices"]} == channels
     assert "| origin_channel | mail |" in (run / "report" / "report.md").read_text()
     files = [path for path in (run / "artifact").rglob("*") if path.is_file()]
     assert files and not [path for path in files if b"origin_channel" in path.read_bytes()]

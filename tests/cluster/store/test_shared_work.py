@@ -134,15 +134,15 @@ def test_a_waiting_job_computes_the_result_that_the_first_one_failed_to(store):
 
 
 def test_the_claim_of_a_killed_process_is_taken_over(directory):
-    ready, tell = os.pipe()
+    reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
         with computed_once(directory, KEY, DOING, run_id="a"):
-            os.write(tell, b".")
+            os.write(writer, b".")
             time.sleep(60)
         os._exit(0)
     try:
-        assert os.read(ready, 1) == b"."
+        assert os.read(reader, 1) == b"."
         second = Job(directory, "b")
         second.start()
         wait_until(lambda: second.messages)
@@ -150,8 +150,8 @@ def test_the_claim_of_a_killed_process_is_taken_over(directory):
         os.kill(child, signal.SIGKILL)
     finally:
         os.waitpid(child, 0)
-        os.close(ready)
-        os.close(tell)
+        os.close(reader)
+        os.close(writer)
     second.may_end.set()
     second.join(20)
     assert second.num_computed == 1 and directory.names(WORK) == []

@@ -76,12 +76,12 @@ def test_a_search_on_s3_leaves_everything_there(ray_session, s3_url, cache, tmp_
     reported = []
     seen_while_running = []
 
-    def tell(progress):
+    def report(progress):
         reported.append(progress)
         if progress.values["best_value"] is not None and progress.values["running"]:
             seen_while_running.append(store.names(KEYS["tensorboard"]))
 
-    outcome = search(store, 2, 2, report=tell, cpus_per_trial=2)
+    outcome = search(store, 2, 2, report=report, cpus_per_trial=2)
     assert [trial.state for trial in outcome.trials] == ["finished"] * 2
     assert json.loads(json.dumps(dict(reported[-1].values)))["done"] == 2
     assert outcome.best.checkpoint is not None
@@ -342,16 +342,16 @@ def test_a_trials_log_holds_what_is_printed_and_warned_while_it_runs(tmp_path, c
     store = Store(str(tmp_path))
     transformers = logging.getLogger("transformers.some.module")
     kept = []
-    with trial_log(store, "logs/one") as say:
-        say("epoch 1")
+    with trial_log(store, "logs/one") as log:
+        log("epoch 1")
         sys.stdout.write("printed\n")
         sys.stderr.write("to stderr\n")
         transformers.warning("careful")
         logging.getLogger("distiltune.search").warning("take care")
         logging.getLogger("distiltune.search").info("not this")
         kept.append(sys.stdout)
-    with pytest.raises(SystemExit), trial_log(store, "logs/stopped") as say:
-        say("before the end")
+    with pytest.raises(SystemExit), trial_log(store, "logs/stopped") as log:
+        log("before the end")
         sys.exit(0)
     with pytest.raises(ZeroDivisionError), trial_log(store, "logs/two"):
         kept[0].write("of the first")
@@ -395,12 +395,12 @@ def test_a_search_that_nothing_can_run_reports_what_it_waits_for(ray_session, tm
     class EnoughError(Exception):
         pass
 
-    def tell(moment):
+    def report(moment):
         if moment.values["waiting_for"]:
             raise EnoughError(moment.values["waiting_for"])
 
     with pytest.raises(EnoughError, match=r"1 CPU and 0\.5 GPU for a trial"):
-        search(Store(str(tmp_path)), 1, 1, gpus_per_trial=0.5, check_resources=False, report=tell)
+        search(Store(str(tmp_path)), 1, 1, gpus_per_trial=0.5, check_resources=False, report=report)
 
 
 @pytest.mark.parametrize(
@@ -544,12 +544,12 @@ def test_a_search_whose_storage_goes_away_ends_in_one_line_and_is_resumed(ray_se
     with proxy(s3_url) as (url, away):
         store = Store(url, retry_s=3)
 
-        def tell(progress):
+        def report(progress):
             if progress.values["best_value"] is not None:
                 away.set()
 
         with pytest.raises(StorageError, match="distiltune resume") as caught:
-            search(store, 3, 4, report=tell)
+            search(store, 3, 4, report=report)
         assert "\n" not in str(caught.value)
         away.clear()
         saved = saved_by_trial(direct)
@@ -568,13 +568,13 @@ def test_a_search_whose_disk_is_full_is_resumed_when_there_is_room(ray_session, 
     with small_disk(tmp_path / "disk", "16m"):
         store = Store(str(tmp_path / "disk"), retry_s=3)
 
-        def tell(progress):
+        def report(progress):
             if progress.values["best_value"] is not None:
                 with suppress(OSError):
                     (tmp_path / "disk" / "filler").write_bytes(bytes(16 * 2**20))
 
         with pytest.raises(StorageError, match="No space left on device") as caught:
-            search(store, 3, 4, report=tell)
+            search(store, 3, 4, report=report)
         assert "\n" not in str(caught.value)
         (tmp_path / "disk" / "filler").unlink()
         saved = saved_by_trial(store)
@@ -591,13 +591,13 @@ def test_a_storage_that_comes_back_in_time_is_only_waited_for(ray_session, s3_ur
         store = Store(url, retry_s=60)
         timers = []
 
-        def tell(progress):
+        def report(progress):
             if progress.values["best_value"] is not None and not timers:
                 away.set()
                 timers.append(threading.Timer(6, away.clear))
                 timers[0].start()
 
-        outcome = search(store, 2, 4, report=tell)
+        outcome = search(store, 2, 4, report=report)
     assert timers
     assert [trial.state for trial in outcome.trials] == ["finished"] * 2
 

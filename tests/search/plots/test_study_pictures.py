@@ -124,8 +124,8 @@ def test_the_argument_that_matters_weighs_most():
     assert all(sum(shares.values()) == pytest.approx(1) for shares in found.values())
     assert set(found["latency_ms"]) == set(SPACE)  # conditional ones too
     assert found == weights(finished, TWO["metric_names"], TWO["directions"])
-    upside_down = weights(finished, ["validation_accuracy"], ["minimize"])
-    assert upside_down != {"validation_accuracy": found["validation_accuracy"]}
+    minimized = weights(finished, ["validation_accuracy"], ["minimize"])
+    assert minimized != {"validation_accuracy": found["validation_accuracy"]}
 
 
 def test_a_rare_argument_is_not_judged():

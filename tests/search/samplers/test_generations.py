@@ -65,7 +65,7 @@ def test_a_generation_is_a_fifth_of_the_trials(num_trials, size):
     assert Nsga2(population_size=6).num_startup_trials(10, num_trials) == 6
 
 
-def bred(known: int) -> list[float]:
+def first_values(known: int) -> list[float]:
     """Values of x in the first trials after ``known`` former ones, all of which have x near 0.25."""
     kind, names = Nsga2(population_size=6), {name: SPACE[name] for name in ("x", "y")}
     study = study_of(kind.create(inputs(names)), ("maximize", "minimize"))
@@ -81,7 +81,7 @@ def bred(known: int) -> list[float]:
     return found
 
 
-def test_former_trials_are_the_first_generation_and_are_bred_at_once():
+def test_former_trials_are_the_first_generation_and_used_at_once():
     """Fails if Optuna renames the mark of a generation: former trials would then be ignored."""
-    assert sum(0.24 < x < 0.26 for x in bred(known=6)) >= 5
-    assert sum(0.24 < x < 0.26 for x in bred(known=0)) <= 2
+    assert sum(0.24 < x < 0.26 for x in first_values(known=6)) >= 5
+    assert sum(0.24 < x < 0.26 for x in first_values(known=0)) <= 2

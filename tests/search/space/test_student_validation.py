@@ -70,7 +70,7 @@ def test_the_ends_of_a_range_are_checked():
 
 
 @pytest.mark.parametrize(
-    ("kind", "key", "able"),
+    ("kind", "key", "accepted"),
     [
         ("convolution", "num_layers", "layers"),
         ("static", "num_filters", "convolution"),
@@ -79,10 +79,10 @@ def test_the_ends_of_a_range_are_checked():
         ("checkpoint", "pooling", "convolution or static"),
     ],
 )
-def test_a_key_of_another_kind_names_the_kinds_that_have_it(kind, key, able):
+def test_a_key_of_another_kind_names_the_kinds_that_have_it(kind, key, accepted):
     [fault] = faults_of({f"student.{key}": {"type": "choice", "values": [1]}}, kind)
     assert fault.startswith(f"search.space.student.{key}: ")
-    assert fault.endswith(f"of kind {able}")
+    assert fault.endswith(f"of kind {accepted}")
 
 
 HIDDEN = {

@@ -35,7 +35,7 @@ class Search:
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.max_concurrent = max_concurrent
-        self.num_told: list[int] = []  # before each suggestion
+        self.num_finished: list[int] = []  # before each suggestion
         self.searcher = StudySearcher(
             SPACE,
             objectives=[Objective(metric="value", mode="max")],
@@ -61,7 +61,7 @@ class Search:
                 running.append(len(found))
                 found.append(suggested)
                 trials = self.searcher.study.trials
-                self.num_told.append(sum(trial.state.is_finished() for trial in trials))
+                self.num_finished.append(sum(trial.state.is_finished() for trial in trials))
             assert len(running) <= self.max_concurrent
             ended = running.pop(order[len(found) % len(order)] % len(running))
             value = -((found[ended]["arguments"]["x"] - 0.3) ** 2)
@@ -120,7 +120,7 @@ def test_however_many_trials_fit_tpe_learns_from_half_of_them(num_slots, given):
     search = Search(window=window, max_concurrent=at_a_time, num_startup_trials=10, num_trials=20)
     search.run([3, 0, 7, 1], num_trials=20)
     assert at_a_time == min(num_slots, given or 5)
-    assert search.num_told[-1] >= 10
+    assert search.num_finished[-1] >= 10
     assert at_a_time <= window <= 1.5 * at_a_time
 
 

@@ -106,12 +106,12 @@ def test_a_checkpoint_is_uploaded_while_the_next_epoch_trains(inputs, tmp_path, 
         assert reported[epoch - 1].wait(20) or epoch == 5, "the last one is written before its report"
         upload(store, directory, key)
 
-    def tell(metrics):
+    def report(metrics):
         reported[metrics["epoch"] - 1].set()
 
     reported[4].set()
     monkeypatch.setattr(reporter, "upload_files", upload_late)
-    run(inputs, tmp_path, LAST_IS_BEST, report=tell)
+    run(inputs, tmp_path, LAST_IS_BEST, report=report)
     assert written(tmp_path) == {5: (True, False)}
 
 

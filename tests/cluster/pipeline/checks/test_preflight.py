@@ -146,16 +146,16 @@ def test_each_place_makes_the_checks_in_their_order(place, job, monkeypatch):
 
     made = []
 
-    def note(check):
+    def record(check):
         made.append(check.name)
         if check.name == CHECKS[-1].name:
             raise EndOfChecks
 
-    noted = tuple(
-        preflight.Check(each.name, each.sections, lambda _, each=each: note(each), each.reads)
+    recorded = tuple(
+        preflight.Check(each.name, each.sections, lambda _, each=each: record(each), each.reads)
         for each in CHECKS
     )
-    monkeypatch.setattr(preflight, "CHECKS", noted)
+    monkeypatch.setattr(preflight, "CHECKS", recorded)
     with pytest.raises(EndOfChecks):
         PLACES[place](job(), monkeypatch)
     # Submitting skips checks that read checkpoints, since the cluster may have others; the cluster runs all checks.
@@ -165,11 +165,11 @@ def test_each_place_makes_the_checks_in_their_order(place, job, monkeypatch):
 
 def test_data_of_other_machines_are_left_to_them(job, monkeypatch):
     made = []
-    noted = tuple(
+    recorded = tuple(
         preflight.Check(each.name, each.sections, lambda _, each=each: made.append(each.name), each.reads)
         for each in CHECKS
     )
-    monkeypatch.setattr(preflight, "CHECKS", noted)
+    monkeypatch.setattr(preflight, "CHECKS", recorded)
     config = job("data.train=s3://bucket/train.csv")
     check_job(config, Storage(config.storage.path), has_inputs=False)
     assert made == [check.name for check in CHECKS if not check.reads]
@@ -180,11 +180,11 @@ def test_only_the_checks_that_a_change_affects_run_again(job, monkeypatch):
     storage = Storage(config.storage.path)
     base = check_job(config, storage)
     made = []
-    noted = tuple(
+    recorded = tuple(
         preflight.Check(each.name, each.sections, lambda _, each=each: made.append(each.name), each.reads)
         for each in CHECKS
     )
-    monkeypatch.setattr(preflight, "CHECKS", noted)
+    monkeypatch.setattr(preflight, "CHECKS", recorded)
     changed = check_job(job("training.max_length=16"), storage, since=base)
     assert made == ["space", "batches", "models", "long texts"]
     assert changed.data is base.data

@@ -107,8 +107,8 @@ def test_a_larger_batch_has_fewer_steps_of_more_tokens() -> None:
 def test_a_student_between_two_measured_ones_costs_what_lies_between() -> None:
     space = "search.space={student.num_layers: {type: int, low: 1, high: 3}, num_train_epochs: 1}"
     config = job(space)
-    thick = {**POINT, "size": 3.0, "seconds": [0.3, 0.3, 0.3]}
-    seconds = TrialSeconds(config, [[POINT, thick]], LENGTHS)
+    largest = {**POINT, "size": 3.0, "seconds": [0.3, 0.3, 0.3]}
+    seconds = TrialSeconds(config, [[POINT, largest]], LENGTHS)
     one, two, three = (
         seconds({"student.num_layers": each, "num_train_epochs": 1}, 1.0) for each in (1, 2, 3)
     )
