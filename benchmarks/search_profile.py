@@ -46,6 +46,7 @@ LOAD, BUILD, LOOP = "student loaded, arguments", "trainer, optimizer and loader 
 DATA, FORWARD, BACKWARD = "data loaded and collated", "forward and loss", "backward"
 CLIP, STEP, EVALUATE = "gradients clipped", "optimizer and schedule", "evaluation"
 LOG, SAVE, REPORT = "logs and event files", "checkpoint saved", "report to Tune, and its answer"
+UPLOAD = "waiting for the last upload"
 END = "end of a trial"
 
 
@@ -53,13 +54,13 @@ def time_trials(directory: str) -> None:
     """Have the search send, in place of ``run_trial``, one that also writes down its laps."""
     from ray import cloudpickle
 
-    from distiltune.search.trial.run import run as trial
+    from distiltune.search.trial import run as trial
 
     cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import it
 
     def run_trial(config: dict[str, Any], inputs: Any, settings: Any) -> None:
         # On a worker: this function came by value, and the module is as it was.
-        from distiltune.search.trial.run import run as trial
+        from distiltune.search.trial import run as trial
 
         began, laps = time.time(), laps_of(trial)
         laps.start()
@@ -80,7 +81,7 @@ def laps_of(module: Any) -> Laps:
     from accelerate import Accelerator
     from transformers import TrainerCallback
 
-    from distiltune.search.trial.run import reporter
+    from distiltune.search.trial import reporter
     from distiltune.training.tasks import SINGLE_LABEL
 
     module.laps = laps = Laps()
@@ -95,7 +96,7 @@ def laps_of(module: Any) -> Laps:
         def on_step_end(self, *args: Any, **kwargs: Any) -> None:
             laps.lap(STEP)
 
-    class TimedTrainer(module.DistillationTrainer):
+    class TimedTrainer(module.ReportedTrainer):
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             laps.lap(LOAD)
             super().__init__(*args, **kwargs)
@@ -106,11 +107,10 @@ def laps_of(module: Any) -> Laps:
     laps.around(Accelerator, "backward", LOOP, BACKWARD)
     laps.around(reporter.EpochReporter, "on_log", LOOP, LOG)
     laps.around(reporter.EpochReporter, "on_save", SAVE, SAVE)
-    laps.around(SINGLE_LABEL, "metrics", EVALUATE, EVALUATE)
-    laps.around(reporter, "write_epoch", LOG, SAVE)
-    laps.around(reporter, "upload_epoch", SAVE, SAVE)
+    laps.around(type(SINGLE_LABEL), "measured_on", EVALUATE, EVALUATE)
+    laps.around(reporter.EpochReporter, "settle", SAVE, UPLOAD)
     laps.around(reporter.tune, "report", SAVE, REPORT)
-    module.DistillationTrainer = TimedTrainer
+    module.ReportedTrainer = TimedTrainer
     return laps
 
 
