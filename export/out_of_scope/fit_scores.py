@@ -15,7 +15,8 @@ from ...texts import TextOrPair, all_parts
 from ...training import tasks
 from ...training.tasks.spans.decoding import SpanLogits
 from ...training.tasks.words import find_words, tags_of_words
-from ..runtime.classifier import SETTINGS_FILE, TextClassifier
+from ..artifact.manifest import SETTINGS_FILE
+from ..runtime.classifier import TextClassifier
 from ..runtime.classifier_config import read_config
 from ..temperature import fit_sigmoid_temperature, fit_temperature
 from .answers import fit_answers

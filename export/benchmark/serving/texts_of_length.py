@@ -11,7 +11,7 @@ import tokenizers
 
 from ....errors import InputError
 from ....texts import TextOrPair, all_parts, from_json, parts_of
-from ...runtime.classifier import SETTINGS_FILE, TOKENIZER_FILE
+from ...artifact.manifest import SETTINGS_FILE, TOKENIZER_FILE
 
 
 def untruncated(directory: str | Path) -> tokenizers.Tokenizer:

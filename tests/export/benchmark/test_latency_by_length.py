@@ -138,11 +138,11 @@ def test_a_classifier_cut_to_another_length_shares_the_model(tmp_path):
     expected = classifier.logits(texts)
     shorter, longer = classifier.cut_to(4), classifier.cut_to(4 * classifier.max_length)
     assert (shorter.max_length, longer.max_length) == (4, 4 * classifier.max_length)
-    assert [len(each._tokenizer.encode_one(texts[0]).ids) for each in (shorter, classifier)] == [
+    assert [len(each._predictor.tokenizer.encode_one(texts[0]).ids) for each in (shorter, classifier)] == [
         4,
         classifier.max_length,
     ]
-    assert len(longer._tokenizer.encode_one(texts[0]).ids) > classifier.max_length
+    assert len(longer._predictor.tokenizer.encode_one(texts[0]).ids) > classifier.max_length
     assert np.array_equal(classifier.logits(texts), expected), "the first one has not changed"
     assert np.array_equal(shorter.logits(["open"]), classifier.logits(["open"]))
     assert shorter(texts[0])["label"] in classifier.labels

@@ -41,7 +41,7 @@ def write(artifact: Path, session: object) -> Path:
 
 
 def options_of(classifier: TextClassifier):
-    return classifier._graph.session.get_session_options()
+    return classifier._predictor.graph.session.get_session_options()
 
 
 def test_options_of_the_config_are_used(artifact: Path) -> None:

@@ -217,7 +217,7 @@ def test_a_fault_that_no_text_of_the_comparison_shows_is_left_to_tokenizers(arti
     def interrupted(text: str) -> list[int]:
         raise KeyboardInterrupt
 
-    classifier._tokenizer.use("fake", interrupted, None)
+    classifier._predictor.tokenizer.use("fake", interrupted, None)
     with pytest.raises(KeyboardInterrupt):
         classifier("open")
 
@@ -394,8 +394,8 @@ def test_a_package_gives_the_same_answers(artifact: Path, use, name: str) -> Non
         assert (classifier.tokenizer_why or "").startswith(f"{name} ")
     for text in EVERY:
         assert classifier(text) == plain(text)
-        ids = classifier._tokenizer.ids_of(text)
-        assert ids == plain._tokenizer.ids_of(text)
+        ids = classifier._predictor.tokenizer.ids_of(text)
+        assert ids == plain._predictor.tokenizer.ids_of(text)
         assert all(type(each) is int for each in ids)
     for text in SURROGATES:
         with pytest.raises(InputError, match="text 0 is not valid Unicode"):

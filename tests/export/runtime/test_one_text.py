@@ -297,8 +297,9 @@ def test_where_the_time_of_a_text_goes(classifier: TextClassifier) -> None:
 
 def test_a_profile_ends_in_time(classifier: TextClassifier, monkeypatch: pytest.MonkeyPatch) -> None:
     rounds = []
-    classify = classifier._classify
-    monkeypatch.setattr(classifier, "_classify", lambda text: rounds.append(text) or classify(text))
+    predictor = classifier._predictor
+    classify = predictor.classify
+    monkeypatch.setattr(predictor, "classify", lambda text: rounds.append(text) or classify(text))
     classifier.profile("open", num_runs=10**7, num_warmups=2, seconds=0.0)
     assert len(rounds) == 7  # of five that are counted
     classifier.profile("open", num_runs=3, num_warmups=0, seconds=0.0)

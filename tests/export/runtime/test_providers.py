@@ -175,10 +175,10 @@ def test_texts_are_padded_to_few_shapes_where_the_graph_has_a_mask(tmp_path, mon
     texts = [" ".join(["open"] * count) for count in range(1, 25)]  # of up to 24 tokens, the maximum
     for text in texts:
         np.testing.assert_allclose(classifier.logits([text]), plain.logits([text]), rtol=1e-5, atol=1e-5)
-    lengths = {length for batch, length in classifier._graph.shapes if batch == 1}
+    lengths = {length for batch, length in classifier._predictor.graph.shapes if batch == 1}
     assert lengths == {8, 16, 24}
     assert fake.opened == [[(CUDA, {"enable_cuda_graph": "1"})]]
-    assert set(fake.graph_ids) == {str(number) for number in range(len(classifier._graph.shapes))}
+    assert set(fake.graph_ids) == {str(number) for number in range(len(classifier._predictor.graph.shapes))}
 
 
 def test_beyond_the_most_shapes_nothing_is_captured(artifact, monkeypatch):
@@ -188,9 +188,9 @@ def test_beyond_the_most_shapes_nothing_is_captured(artifact, monkeypatch):
     for count in (1, 2, 3, 4, 1):
         text = " ".join(["open"] * count)
         np.testing.assert_allclose(classifier.logits([text]), plain.logits([text]), atol=1e-6)
-    assert len(classifier._graph.shapes) == 2
+    assert len(classifier._predictor.graph.shapes) == 2
     assert "-1" in fake.graph_ids
-    assert fake.graph_ids[-1] != "-1" or (1, 3) not in classifier._graph.shapes
+    assert fake.graph_ids[-1] != "-1" or (1, 3) not in classifier._predictor.graph.shapes
 
 
 @pytest.mark.parametrize("given", [None, [CPU], [TENSORRT, CUDA]])

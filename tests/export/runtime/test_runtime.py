@@ -101,7 +101,7 @@ def test_transformers_reads_labels_and_ids_from_the_folder(make: Make, family: s
     assert config.label2id == {label: number for number, label in enumerate(LABELS)}
     assert config.problem_type == "single_label_classification"
     tokenizer = AutoTokenizer.from_pretrained(variant)
-    own = TextClassifier.load(variant)._tokenizer
+    own = TextClassifier.load(variant)._predictor.tokenizer
     ids = [encoding.ids for encoding in own.encode(TEXTS)]
     assert max(map(len, ids)) == MAX_LENGTH
     assert tokenizer(TEXTS, truncation=True)["input_ids"] == ids

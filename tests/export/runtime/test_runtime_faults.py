@@ -335,7 +335,7 @@ def test_an_interrupt_is_not_taken_for_a_panic(
         raise raised
 
     classifier = TextClassifier.load(artifact)
-    monkeypatch.setattr(classifier._tokenizer, "tokenizer", type("T", (), {"encode": interrupted}))
+    monkeypatch.setattr(classifier._predictor.tokenizer, "tokenizer", type("T", (), {"encode": interrupted}))
     with pytest.raises(raised):
         classifier("open")
     monkeypatch.setattr(tokenizers.Tokenizer, "from_buffer", interrupted)
