@@ -121,7 +121,7 @@ def count_graph(path: str | Path, *, batch_size: int, num_tokens: int) -> GraphC
             int8_operations += operations
         else:
             float_operations += operations
-    looked_up: dict[str, int] = {}  # bytes of a table's rows; one that is looked up again is in the cache
+    looked_up: dict[str, int] = {}  # bytes of a table's rows; a second lookup finds them in the cache
     for node in lookups:
         num_rows = batch_size * num_tokens
         if node.op_type != "EmbedLayerNormalization":

@@ -10,10 +10,10 @@ from onnx import TensorProto, helper, numpy_helper
 
 INPUT_NAMES = ("input_ids", "attention_mask")
 TOKEN_TYPES = "token_type_ids"
-"""Further input of a graph of pairs, of a model that tells the texts apart by it."""
+"""Further input of a graph of pairs, if the model distinguishes the two texts by it."""
 OUTPUT_NAME = "logits"
 WEIGHTS_PREFIX = "model."
-"""Begins the names of weights, which otherwise are those in the PyTorch model."""
+"""Prefix of the names of weights, which are otherwise those in the PyTorch model."""
 _IR_VERSION = 10
 _AXES = ("batch", "sequence")
 
