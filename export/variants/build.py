@@ -130,11 +130,11 @@ def build_variant(
     variant, student_dir, out_dir = kinds.get(name), Path(student_dir), Path(out_dir)
     model = _load_student(student_dir, tasks.get(task))
     needs_tokenizer = variant.can_be_sealed or len(training_texts) > 0
-    trained_with = load_tokenizer(student_dir) if needs_tokenizer else None
+    student_tokenizer = load_tokenizer(student_dir) if needs_tokenizer else None
     with new_folder(out_dir) as folder:
         rows = _token_ids(
             student_dir / TOKENIZER_FILE,
-            trained_with,
+            student_tokenizer,
             training_texts,
             max_length,
             has_types=takes_pairs and reads_token_types(model),
@@ -148,7 +148,7 @@ def build_variant(
                 model,
                 student_dir,
                 folder,
-                trained_with=trained_with,
+                student_tokenizer=student_tokenizer,
                 task=tasks.get(task),
                 max_length=max_length,
                 out_of_scope_label=out_of_scope_label,
@@ -156,7 +156,7 @@ def build_variant(
                 takes_pairs=takes_pairs,
             )
             compared = validation.texts if validation else training_texts
-            check_tokens(student_dir, folder, compared, max_length, trained_with)
+            check_tokens(student_dir, folder, compared, max_length, student_tokenizer)
             classifier = TextClassifier.load(folder)  # the graph is opened once for probes and scores
             write_probes(folder, classifier)
             if validation is not None:
@@ -269,7 +269,7 @@ def _content(folder: Path, file: str) -> str:
 
 def _token_ids(
     tokenizer_file: Path,
-    trained_with: Any,
+    student_tokenizer: Any,
     texts: Sequence[Any],
     max_length: int,
     *,
@@ -283,6 +283,6 @@ def _token_ids(
     if of_windows:
         found: Sequence[Any] = Windowing(tokenizer, max_length).windows(texts)
     else:
-        tokenizer.enable_truncation(max_length, direction=truncation_side(trained_with))
+        tokenizer.enable_truncation(max_length, direction=truncation_side(student_tokenizer))
         found = tokenizer.encode_batch_fast(list(texts))
     return [np.array([each.ids, each.type_ids] if has_types else each.ids) for each in found]

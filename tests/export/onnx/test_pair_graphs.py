@@ -190,14 +190,14 @@ def test_quantized_graphs_read_types_and_leave_their_table(students, bert, tmp_p
 
 
 def test_sensitivity_of_pairs_keeps_their_types(students, bert):
-    from distiltune.export.variants.sensitivity import Probe, dynamic_sensitivity
+    from distiltune.export.variants.sensitivity import ReferenceLogits, dynamic_sensitivity
     from distiltune.training.data.tokenized import tokenize_rows
 
     _, tokenizer = load_classifier(students["bert"], SINGLE_LABEL)
     rows = [np.stack([row.ids, row.types]) for row in tokenize_rows(PAIRS[:8], tokenizer, MAX_LENGTH)]
     plain = bert / "model.onnx"
-    assert Probe(plain, rows).error_of(plain) == 0.0
+    assert ReferenceLogits(plain, rows).error_of(plain) == 0.0
     without = [np.stack([row[0], np.zeros_like(row[1])]) for row in rows]
-    assert not np.allclose(Probe(plain, rows)._expected, Probe(plain, without)._expected)
+    assert not np.allclose(ReferenceLogits(plain, rows)._expected, ReferenceLogits(plain, without)._expected)
     ranked = dynamic_sensitivity(plain, rows)
     assert ranked and all(np.isfinite(each.error) for each in ranked)

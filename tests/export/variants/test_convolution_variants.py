@@ -282,7 +282,7 @@ def test_the_configuration_of_a_family_of_transformers_stays_its_own(tmp_path) -
         load_model(student),
         student,
         tmp_path / "made",
-        trained_with=load_tokenizer(student),
+        student_tokenizer=load_tokenizer(student),
         task=tasks.get("single_label"),
         max_length=32,
         out_of_scope_label=None,

@@ -21,7 +21,7 @@ from distiltune.export.onnx.convert import export_onnx
 from distiltune.export.variants import kinds
 from distiltune.export.variants.build import build_variant
 from distiltune.export.variants.dynamic import quantize_onnx
-from distiltune.export.variants.sensitivity import Probe, dynamic_sensitivity, logits_error, spread
+from distiltune.export.variants.sensitivity import ReferenceLogits, dynamic_sensitivity, logits_error, spread
 from distiltune.export.variants.static import quantize_static_onnx
 from distiltune.storage.store import Store
 from distiltune.training.checkpoints.load import load_model
@@ -65,7 +65,7 @@ def test_the_error_is_the_noise_over_the_signal() -> None:
     assert logits_error(10 * expected, 10 * expected + 10) == pytest.approx(1 / np.var(expected))
 
 
-def test_probes_come_from_all_over_the_texts() -> None:
+def test_compared_texts_are_evenly_spaced() -> None:
     rows = [np.array([number]) for number in range(100)]
     assert [int(row[0]) for row in spread(rows, 4)] == [0, 33, 66, 99]
     assert len(spread(rows, 200)) == 100
@@ -97,7 +97,9 @@ def test_words_that_no_text_has_make_no_difference(
     errors = {each.part: each for each in dynamic_sensitivity(plain, rows)}
     for part in ("word embeddings", "layer 1 attention output"):
         quantize_onnx(plain, tmp_path / "part.onnx", nodes=errors[part].nodes)
-        assert errors[part].error == pytest.approx(Probe(plain, rows).error_of(tmp_path / "part.onnx"))
+        assert errors[part].error == pytest.approx(
+            ReferenceLogits(plain, rows).error_of(tmp_path / "part.onnx")
+        )
 
 
 def test_static_quantization_leaves_the_hard_part_out(
@@ -115,9 +117,9 @@ def test_static_quantization_leaves_the_hard_part_out(
     assert made[0].error < 0.5 * whole.error
     assert made[0] == made[1]
     assert (tmp_path / "one.onnx").read_bytes() == (tmp_path / "other.onnx").read_bytes()
-    probe = Probe(plain, rows)
-    assert probe.error_of(tmp_path / "one.onnx") == pytest.approx(made[0].error)
-    assert probe.error_of(tmp_path / "whole.onnx") == pytest.approx(whole.error)
+    reference = ReferenceLogits(plain, rows)
+    assert reference.error_of(tmp_path / "one.onnx") == pytest.approx(made[0].error)
+    assert reference.error_of(tmp_path / "whole.onnx") == pytest.approx(whole.error)
     for name, quantized in (("whole", True), ("one", False)):
         graph = onnx.load(str(tmp_path / f"{name}.onnx")).graph
         weights = {each.name: each.data_type for each in graph.initializer}
