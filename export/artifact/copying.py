@@ -150,7 +150,7 @@ def _new_parents(parent: Path) -> Iterator[None]:
 def _locked_folder_beside(place: Path) -> Iterator[Path]:
     """Create a temporary folder on the same file system, so that a rename can move it into place.
 
-    Its lock is released when this process ends, however it ends, so that the next copy to the same place can tell that
+    Its lock is released when this process ends, however it ends, so that the next copy to the same place detects that
     the folder is abandoned.
     """
     prefix = f".pull-{hashlib.sha256(os.fsencode(place.name)).hexdigest()[:12]}-"

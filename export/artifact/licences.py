@@ -15,7 +15,7 @@ _NON_COMMERCIAL = re.compile(
 
 
 def is_non_commercial(licence: str | None) -> bool:
-    """Return whether a licence's name says that it excludes commercial use, as ``cc-by-nc-4.0`` does."""
+    """Return whether a licence excludes commercial use according to its name, such as ``cc-by-nc-4.0``."""
     return licence is not None and _NON_COMMERCIAL.search(licence) is not None
 
 

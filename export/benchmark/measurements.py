@@ -101,9 +101,8 @@ class PerformanceBenchmark:
         self, texts: Sequence[TextOrPair] | None = None, labels: Sequence[str] | Sequence[int] | None = None
     ) -> dict[str, float | None]:
         """Compute ``accuracy``, ``in_scope_accuracy`` and ``oos_recall`` on the test split, or on the given texts."""
-        from ...training.tasks import (
-            SINGLE_LABEL,
-        )  # imported here: it must not count towards a model's memory
+        # Imported here, because it must not count towards a model's memory.
+        from ...training.tasks import SINGLE_LABEL
 
         if texts is None or labels is None:
             texts, numbers = self.texts, self.labels

@@ -75,7 +75,7 @@ class Measurement:
     Attributes:
         accuracy, in_scope_accuracy, oos_recall: on the test split, without a threshold; reported, not used to select;
             None for a task without one class for each text.
-        validation_accuracy: used by the gate, without a threshold; None likewise.
+        validation_accuracy: used by the gate, without a threshold; None for the same tasks.
         metrics: the task's other metrics by name, each on ``validation`` and ``test``; None where it has none. Several
             labels are predicted by a threshold for each: the variant's own, or chosen in the same way for a model
             without its own.

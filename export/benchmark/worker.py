@@ -93,7 +93,7 @@ def _measure_performance(opened: Opened, benchmark: PerformanceBenchmark, num_th
 
 
 def _known_answers(folder: Path, spec: dict[str, Any], texts: dict[str, Any]) -> dict[str, Any]:
-    """Measure a model by its stored logits alone: accuracy without time, size and memory."""
+    """Measure a model of which only logits are stored: accuracy without time, size and memory."""
     from ...training.teacher.file_teacher import LOGITS_FILE
 
     scored = ScoredModel.load(folder / LOGITS_FILE, None, None)

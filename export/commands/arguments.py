@@ -52,7 +52,7 @@ class Parameter:
 
 @dataclass(frozen=True)
 class Command:
-    """A command whose parser needs the standard library alone.
+    """A command whose parser needs only the standard library.
 
     Attributes:
         name: Its name on the command line.
@@ -71,7 +71,7 @@ class Command:
 
         Raises:
             InputError: An option is unknown, an argument is missing, or a value cannot be used.
-            SystemExit: Help was asked for, and printed.
+            SystemExit: Help was requested, and was printed.
         """
         parser = self._parser()
         values, unknown = parser.parse_known_intermixed_args(given)

@@ -1,4 +1,4 @@
-"""Compute what DeBERTa's attention derives from relative positions alone, once instead of for every text."""
+"""Compute the parts of DeBERTa's attention that depend only on relative positions once, not for every text."""
 
 from __future__ import annotations
 

@@ -53,7 +53,7 @@ class GraphWriter:
 
     def linear(self, x: str, name: str, weight: np.ndarray, bias: np.ndarray) -> str:
         """Add ``x @ weight.T + bias``, for weight[F, D] and bias[F] of the module ``name``, and return its name."""
-        # MatMul and Add, which ONNX Runtime joins, rather than Gemm: quantizers of weights know MatMul only.
+        # MatMul and Add, which ONNX Runtime joins, rather than Gemm: quantizers of weights support only MatMul.
         product = self.add("MatMul", x, self.weight(f"{name}.weight", np.ascontiguousarray(weight.T)))
         return self.add("Add", product, self.weight(f"{name}.bias", bias))
 

@@ -71,9 +71,8 @@ def _threshold(outputs: SpanLogits, contexts: Sequence[str], labels: np.ndarray)
     )
     finite = np.clip(gaps[order], -1e6, 1e6)
     edges = np.concatenate([finite[:1] - 1, (finite[:-1] + finite[1:]) / 2, finite[-1:] + 1])
-    is_edge = np.concatenate(
-        [[True], finite[:-1] < finite[1:], [True]]
-    )  # questions with equal gaps stay together
+    # Questions with equal gaps stay together.
+    is_edge = np.concatenate([[True], finite[:-1] < finite[1:], [True]])
     best = np.flatnonzero(is_edge & (totals >= totals[is_edge].max() - 1e-9))
     return float(edges[best[np.abs(edges[best]).argmin()]])
 

@@ -158,7 +158,7 @@ class TextClassifier:
                 sequence of those. Texts longer than ``max_length`` tokens are truncated, the longer of a pair first;
                 contexts of questions are read in windows.
             batch_size: maximum number of texts in one run of the model; fewer are run where they are long.
-            top_k: number of predictions for a text, at most all labels; default: the best one alone.
+            top_k: number of predictions for a text, at most all labels; default: only the best one.
 
         Returns:
             A dictionary for a text, a list of them in the same order for a sequence. A blank text, or a pair with one,

@@ -1,6 +1,6 @@
 """Thresholds that an artifact ships: for out-of-scope texts, by a score of the logits, and for each of several labels.
 
-Needs NumPy alone, because the runtime uses it. A score is higher the more a text looks like one of the labels. Shapes:
+Needs only NumPy, because the runtime uses it. A score is higher the more a text looks like one of the labels. Shapes:
 N texts, C classes.
 """
 

@@ -87,7 +87,7 @@ def compare_with_baselines(
     Args:
         variant: The measurement of the variant, with predictions.
         measurements: All measurements.
-        config: The section ``export.choose``, which says whether predictions with a threshold are compared.
+        config: The section ``export.choose``, which determines whether predictions with a threshold are compared.
         metric: The job's metric.
 
     Returns:

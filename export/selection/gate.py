@@ -95,7 +95,7 @@ def apply_gate(
         measurements: all measurements, in any order, including the student's.
         config: the section ``export.choose``.
         metric: the job's metric, to which the limits apply.
-        task: the job's task, which says where predictions differ.
+        task: the job's task, which defines where predictions differ.
         student: name of the student's measurement.
         teacher: name of the teacher's measurement.
 

@@ -1,4 +1,4 @@
-"""Base class and registry of decoders, which turn logits into predictions for each task, in NumPy alone."""
+"""Base class and registry of decoders, which turn logits into predictions for each task, with NumPy only."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Decoder(ABC):
         """Read the value of ``threshold`` in an artifact's ``distiltune.json``; called only where ``has_threshold``.
 
         Raises:
-            ValueError: It is not a threshold; the message says what it must be.
+            ValueError: It is not a threshold; the message states what it must be.
         """
         del labels
         return Threshold.from_json(given)

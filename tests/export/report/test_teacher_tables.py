@@ -51,7 +51,7 @@ def test_a_report_shows_each_teacher_and_the_mixture():
 
 
 def test_what_is_not_measured_is_not_shown():
-    """Without texts out of scope, with equal temperatures, and with a teacher that has no test text."""
+    """There are no out-of-scope texts, temperatures are equal, and one teacher has no test text."""
     members = [{**each, "temperature": 1.0, "test": metrics(0.8)} for each in FOUND["members"]]
     members[1]["test"] = None
     found = {**FOUND, "members": members, "weights": "given"}

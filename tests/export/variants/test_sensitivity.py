@@ -1,4 +1,4 @@
-"""Which part of a graph suffers most from 8 bits, and what static quantization leaves out for it."""
+"""The part of a graph that is most sensitive to 8 bits, which static quantization leaves in 32 bits."""
 
 import json
 from pathlib import Path
@@ -32,10 +32,10 @@ HARD = "layer 0 feed-forward in"
 
 @pytest.fixture(scope="module")
 def student(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A classifier one of whose weights is so large that 8 bits leave nothing of those beside it."""
+    """Make a classifier with one weight so large that in 8 bits the other weights of its matrix become zero."""
     directory = tiny_classifier(tmp_path_factory.mktemp("hard") / "student")
     model = load_model(directory)
-    # The largest weight of a column that every text drives far below zero, where GELU ends in zero again.
+    # The bias of the large weight's unit is so low that GELU gives zero for every text.
     dense = model.base_model.encoder.layer[0].intermediate.dense
     dense.weight.data[3] = 0.0
     dense.weight.data[3, 5] = 300 * dense.weight.data.abs().max()
@@ -169,7 +169,7 @@ def test_training_texts_go_where_they_are_needed() -> None:
 
 
 @pytest.mark.parametrize("name", ["onnx-fused-int8", "onnx-fused-int8-per-channel"])
-@pytest.mark.slow  # each exports a graph of its own; that they take no texts for a ranking is tested above
+@pytest.mark.slow  # slow: each exports a graph; that no texts are taken for a ranking is tested above
 def test_fused_graphs_are_made_but_not_ranked(student: Path, tmp_path: Path, name: str) -> None:
     config = ExportConfig(sensitivity=True)
     made = build_variant(name, student, tmp_path / name, config=config, max_length=32)
@@ -187,7 +187,7 @@ def test_without_texts_nothing_is_measured(plain: Path, tmp_path: Path) -> None:
 
 
 def test_a_searched_student_is_timed_without_it(student, tmp_path, monkeypatch) -> None:
-    """Of students that are compared by latency no texts are at hand, and none are needed."""
+    """For students that are compared by latency, no texts are available or needed."""
     job = JobConfig.model_validate(
         {"training": {"max_length": 16}, "export": {"sensitivity": True, "variants": ["onnx-int8"]}}
     )

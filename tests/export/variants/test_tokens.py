@@ -1,4 +1,4 @@
-"""The tokenizer of a variant is that of the training: equal ids of real texts, whichever end is cut off."""
+"""A variant's tokenizer gives the ids of the tokenizer in training, whichever end of a text is cut off."""
 
 import json
 from collections.abc import Callable
@@ -73,7 +73,7 @@ def test_other_ids_than_in_training_are_no_export(build, tmp_path: Path, monkeyp
 
 
 def test_the_longest_texts_are_among_those_that_are_compared(build, tmp_path: Path, monkeypatch) -> None:
-    """One long text of a thousand, which an even spacing passes over."""
+    """One of a thousand texts is long, and is not among those that are evenly spaced."""
     directory = student(tmp_path / "student", "left")
     build(directory, tmp_path / "onnx")
     texts = [TEXTS[0]] * 1000
