@@ -128,7 +128,8 @@ def build_variant(
     """
     start = time.perf_counter()
     variant, student_dir, out_dir = kinds.get(name), Path(student_dir), Path(out_dir)
-    model = _load_student(student_dir, tasks.get(task))
+    student_task = tasks.get(task)
+    model = _load_student(student_dir, student_task)
     needs_tokenizer = variant.can_be_sealed or len(training_texts) > 0
     student_tokenizer = load_tokenizer(student_dir) if needs_tokenizer else None
     with new_folder(out_dir) as folder:
@@ -138,7 +139,7 @@ def build_variant(
             training_texts,
             max_length,
             has_types=takes_pairs and reads_token_types(model),
-            of_windows=tasks.get(task).of_windows,
+            of_windows=student_task.of_windows,
         )
         wants_sensitivity = config.sensitivity and variant.has_sensitivity
         inputs = VariantInputs(rows, config, wants_sensitivity, takes_pairs)
@@ -149,7 +150,7 @@ def build_variant(
                 student_dir,
                 folder,
                 student_tokenizer=student_tokenizer,
-                task=tasks.get(task),
+                task=student_task,
                 max_length=max_length,
                 out_of_scope_label=out_of_scope_label,
                 num_threads=num_threads,
@@ -163,10 +164,9 @@ def build_variant(
                 fit_scores(folder, validation, classifier)
         else:
             copy_tokenizer(student_dir, folder)
-        parity = _compare(variant, model, folder, max_length, task=tasks.get(task), takes_pairs=takes_pairs)
+        parity = _compare(variant, model, folder, max_length, task=student_task, takes_pairs=takes_pairs)
         if variant.tolerance is None:
-            relative = tasks.get(task).scales_head
-            check_tolerance(name, parity, config.parity_tolerance, relative=relative)
+            check_tolerance(name, parity, config.parity_tolerance, relative=student_task.scales_head)
     record = VariantFiles(
         name=name,
         directory=str(out_dir),
