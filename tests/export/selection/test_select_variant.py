@@ -16,7 +16,7 @@ NUM_TEXTS = 1000
 
 
 def answers(lost: int = 0, gained: int = 0, changed: int = 0) -> dict[str, Any]:
-    """Pack predictions: of the 900 texts that the student gets right, ``lost`` are wrong; ``gained`` others are right."""
+    """Pack predictions: of the 900 texts that the student gets right, ``lost`` are wrong; ``gained`` others right."""
     labels = np.zeros(NUM_TEXTS, int)
     predictions = np.where(np.arange(NUM_TEXTS) < 900, 0, 1)
     predictions[:lost] = 2
