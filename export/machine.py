@@ -48,7 +48,7 @@ _LIBRARIES = (
 
 
 def without_load(machine: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the facts of ``describe_machine`` that do not change by the minute, such as for a key."""
+    """Return the result of ``describe_machine`` without the load average, which changes by the minute."""
     return {name: fact for name, fact in machine.items() if name != "load_average"}
 
 

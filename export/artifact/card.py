@@ -26,8 +26,8 @@ _HUB_TYPES = {
 }
 """Word in a metric's name -> what the hub calls it; otherwise ``accuracy``."""
 _EXAMPLES = {False: '"your text"', True: '("your text", "its second text")'}
-"""What a classifier of texts or of pairs is called with."""
-# Keys of ``made_from`` that the card shows in places of their own.
+"""Example of the argument of a classifier of single texts (False) or of pairs (True)."""
+# Keys of ``made_from`` and of the measurements that the card shows elsewhere than in the tables.
 _OWN_PLACE = ("licences", "base_model")
 _OWN_ROWS = ("ratios", "against_baselines", "length_ms")
 
@@ -84,7 +84,7 @@ def model_card(
 
 
 def _does(sentence: str, takes_pairs: bool) -> str:
-    """Return what a task's model does, said of pairs where it takes those."""
+    """Return a task's description of its models, of pairs of texts if the model takes those."""
     return sentence.replace("a text", "a pair of texts", 1) if takes_pairs else sentence
 
 
@@ -99,7 +99,7 @@ def _results(
     for name, each in _mapping(measurements, "metrics").items():
         values[name] = title_of(name), each.get("test") if isinstance(each, Mapping) else None
     own = _mapping(measurements, "metric")
-    if "name" in own:  # the job's own, as the artifact predicts
+    if "name" in own:  # the job's metric comes first
         title = _METRICS.get(own["name"], title_of(own["name"]))
         values = {
             own["name"]: (title, own.get("test")),
@@ -143,8 +143,8 @@ def _measured(measurements: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
         yield f"faster than {name}", times_faster(ratio)
     compared = measurements.get("against_baselines")
     for found in compared if isinstance(compared, list) else []:
-        said = [found.get(key) for key in ("text", "verdict")] if isinstance(found, Mapping) else []
-        yield "gain", "; ".join(each for each in said if isinstance(each, str))
+        parts = [found.get(key) for key in ("text", "verdict")] if isinstance(found, Mapping) else []
+        yield "gain", "; ".join(each for each in parts if isinstance(each, str))
     yield from _flatten({name: value for name, value in measurements.items() if name not in _OWN_ROWS})
     for length, times in _mapping(measurements, "length_ms").items():
         if isinstance(times, Mapping) and "p50" in times:

@@ -115,7 +115,7 @@ def check_hashes(
 
 
 def no_folder(directory: Path) -> ArtifactError:
-    """Return the error for a path that leads to no folder; the name of a repository is to be pulled first."""
+    """Return the error for a path that is not a folder; for the name of a repository, it names ``distiltune pull``."""
     given = str(directory)
     scheme = HUB_PREFIX.rstrip("/") + "/"  # a Path has one slash there
     if given.startswith(scheme):

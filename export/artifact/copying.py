@@ -75,7 +75,7 @@ def folder_at(target: Path, source: Path | None = None) -> Iterator[Path]:
         with _new_parents(place.parent), _locked_folder_beside(place) as folder:
             yield folder
             folder.rename(place)
-    except RuntimeError as error:  # of resolve
+    except RuntimeError as error:  # raised by resolve
         raise InputError(
             f"--to: {str(target)!r:.200} has symbolic links that form a loop; choose another folder"
         ) from error
@@ -87,7 +87,7 @@ def folder_at(target: Path, source: Path | None = None) -> Iterator[Path]:
 
 
 def is_of_disk(error: BaseException) -> bool:
-    """Return whether an error is of a file of this machine: no space, no permission."""
+    """Return whether an error comes from the file system of this machine, such as no space or no permission."""
     return isinstance(error, OSError) and error.errno in _REMEDIES
 
 
@@ -126,7 +126,7 @@ def _free_place(source: Path | None, target: Path) -> Path:
         or (place.exists() and not place.is_dir())
         or (place.is_dir() and any(place.iterdir()))
     ):
-        raise InputError(f"--to: {str(target)!r:.200} already exists; choose a folder that does not")
+        raise InputError(f"--to: {str(target)!r:.200} already exists; choose a folder that does not exist")
     return place
 
 
@@ -150,7 +150,7 @@ def _new_parents(parent: Path) -> Iterator[None]:
 def _locked_folder_beside(place: Path) -> Iterator[Path]:
     """Create a temporary folder on the same file system, so that a rename can move it into place.
 
-    Its lock is released when this process ends, however it ends, so that the next copy to the same place can tell that
+    Its lock is released when this process ends, however it ends, so that the next copy to the same place detects that
     the folder is abandoned.
     """
     prefix = f".pull-{hashlib.sha256(os.fsencode(place.name)).hexdigest()[:12]}-"

@@ -26,7 +26,7 @@ class TrainingTexts:
         classes: int64[N], 0 to C - 1; every class occurs.
         is_balanced: Whether every class has the same weight, whatever its number of texts.
         seed: Seed of whatever is random.
-        model: The model that the baseline starts from, where it needs one: a folder, or a name on the hub.
+        model: The model that the baseline starts from, if it needs one: a folder, or a name on the hub.
     """
 
     texts: Sequence[str]
@@ -46,7 +46,7 @@ class Fitted(Protocol):
 
     @property
     def features(self) -> str:
-        """What it classifies by, in words, with their number."""
+        """The kinds of its features and their numbers, in words."""
         ...
 
     def logits(self, texts: Sequence[str]) -> np.ndarray:
@@ -64,16 +64,16 @@ class Baseline:
 
     Attributes:
         name: Name in ``benchmark.baselines``, and of its measurement.
-        title: What it is, in a sentence: ``a tf-idf SVM``.
+        title: What to call it in a sentence, such as ``a tf-idf SVM``.
         description: One phrase for help and schema.
-        package: Name of the package that it needs, as pip knows it.
+        package: Name of the package that it needs, for pip.
         module: The package's module.
         install: Command that installs it.
-        fit: Trains one.
+        fit: Trains it.
         load: Reads the file that ``Fitted.save`` has written.
-        tasks: Names of the tasks that it serves.
+        tasks: Names of the tasks that it supports.
         model_key: Key of the specification with the model that it starts from; None where it needs none.
-        growth: Power of the number of texts with which the time of its training grows, as measured.
+        growth: Exponent by which its training time grows with the number of texts, as measured.
         version: Number to raise when ``fit`` changes, so that stored measurements are not reused.
     """
 
@@ -98,7 +98,7 @@ class Baseline:
             model: Value of ``model_key``.
         """
         if task not in self.tasks:
-            return f"it serves the task {', '.join(self.tasks)}, and that of this job is {task}"
+            return f"it supports the task {', '.join(self.tasks)}, and the task of this job is {task}"
         if find_spec(self.module) is None:
             return f"{self.package} is not installed; {self.install}"
         if self.model_key is not None and model is None:
@@ -107,7 +107,7 @@ class Baseline:
 
     @property
     def package_version(self) -> str:
-        """Version of the package that is installed, empty without one."""
+        """Installed version of the package; empty if it is not installed."""
         try:
             return metadata.version(self.package)
         except metadata.PackageNotFoundError:

@@ -25,7 +25,7 @@ _ARGUMENTS = {
     "maxn": 5,
     "bucket": 200_000,
     "loss": "softmax",
-    "thread": 1,  # more of them make it random
+    "thread": 1,  # with more, training is not deterministic
     "verbose": 0,
 }
 
@@ -42,7 +42,7 @@ class FastText:
 
     @property
     def features(self) -> str:
-        """What it classifies by, in words."""
+        """The kinds of its features and their numbers, in words."""
         return f"{len(self.model.get_words()):,} words, and {_ARGUMENTS['bucket']:,} hashed n-grams"
 
     @cached_property
@@ -87,7 +87,7 @@ def _balanced(given: TrainingTexts) -> np.ndarray:
 
 
 def _line(text: str) -> str:
-    """Return a text on one line, in lower case, words and punctuation separated; none of them looks like a label."""
+    """Return a text on one line, in lower case, words and punctuation separated, without the prefix of labels."""
     return " ".join(_WORD.findall(text.lower().replace(_LABEL, " ")))
 
 

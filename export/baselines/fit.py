@@ -1,4 +1,4 @@
-"""Train one baseline, and open what it has written."""
+"""Train a baseline, write it to a folder, and open that folder."""
 
 from __future__ import annotations
 
@@ -95,11 +95,11 @@ def fit_baseline(name: str, given: BaselineTexts, folder: Path) -> dict[str, Any
         folder: Folder to create.
 
     Returns:
-        ``seconds`` of the training, ``num_texts``, ``num_classes``, ``features``, what it classifies by, in words, and
-        ``bytes``, the size of the file.
+        ``seconds`` of the training, ``num_texts``, ``num_classes``, ``features`` (their kinds and numbers, in words)
+        and ``bytes``, the size of the file.
 
     Raises:
-        InputError: The training texts have one label alone, or nothing to classify by.
+        InputError: The training texts have only one label, or no features.
     """
     labels = np.asarray(given.train_labels)
     present, classes = np.unique(labels, return_inverse=True)
@@ -125,8 +125,10 @@ def fit_baseline(name: str, given: BaselineTexts, folder: Path) -> dict[str, Any
 
 
 def _temperature(opened: OpenedBaseline, given: BaselineTexts) -> float:
-    place = {name: number for number, name in enumerate(opened.labels) if name != given.out_of_scope_label}
-    numbers = [place.get(given.label_names[label]) for label in given.validation_labels]
+    number_of = {
+        name: number for number, name in enumerate(opened.labels) if name != given.out_of_scope_label
+    }
+    numbers = [number_of.get(given.label_names[label]) for label in given.validation_labels]
     rows = [row for row, number in enumerate(numbers) if number is not None]
     if not rows:
         return 1.0
@@ -135,18 +137,18 @@ def _temperature(opened: OpenedBaseline, given: BaselineTexts) -> float:
 
 
 def open_baseline(folder: Path) -> OpenedBaseline:
-    """Open the folder that ``fit_baseline`` has written; only one of this program's own, since it may unpickle."""
+    """Open a folder that ``fit_baseline`` has written; never one from elsewhere, since it may be unpickled."""
     settings = json.loads((folder / _SETTINGS_FILE).read_text(encoding="utf-8"))
     fitted = BASELINES[settings["name"]].load(folder / MODEL_FILE)
     return OpenedBaseline(fitted, settings["labels"], settings["temperature"])
 
 
 def train(name: str, texts: str, folder: str) -> dict[str, Any]:
-    """Train a baseline as ``fit_baseline`` does, on the texts in a file that ``write_texts`` has written."""
+    """Train a baseline with ``fit_baseline``, on the texts in a file that ``write_texts`` has written."""
     given = BaselineTexts(**json.loads(Path(texts).read_text(encoding="utf-8")))
     return fit_baseline(name, given, Path(folder))
 
 
 def write_texts(given: BaselineTexts, path: Path) -> None:
-    """Write texts to a file that the caller deletes, for another process."""
+    """Write texts to a file, for another process; the caller deletes it."""
     path.write_text(json.dumps(asdict(given)), encoding="utf-8")

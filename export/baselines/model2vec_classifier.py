@@ -32,7 +32,7 @@ class Model2Vec:
 
     @property
     def features(self) -> str:
-        """What it classifies by, in words."""
+        """The kind of its features and their number, in words."""
         return f"{len(self.weights):,} dimensions of the embedding"
 
     def logits(self, texts: Sequence[str]) -> np.ndarray:
@@ -48,7 +48,7 @@ def _fit(given: TrainingTexts) -> Model2Vec:
     from model2vec import StaticModel  # pyright: ignore[reportMissingImports]
     from sklearn.linear_model import LogisticRegression
 
-    assert given.model is not None, "why_not has asked for it"
+    assert given.model is not None, "why_not rejects a job without it"
     model = StaticModel.from_pretrained(given.model)
     classifier = LogisticRegression(
         max_iter=_MOST_ITERATIONS,
@@ -60,12 +60,12 @@ def _fit(given: TrainingTexts) -> Model2Vec:
 
 
 def _embedded(model: Any, texts: Sequence[str]) -> np.ndarray:
-    """Return the embeddings, float32[N, D]; in this process, so that a forked tokenizer cannot wait for itself."""
+    """Return the embeddings, float32[N, D]; computed in this process, since a forked tokenizer can deadlock."""
     return np.asarray(model.encode(list(texts), use_multiprocessing=False), dtype=np.float32)
 
 
 def _load(path: Path) -> Model2Vec:
-    return pickle.loads(path.read_bytes())  # this process's parent has written it to its own scratch folder
+    return pickle.loads(path.read_bytes())  # written by this process's parent to its own scratch folder
 
 
 BASELINES.register(

@@ -14,8 +14,8 @@ from ...errors import InputError
 from .base import BASELINES, Baseline, TrainingTexts
 from .linear import class_columns
 
-_MANY_TEXTS = 50_000  # from here on an n-gram of one text alone is no feature
-_MOST_CHARACTERS = 10_000_000  # of all texts: beyond that their character n-grams would take gigabytes
+_MANY_TEXTS = 50_000  # of more, n-grams that occur in only one text are left out
+_MOST_CHARACTERS = 10_000_000  # of all texts; of more, character n-grams would take gigabytes
 _MOST_FEATURES = 300_000  # of words and word pairs, and as many of characters; the most frequent ones
 _MOST_WEIGHTS = 60_000_000  # features times classes: 480 MB in the 64 bits of the solver
 _TOLERANCE = 1e-3
@@ -31,7 +31,7 @@ class TfidfSvm:
         vectorizers: scikit-learn's ``TfidfVectorizer`` of words and, if not left out, of characters.
         weights: For each of them float32[F, C].
         bias: float32[C].
-        features: What it classifies by, in words.
+        features: The kinds of its features and their numbers, in words.
     """
 
     vectorizers: list[Any]
@@ -82,7 +82,7 @@ def _fit(given: TrainingTexts) -> TfidfSvm:
 
 
 def _vectorizers(given: TrainingTexts) -> list[tuple[str, Any]]:
-    """Return what the features are, in words, and their vectorizer; bounded for many, long texts and classes."""
+    """Return each kind of features in words with its vectorizer, bounded for many or long texts and many classes."""
     from sklearn.feature_extraction.text import TfidfVectorizer
 
     most = min(_MOST_FEATURES, max(1000, _MOST_WEIGHTS // given.num_classes // 2))
@@ -99,13 +99,13 @@ def _vectorizers(given: TrainingTexts) -> list[tuple[str, Any]]:
 
 
 def _without_leftovers(vectorizer: Any) -> Any:
-    """Remove what a vectorizer needs for training alone, if this version keeps it."""
+    """Remove what a vectorizer needs only in training, if this version of scikit-learn keeps it."""
     vectorizer.__dict__.pop("stop_words_", None)
     return vectorizer
 
 
 def _load(path: Path) -> TfidfSvm:
-    return pickle.loads(path.read_bytes())  # this process's parent has written it to its own scratch folder
+    return pickle.loads(path.read_bytes())  # written by this process's parent to its own scratch folder
 
 
 BASELINES.register(

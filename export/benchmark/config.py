@@ -148,7 +148,7 @@ class BenchmarkConfig(Section):
 
     @staticmethod
     def follow_effort(before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:
-        """Return a changed section without what the effort before has implied, so that the new effort's defaults apply.
+        """Return a changed section without the values that the previous effort implied, so that the new defaults apply.
 
         Both are the section's values; those of ``after`` need not be valid.
         """

@@ -13,16 +13,14 @@ MOST_WAITING = 0.02
 NUM_TRIES = 3
 _THREADS = Path("/proc/self/task")
 _LONGEST_PAUSE_S = 2.0  # before a timing is repeated
-_PAUSES_PER_TIMING = (
-    20  # length of that pause, as a multiple of the timing: one of 0.1 s or longer has the longest
-)
+_PAUSES_PER_TIMING = 20  # length of that pause as a multiple of the timing's
 
 _log = logging.getLogger(__name__)
 _Timed = TypeVar("_Timed")
 
 
 def waiting_seconds() -> float | None:
-    """Return how long the threads of this process have waited for a processor although they could run, in seconds.
+    """Return how long the threads of this process were ready to run but waited for a processor, in seconds.
 
     Linux counts it for each thread (``schedstat``, second value, in ns); None where it does not.
     """
@@ -36,9 +34,9 @@ def waiting_seconds() -> float | None:
 def time_undisturbed(
     what: str, measure: Callable[[], _Timed], *, num_threads: int = 1
 ) -> tuple[_Timed, float | None]:
-    """Measure again while the process had to wait for a processor, at most three times.
+    """Measure, and repeat it while the process had to wait for a processor, up to three times in all.
 
-    Before each repetition it pauses for 20 times as long as the timing took, at most 2 s.
+    The pause before each repetition is 20 times as long as the timing, at most 2 s.
 
     Args:
         what: Name of the measurement, for the log.
@@ -64,5 +62,5 @@ def time_undisturbed(
         _log.info("%s: waited %.0f %% of the time for a processor (attempt %d)", what, 100 * share, attempt)
         if attempt < NUM_TRIES:
             time.sleep(min(_LONGEST_PAUSE_S, _PAUSES_PER_TIMING * seconds))
-    assert best is not None, "it was measured"
+    assert best is not None, "it was measured at least once"
     return best

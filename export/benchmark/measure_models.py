@@ -70,7 +70,7 @@ def measure_models(
         report: called with each model as soon as it is measured.
         keep: called with each measurement and the file of the model's logits, which :func:`judge_again` takes; the file
             is deleted afterwards, and does not exist for a model without accuracy.
-        leave_out: called with the name of an optional model that cannot be measured, and why; None: it raises as well.
+        leave_out: called with the name of an optional model that cannot be measured, and why; None: this raises, too.
 
     Raises:
         InputError: a split is empty.
@@ -124,7 +124,7 @@ def _measure_model(
 ) -> Measurement:
     num_outputs = tasks.get(texts.task).num_outputs(texts.label_names)
     prepared = prepare_model(spec, texts.task, num_outputs, config.num_threads, scratch)
-    # In a separate process, because the compared sessions would count towards the model's memory.
+    # In another process, because the compared sessions would count towards the model's memory.
     session, num_threads = _tuned(spec, texts, config, query)
     config = config.model_copy(update={"num_threads": num_threads})
     directory = spec.directory if prepared is None else prepared.directory

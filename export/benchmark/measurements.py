@@ -25,8 +25,8 @@ _SAMPLE_SEED = 0
 _LEAST_SECONDS_OF_THROUGHPUT = 0.5
 SECONDS_OF_LENGTH = {"quick": 0.2, "thorough": 0.5}
 """Effort -> seconds in which one text of each number of tokens is timed."""
-_LEAST_RUNS = 3  # of a text of some length
-_MOST_CHARACTERS = 6  # of such a text, for each of its tokens
+_LEAST_RUNS = 3  # of a text of a given number of tokens
+_MOST_CHARACTERS = 6  # for each token of such a text
 
 
 class PerformanceBenchmark:
@@ -101,7 +101,8 @@ class PerformanceBenchmark:
         self, texts: Sequence[TextOrPair] | None = None, labels: Sequence[str] | Sequence[int] | None = None
     ) -> dict[str, float | None]:
         """Compute ``accuracy``, ``in_scope_accuracy`` and ``oos_recall`` on the test split, or on the given texts."""
-        from ...training.tasks import SINGLE_LABEL  # here: it must not count towards a row's memory
+        # Imported here, because it must not count towards a model's memory.
+        from ...training.tasks import SINGLE_LABEL
 
         if texts is None or labels is None:
             texts, numbers = self.texts, self.labels
@@ -124,7 +125,7 @@ class PerformanceBenchmark:
         return {"size_mb": None if self.model_path is None else model_bytes(self.model_path) / 2**20}
 
     def time_first_call(self) -> float:
-        """Time the query once, in ms; the pipeline is cold if this is called before everything else."""
+        """Time the query once, in ms; the pipeline is cold if this is called first."""
         return self._seconds(self.query) * 1000
 
     def time_pipeline(self, query: TextOrPair | None = None) -> dict[str, float]:
@@ -146,8 +147,9 @@ class PerformanceBenchmark:
         Each is timed ``num_runs`` times, or as often as fits into ``seconds``, but at least three times.
 
         Args:
-            at_length: Returns the pipeline with texts truncated to a number of tokens; None where it takes no so long.
-            lengths: Numbers of tokens, ascending. One for which the model has no positions ends the measurement.
+            at_length: Returns the pipeline with texts truncated to a number of tokens; None if the model has fewer
+                positions.
+            lengths: Numbers of tokens. The first for which the model has too few positions ends the measurement.
             seconds: Time for each, warm-up included.
         """
         found: dict[str, dict[str, float]] = {}
@@ -215,7 +217,7 @@ class PerformanceBenchmark:
 
 
 def seconds_of_length(call_s: float, config: BenchmarkConfig) -> float:
-    """Return the seconds in which ``time_lengths`` times a text, given those of one call."""
+    """Return how long ``time_lengths`` takes for a text, in seconds, given the time of one call."""
     needed = max(SECONDS_OF_LENGTH[config.effort], (1 + _LEAST_RUNS) * call_s)
     return min(needed, (1 + config.num_runs) * call_s)
 
@@ -236,9 +238,10 @@ def quantile_sample(texts: Sequence[TextOrPair], num: int) -> list[TextOrPair]:
 
 
 def long_text(texts: Sequence[TextOrPair], num_tokens: int) -> TextOrPair:
-    """Join words of ``texts``, in order and in a cycle, into a text or pair of ``num_tokens`` words, so as many tokens.
+    """Join words of ``texts``, in order and in a cycle, into a text or pair of ``num_tokens`` words.
 
-    Where words are long, as in scripts without spaces, it has six characters for each token.
+    It has at most six characters for each of the tokens, and fewer words where they are long, as in scripts without
+    spaces.
     """
     words = cycle(" ".join(all_parts(texts[:num_tokens])).split() or ["a"])
     taken, num = [], 0
@@ -260,8 +263,8 @@ def shares_of_text(profile: Mapping[str, float]) -> dict[str, float]:
     """Split a text's time into ``tokenizing``, ``own Python`` and ``bare session``, which add up to ``total``, in ms.
 
     Args:
-        profile: ``Measurement.profile_ms``. Its two floors are subtracted from the whole; what is left is the work of
-            the runtime itself: building inputs, checking and decoding logits.
+        profile: ``Measurement.profile_ms``. Its two floors are subtracted from the total; the rest is the work of the
+            runtime itself: building inputs, checking and decoding logits.
     """
     tokenizing, session, total = (profile[each] for each in ("tokenizer_alone", "session_alone", "total"))
     own = total - tokenizing - session

@@ -11,7 +11,7 @@ from . import targets
 from .contention import MOST_WAITING
 
 Outcome = Literal["passed", "failed", "inconclusive"]
-"""Of a gate."""
+"""Outcome of a gate."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class MeasurementSpec:
         tokenizer_dir: folder of the tokenizer, if not ``directory``; used only by PyTorch variants.
         max_abs_diff: largest difference of logits from the parity step, copied into the measurement.
         fused: number of fused nodes by type, copied into the measurement.
-        model: name of the model where it is measured a second time, on a GPU, under a name with that target's.
+        model: name of the model, if it is also measured on a GPU, where ``name`` has the target added.
     """
 
     name: str
@@ -75,10 +75,10 @@ class Measurement:
     Attributes:
         accuracy, in_scope_accuracy, oos_recall: on the test split, without a threshold; reported, not used to select;
             None for a task without one class for each text.
-        validation_accuracy: used by the gate, without a threshold; None likewise.
+        validation_accuracy: used by the gate, without a threshold; None for the same tasks.
         metrics: the task's other metrics by name, each on ``validation`` and ``test``; None where it has none. Several
             labels are predicted by a threshold for each: the variant's own, or chosen in the same way for a model
-            without.
+            without its own.
         with_threshold: result of ``thresholds.measure_threshold`` on the test split, and ``validation_accuracy``; the
             threshold is the variant's own, or selected in the same way for a model without one.
         calibration: ``temperature``, the model's own or fitted on the validation split, and the expected calibration
@@ -97,7 +97,7 @@ class Measurement:
             use more threads, and where the operations of the graph cannot be counted.
         sample_latency_ms: the same over a sample of test texts.
         length_ms: number of tokens → mean, std, p50, p90, p99 of one text of so many, for ``benchmark.lengths``; only
-            those for which the model has positions. None: the target has no other length.
+            those for which the model has positions. None: the target supports only one length.
         profile_ms: where the time of the query goes, see ``TextClassifier.profile``, and ``first_call``, the first one
             after loading; None for models that are not ONNX.
         waiting: share of the timing during which the process waited for a processor that others used, 0 to 1, in the
@@ -124,7 +124,7 @@ class Measurement:
         cuda_graphs: ``latency_ms`` and ``throughput`` with CUDA graphs, or ``error``, why there are none; None: the
             target has none.
         training: of a baseline, which is trained before it is measured: ``seconds``, ``num_texts``, ``num_classes``,
-            ``features``, what it classifies by, in words, and ``bytes`` of its file; None for every other model.
+            ``features``, their kinds and numbers in words, and ``bytes`` of its file; None for every other model.
     """
 
     name: str

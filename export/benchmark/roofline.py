@@ -18,8 +18,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from ...errors import InputError
 from ...texts import TextOrPair
+from ..artifact.manifest import MODEL_FILE
 from ..onnx.operation_counts import GraphCounts, count_graph
-from ..runtime.classifier import MODEL_FILE
 from ..runtime.session.session_options import session_options
 from .processes import call_in_process
 from .serving.texts_of_length import num_tokens

@@ -17,9 +17,8 @@ Classify = Callable[[TextOrPair], Any]
 NUM_PAIRS = 15
 _PAIRS_TO_WIN = 13  # of 15: happens by chance once in 270 (sign test)
 _LEAST_GAIN = 0.01
-_SAME_LOGITS = (
-    1e-5  # above what reordering 32-bit additions can change; one flipped int8 rounding is far above it
-)
+# Largest difference of logits that counts as equal: reordered 32-bit additions change less, one int8 rounding more.
+_SAME_LOGITS = 1e-5
 _OPTIONS: tuple[dict[str, Any], ...] = (
     {"enable_cpu_mem_arena": False},
     {"enable_mem_pattern": False},
@@ -142,7 +141,7 @@ def _combined(
     session: dict[str, Any] = {}
     current = default
     for _, option in sorted(kept, key=lambda each: -each[0]):
-        if session and set(option) <= set(session):  # the other level of the same option was better
+        if session and set(option) <= set(session):  # another value of the same option was better
             continue
         joined = session | option
         other = opened(joined)

@@ -25,10 +25,7 @@ _TEXTS = tuple(f"{split}_texts" for split in SPLITS)
 
 
 def measure(spec: dict[str, Any]) -> dict[str, Any]:
-    """Measure the model described by ``spec``, which ``measure_models`` writes.
-
-    Timing comes first, while the process is fresh; then throughput, memory and accuracy.
-    """
+    """Measure the model described by ``spec``, which ``measure_models`` writes: performance first, then accuracy."""
     model, config = spec["model"], spec["config"]
     texts = spec["texts"] | {name: [*map(from_json, spec["texts"][name])] for name in _TEXTS}
     target = targets.get(model["kind"])
@@ -58,25 +55,7 @@ def measure(spec: dict[str, Any]) -> dict[str, Any]:
         batch_sizes=batch_sizes,
         query=from_json(spec["query"]),
     )
-    threads = config["num_threads"]
-    first_call = benchmark.time_first_call()
-    latency, waiting = time_undisturbed(model["name"], benchmark.time_pipeline, num_threads=threads)
-    sample, waiting_in_sample = time_undisturbed(
-        f"{model['name']}, sample", benchmark.time_sample, num_threads=threads
-    )
-    profile = _profile(opened, benchmark, threads)
-    measured: dict[str, Any] = {
-        "latency_ms": latency,
-        "sample_latency_ms": sample,
-        "profile_ms": None if profile is None else {**profile, "first_call": first_call},
-        "waiting": max(waiting or 0.0, waiting_in_sample or 0.0) if waiting is not None else None,
-        "throughput": benchmark.compute_throughput(),
-        "peak_memory_mb": peak_memory_mb(),
-        **benchmark.compute_size(),
-        "num_nodes": opened.num_nodes,
-        "engine_build_s": opened.engine_build_s,
-        "cuda_graphs": _with_cuda_graphs(opened, benchmark),
-    }
+    measured = _measure_performance(opened, benchmark, config["num_threads"])
     if target.can_be_sealed:
         measured["files_mb"] = runtime_bytes(Path(model["directory"])) / 10**6
     if not target.has_accuracy:
@@ -91,8 +70,30 @@ def measure(spec: dict[str, Any]) -> dict[str, Any]:
     return measured | judge(scored, texts, spec["goal"])
 
 
+def _measure_performance(opened: Opened, benchmark: PerformanceBenchmark, num_threads: int) -> dict[str, Any]:
+    """Measure times first, while the process is fresh; then throughput, memory and size."""
+    first_call = benchmark.time_first_call()
+    latency, waiting = time_undisturbed(benchmark.name, benchmark.time_pipeline, num_threads=num_threads)
+    sample, waiting_in_sample = time_undisturbed(
+        f"{benchmark.name}, sample", benchmark.time_sample, num_threads=num_threads
+    )
+    profile = _profile(opened, benchmark, num_threads)
+    return {
+        "latency_ms": latency,
+        "sample_latency_ms": sample,
+        "profile_ms": None if profile is None else {**profile, "first_call": first_call},
+        "waiting": max(waiting or 0.0, waiting_in_sample or 0.0) if waiting is not None else None,
+        "throughput": benchmark.compute_throughput(),
+        "peak_memory_mb": peak_memory_mb(),
+        **benchmark.compute_size(),
+        "num_nodes": opened.num_nodes,
+        "engine_build_s": opened.engine_build_s,
+        "cuda_graphs": _with_cuda_graphs(opened, benchmark),
+    }
+
+
 def _known_answers(folder: Path, spec: dict[str, Any], texts: dict[str, Any]) -> dict[str, Any]:
-    """Measure a model by its stored logits alone: accuracy without time, size and memory."""
+    """Measure a model of which only logits are stored: accuracy without time, size and memory."""
     from ...training.teacher.file_teacher import LOGITS_FILE
 
     scored = ScoredModel.load(folder / LOGITS_FILE, None, None)
@@ -116,7 +117,7 @@ def _by_length(
 
 
 def _profile(opened: Opened, benchmark: PerformanceBenchmark, num_threads: int) -> dict[str, float] | None:
-    """Measure where the query's time goes; None for a target that does not."""
+    """Time the stages of classifying the query; None for a target that cannot."""
     if opened.profile is None:
         return None
     timed = partial(

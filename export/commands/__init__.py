@@ -6,4 +6,4 @@ from .predict import PREDICT
 from .verify import VERIFY
 
 COMMANDS: dict[str, Command] = {each.name: each for each in (PREDICT, VERIFY)}
-"""Every such command by its name."""
+"""Every command of this package by its name."""

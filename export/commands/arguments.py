@@ -1,4 +1,4 @@
-"""Parameters of a command, as data: one declaration for the parser here and for the whole command line's help."""
+"""Declare the parameters of a command once, for the parser here and for the help of the whole command line."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ class Parameter:
     Attributes:
         name: Name of the value that ``Command.run`` receives.
         help: One sentence.
-        metavar: How help and messages call an argument, or the value of an option.
-        option: Name on the command line with its dashes; None for an argument, which has a place.
+        metavar: Name of an argument, or of the value of an option, in help and messages.
+        option: Name on the command line with its dashes; None for a positional argument.
         kind: Type of the value; ``bool`` is a flag.
-        least: Least number accepted.
-        most: Greatest number accepted.
-        is_many: Whether an argument takes all that are left, which may be none.
+        least: Smallest number accepted.
+        most: Largest number accepted.
+        is_many: Whether an argument takes all remaining values, possibly none.
     """
 
     name: str
@@ -46,18 +46,18 @@ class Parameter:
 
     @property
     def is_required(self) -> bool:
-        """Whether the command cannot do without it."""
+        """Whether the command needs a value for it."""
         return self.option is None and not self.is_many
 
 
 @dataclass(frozen=True)
 class Command:
-    """A command whose parser needs the standard library alone.
+    """A command whose parser needs only the standard library.
 
     Attributes:
         name: Its name on the command line.
         help: One sentence.
-        parameters: Its arguments, in order, and options.
+        parameters: Its arguments, in order, and its options.
         run: Called with the values by name and a finder of artifacts; returns the exit status.
     """
 
@@ -71,12 +71,12 @@ class Command:
 
         Raises:
             InputError: An option is unknown, an argument is missing, or a value cannot be used.
-            SystemExit: Help was asked for, and printed.
+            SystemExit: Help was requested, and was printed.
         """
         parser = self._parser()
         values, unknown = parser.parse_known_intermixed_args(given)
         if unknown:
-            parser.error(f"not known: {' '.join(unknown)}")
+            parser.error(f"unknown: {' '.join(unknown)}")
         missing = [
             str(each.metavar)
             for each in self.parameters
@@ -114,7 +114,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _reader(parameter: Parameter) -> Callable[[str], Any]:
-    """Return what converts and checks the value of an option."""
+    """Return the function that converts and checks the value of an option."""
 
     def read(given: str) -> Any:
         if parameter.kind is not int:

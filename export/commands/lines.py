@@ -12,7 +12,7 @@ _MAX_FILE_BYTES = 2**28
 
 
 def lines_of_file(file: Path, option: str) -> list[str]:
-    """Return the non-blank lines of a regular file; a pipe is rejected without waiting for it.
+    """Return the non-blank lines of a regular file; a pipe is rejected without blocking.
 
     Args:
         file: Text file in UTF-8, of at most 2**28 bytes.

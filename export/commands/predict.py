@@ -93,12 +93,12 @@ def _warn_of_blanks(answers: Sequence[dict[str, Any]]) -> None:
     if blank and sys.stderr is not None:
         sys.stderr.write(
             f"warning: {len(blank)} of {len(answers)} texts are blank (the first is text {blank[0]}); "
-            "their answers mean nothing\n"
+            "their answers are meaningless\n"
         )
 
 
 def _line(answer: dict[str, Any], classifier: TextClassifier) -> str:
-    """Return each label or number of the predictions for a text with its score or value, and the text."""
+    """Return one line: each predicted label or number with its score or value, then the text."""
     pairs = (
         [(each["label"], each["score"]) for each in answer["top"]]
         if "top" in answer
@@ -138,13 +138,13 @@ PREDICT = Command(
         ),
         Parameter(
             "column",
-            "Column or key of the texts in --input; default: text, or question of questions.",
+            "Column or key of the texts in --input; default: text, or question where the artifact answers questions.",
             "NAME",
             "--column",
         ),
         Parameter(
             "pair_column",
-            "The same for the second texts, where the artifact takes pairs; default: text_pair, or context.",
+            "Column or key of the second texts, where the artifact takes pairs; default: text_pair, or context.",
             "NAME",
             "--pair-column",
         ),

@@ -25,10 +25,10 @@ def read_texts(path: Path, column: str, pair_column: str | None = None) -> list[
         path: ``.csv`` with a header, ``.jsonl`` of objects or of strings, or ``.txt`` of lines; UTF-8. In a ``.txt``
             file, a tab separates the texts of a pair.
         column: Column of the CSV file, or key of the objects.
-        pair_column: The same for the second text of each pair; None: texts are single.
+        pair_column: Column or key of the second text of each pair; None: texts are single.
 
     Raises:
-        InputError: The file cannot be read, its format is another one, or a row has no text.
+        InputError: The file cannot be read, its format is not supported, or a row has no text.
     """
     reader = _READERS.get(path.suffix.lower())
     name = f"--input: {shown(str(path), 200)}"
@@ -104,7 +104,7 @@ def pair_of_line(line: str, name: str) -> tuple[str, str]:
     """Return the two texts of a line, which a tab separates.
 
     Raises:
-        InputError: The line has another number of tabs; ``name`` says which it is.
+        InputError: The line has another number of tabs; the message begins with ``name``.
     """
     parts = line.split("\t")
     if len(parts) != 2:
@@ -129,16 +129,16 @@ def check_output(path: Path) -> None:
     """Check the name of a file to write, before anything takes time.
 
     Raises:
-        InputError: Its format is another one, or its folder does not exist.
+        InputError: Its format is not supported, or its folder does not exist.
     """
     name = f"--output: {shown(str(path), 200)}"
     if path.suffix.lower() not in _WRITERS:
         raise InputError(f"{name} has the suffix {path.suffix!r:.20}; give a {_one_of(_WRITERS)} file")
     try:
-        there = path.parent.is_dir()
+        has_folder = path.parent.is_dir()
     except (OSError, ValueError):
-        there = False
-    if not there:
+        has_folder = False
+    if not has_folder:
         raise InputError(f"{name} is in no existing folder; create it, or choose another")
 
 
@@ -147,9 +147,9 @@ def write_answers(path: Path, answers: Sequence[dict[str, Any]], top_k: int) -> 
 
     Args:
         path: A name that ``check_output`` accepts.
-        answers: Objects with ``text`` (and ``text_pair`` for pairs), what ``TextClassifier`` returns, and for a blank
-            text ``blank``.
-        top_k: Number of labels that an answer has in ``top`` at most; 1: no such key is read.
+        answers: Objects with ``text`` (and ``text_pair`` for pairs), the fields that ``TextClassifier`` returns, and
+            ``blank`` for a blank text.
+        top_k: Maximum number of labels in ``top`` of an answer; 1: ``top`` is not read.
 
     Raises:
         InputError: The file cannot be written.
@@ -182,7 +182,7 @@ def _as_csv(answers: Sequence[dict[str, Any]], top_k: int) -> str:
 
 
 def _columns(answer: dict[str, Any]) -> dict[str, Any]:
-    """Return the cells of an answer by column: label and score, all of them, numbers, spans as JSON, or one span."""
+    """Return the cells of an answer by column; several labels are joined in a cell, and spans are JSON."""
     if "labels" in answer:
         return {
             "labels": ";".join(each["label"] for each in answer["labels"]),

@@ -1,4 +1,4 @@
-"""``distiltune verify``: check an artifact's files, and its answers on this machine."""
+"""``distiltune verify``: check an artifact's files, and whether it gives the same answers on this machine."""
 
 from __future__ import annotations
 
@@ -62,10 +62,10 @@ def _verify_files(directory: Path, files: dict[str, dict[str, Any]]) -> None:
 
 def _about_probes(found: dict[str, Any]) -> str:
     if not found["num_probes"]:
-        return "it has no probes"
+        return "the artifact has no probes"
     return (
         f"{found['num_probes']} probes: {found['num_changed']} answers changed, logits within "
-        f"{found['max_abs_diff']:.2g} of those where it was exported"
+        f"{found['max_abs_diff']:.2g} of those at its export"
     )
 
 

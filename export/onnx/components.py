@@ -29,8 +29,8 @@ _FLOATS = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16)
 _PROJECTIONS, _ATTENTION_OUTPUT = ("query, key, value", ATTENTION), ("attention output", ATTENTION)
 _FEED_FORWARD_IN, _FEED_FORWARD_OUT = ("feed-forward in", FEED_FORWARD), ("feed-forward out", FEED_FORWARD)
 _POOLER, _CLASSIFIER = ("pooler", HEAD), ("classifier", HEAD)
-# Plain graphs are also exported for unregistered families, of which only names are known: match the words of
-# a parameter's path inside a layer; the first match counts.
+# Plain graphs are also exported for unregistered families, whose parts are recognized by words in a parameter's path
+# inside a layer; the first match counts.
 _IN_A_LAYER = (
     (r"\b(q|k|v|query|key|value|in)(_lin|_proj)?\b", *_PROJECTIONS),
     (r"\b(attention|attn|self_attn|sa_layer_norm|out_lin|o_proj)\b", *_ATTENTION_OUTPUT),
@@ -96,27 +96,27 @@ def products_by_part(graph: onnx.GraphProto) -> dict[Part, list[str]]:
     """Return the names of a plain graph's matrix products by part, in the graph's order.
 
     A product of two activations counts as ``attention products`` of the layer that it follows; outside of layers it is
-    pooling, which is no part. An unknown product is a part of its own, named after its node.
+    pooling, which belongs to no part. An unknown product is a part of its own, named after its node.
     """
     found: dict[Part, list[str]] = {}
-    before: Part | None = None
+    previous: Part | None = None
     weights = {each.name for each in graph.initializer}
     for node in graph.node:
         if node.op_type not in _PRODUCTS:
             continue
         part = part_of(node.input[1])
         if part is not None:
-            before = part
+            previous = part
         elif node.input[1] not in weights:
-            if before is None or before.layer is None:
+            if previous is None or previous.layer is None:
                 continue
-            part = Part(ATTENTION_PRODUCTS, ATTENTION, before.layer)
+            part = Part(ATTENTION_PRODUCTS, ATTENTION, previous.layer)
         found.setdefault(part or Part(node.name, OTHER), []).append(node.name)
     return found
 
 
 def pooling_products(graph: onnx.GraphProto) -> list[str]:
-    """Return the names of a plain graph's matrix products that pool positions: those of no part."""
+    """Return the names of a plain graph's matrix products that pool positions, and so belong to no part."""
     named = {name for names in products_by_part(graph).values() for name in names}
     return [node.name for node in graph.node if node.op_type in _PRODUCTS and node.name not in named]
 

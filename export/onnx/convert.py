@@ -89,8 +89,8 @@ def export_onnx(
         max_length: maximum number of tokens; batch ``[1, 65536]`` and sequence ``[1, max_length]`` are dynamic.
         keep_shapes: as in :func:`save_onnx`.
         opset: ONNX opset version.
-        takes_pairs: whether it reads pairs of texts; the graph of a model that tells them apart by token types then has
-            these as a further input.
+        takes_pairs: whether it reads pairs of texts; if the model distinguishes them by token types, these are then a
+            further input of the graph.
 
     Raises:
         ExportError: the exporter fails, ``max_length`` exceeds the model's positions, or the model is too large for
@@ -146,12 +146,12 @@ def _traced(model: PreTrainedModel, max_length: int, opset: int, *, has_types: b
 
 
 def _prepared(model: PreTrainedModel, max_length: int) -> PreTrainedModel:
-    """Return a copy of a model with the same logits for texts of at most ``max_length`` tokens, of fewer operations."""
-    copied = _within(inference_form(model), max_length)
+    """Return a copy of a model with fewer operations, but the same logits for at most ``max_length`` tokens."""
+    copied = _drop_positions(inference_form(model), max_length)
     return fold_relative_positions(_store_equal_rows_once(copied), max_length)
 
 
-def _within(model: PreTrainedModel, max_length: int) -> PreTrainedModel:
+def _drop_positions(model: PreTrainedModel, max_length: int) -> PreTrainedModel:
     """Drop the positions beyond ``max_length`` tokens, in place, in the known families that have a table of them."""
     family = find_family(model)
     if family is None or family.position_embeddings is None:
@@ -170,7 +170,7 @@ def _within(model: PreTrainedModel, max_length: int) -> PreTrainedModel:
 
 
 def _store_equal_weights_once(graph: onnx.GraphProto) -> None:
-    """Let nodes that read equal constants read one: layers that share a weight have a transposed copy of it each."""
+    """Store equal constants once, in place: layers that share a weight each have a transposed copy of it."""
     first: dict[tuple[int, tuple[int, ...], bytes], str] = {}
     same = {
         each.name: first.setdefault((each.data_type, tuple(each.dims), each.raw_data), each.name)

@@ -41,7 +41,7 @@ def feed_integer_rows(model: onnx.ModelProto) -> int:
 
 @dataclass(frozen=True)
 class _Rows:
-    """Looked-up rows, and the nodes that convert them to floats and back: none where they go into the product."""
+    """Looked-up rows, and the nodes that convert them to floats and back; none where a product reads them directly."""
 
     lookups: list[onnx.NodeProto]
     conversions: list[onnx.NodeProto]
@@ -59,7 +59,7 @@ class _Product:
 
 
 class _Links:
-    """Which node makes a value, and which read it."""
+    """Look up which node computes a value, and which nodes read it."""
 
     def __init__(self, graph: onnx.GraphProto) -> None:
         self._made_by = {name: node for node in graph.node for name in node.output}

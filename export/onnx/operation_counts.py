@@ -101,18 +101,18 @@ def count_graph(path: str | Path, *, batch_size: int, num_tokens: int) -> GraphC
     lookups = [
         node
         for node in model.graph.node
-        if node.op_type in _TABLES and any(_rows_bytes(each) for each in _tables(node, constants, made_by))
+        if node.op_type in _TABLES and any(_row_bytes(each) for each in _tables(node, constants, made_by))
     ]
     wanted = {name for node in products for name in [*node.input[:2], node.output[0]]}
     wanted |= {node.output[0] for node in lookups}
     shapes = _shapes(model, sorted(wanted - {""} - set(constants)), batch_size, num_tokens)
     shapes |= {name: tuple(each.dims) for name, each in constants.items()}
-    fed = _fed(model)
+    dependent = _input_dependent(model)
     weights: dict[str, int] = {}
     int8_operations = float_operations = 0
     for node in products:
         tensors = _weight_tensors(node, constants, made_by)
-        if not tensors and node.op_type in _WEIGHTS and node.input[_WEIGHTS[node.op_type]] not in fed:
+        if not tensors and node.op_type in _WEIGHTS and node.input[_WEIGHTS[node.op_type]] not in dependent:
             raise ExportError(f"{path}: the weights of {node.name or node.op_type} cannot be counted")
         for each in tensors:
             weights[each.name or node.name] = _bytes(each)
@@ -121,15 +121,20 @@ def count_graph(path: str | Path, *, batch_size: int, num_tokens: int) -> GraphC
             int8_operations += operations
         else:
             float_operations += operations
-    looked_up: dict[str, int] = {}  # bytes of a table's rows; one that is looked up again is in the cache
+    rows: dict[str, int] = {}  # bytes of the rows of each table; a second lookup finds them in the cache
     for node in lookups:
-        num_rows = batch_size * num_tokens
-        if node.op_type != "EmbedLayerNormalization":
-            num_rows = math.prod(shapes[node.output[0]][:-1])
+        num_rows = _num_rows(node, shapes, batch_size * num_tokens)
         for each in _tables(node, constants, made_by):
             name = each.name or node.name
-            looked_up[name] = max(looked_up.get(name, 0), num_rows * _rows_bytes(each))
-    return GraphCounts(sum(weights.values()), sum(looked_up.values()), int8_operations, float_operations)
+            rows[name] = max(rows.get(name, 0), num_rows * _row_bytes(each))
+    return GraphCounts(sum(weights.values()), sum(rows.values()), int8_operations, float_operations)
+
+
+def _num_rows(lookup: onnx.NodeProto, shapes: Shapes, num_tokens: int) -> int:
+    """Return how many rows a lookup reads; an EmbedLayerNormalization reads one of each table for each token."""
+    if lookup.op_type == "EmbedLayerNormalization":
+        return num_tokens
+    return math.prod(shapes[lookup.output[0]][:-1])
 
 
 def _check_nodes(path: str | Path, model: onnx.ModelProto) -> None:
@@ -143,13 +148,13 @@ def _check_nodes(path: str | Path, model: onnx.ModelProto) -> None:
         raise ExportError(f"{path}: the operations of {', '.join(sorted(unknown))} cannot be counted")
 
 
-def _fed(model: onnx.ModelProto) -> set[str]:
+def _input_dependent(model: onnx.ModelProto) -> set[str]:
     """Return the names of the values that depend on the graph's inputs."""
-    fed = {each.name for each in model.graph.input}
+    dependent = {each.name for each in model.graph.input}
     for node in model.graph.node:  # in topological order
-        if fed & set(node.input):
-            fed |= set(node.output)
-    return fed
+        if dependent & set(node.input):
+            dependent |= set(node.output)
+    return dependent
 
 
 def _is_product(node: onnx.NodeProto) -> bool:
@@ -232,7 +237,7 @@ def _bytes(tensor: onnx.TensorProto) -> int:
     return math.prod(tensor.dims) * _BITS.get(tensor.data_type, 8) // 8
 
 
-def _rows_bytes(tensor: onnx.TensorProto) -> int:
+def _row_bytes(tensor: onnx.TensorProto) -> int:
     return _bytes(tensor) // max(1, tensor.dims[0])
 
 

@@ -9,7 +9,7 @@ from .convert import OPSET
 def accepted_opsets() -> range:
     """Return the opsets from the exporter's default to the newest that both onnx and ONNX Runtime support.
 
-    ONNX Runtime has no list of them, so each is probed with a graph of one node.
+    ONNX Runtime does not list them, so each is tried with a graph of one node.
     """
     import onnx
 

@@ -1,4 +1,4 @@
-"""Compute what DeBERTa's attention derives from relative positions alone, once instead of for every text."""
+"""Compute the parts of DeBERTa's attention that depend only on relative positions once, not for every text."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from transformers.models.deberta_v2.modeling_deberta_v2 import DebertaV2Encoder
 def fold_relative_positions(model: PreTrainedModel, max_length: int) -> PreTrainedModel:
     """Replace each layer's projections of relative positions by their values, in place, and return the model.
 
-    A layer multiplies its table of 2 * span positions with a matrix or two for every text. Of the products only those
-    remain that a text of ``max_length`` tokens reaches.
+    A layer multiplies its table of 2 * span positions with one or two matrices for every text. Only the products that a
+    text of ``max_length`` tokens can reach are kept.
 
     Args:
         model: A model in evaluation mode; without such an encoder it is not changed.
@@ -28,9 +28,8 @@ def fold_relative_positions(model: PreTrainedModel, max_length: int) -> PreTrain
 
 
 def _fold(encoder: Any, max_length: int) -> None:
-    table: Tensor = (
-        encoder.get_rel_embedding()
-    )  # [2 * span, D]; its middle row is that of a token's own position
+    # [2 * span, D]; the row in the middle is that of a token's own position.
+    table: Tensor = encoder.get_rel_embedding()
     text = torch.zeros(1, max_length, 1)
     reached = int(encoder.get_rel_pos(text).abs().max())
     for layer in encoder.layer:
@@ -47,7 +46,7 @@ def _fold(encoder: Any, max_length: int) -> None:
 
 
 class _Fixed(nn.Module):
-    """Returns ``values[1, 2 * span, A * d]``, whatever it is given."""
+    """Return ``values[1, 2 * span, A * d]`` for any input."""
 
     def __init__(self, values: Tensor):
         super().__init__()

@@ -10,10 +10,10 @@ from onnx import TensorProto, helper, numpy_helper
 
 INPUT_NAMES = ("input_ids", "attention_mask")
 TOKEN_TYPES = "token_type_ids"
-"""Further input of a graph of pairs, of a model that tells the texts apart by it."""
+"""Further input of a graph of pairs, if the model distinguishes the two texts by it."""
 OUTPUT_NAME = "logits"
 WEIGHTS_PREFIX = "model."
-"""Begins the names of weights, which otherwise are those in the PyTorch model."""
+"""Prefix of the names of weights, which are otherwise those in the PyTorch model."""
 _IR_VERSION = 10
 _AXES = ("batch", "sequence")
 
@@ -53,7 +53,7 @@ class GraphWriter:
 
     def linear(self, x: str, name: str, weight: np.ndarray, bias: np.ndarray) -> str:
         """Add ``x @ weight.T + bias``, for weight[F, D] and bias[F] of the module ``name``, and return its name."""
-        # MatMul and Add, which ONNX Runtime joins, rather than Gemm: quantizers of weights know MatMul only.
+        # MatMul and Add, which ONNX Runtime joins, rather than Gemm: quantizers of weights support only MatMul.
         product = self.add("MatMul", x, self.weight(f"{name}.weight", np.ascontiguousarray(weight.T)))
         return self.add("Add", product, self.weight(f"{name}.bias", bias))
 

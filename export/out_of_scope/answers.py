@@ -1,4 +1,4 @@
-"""Fit what turns the logits of questions into answers with scores: the threshold of no answer, and the temperature."""
+"""Fit the threshold of no answer and the temperature of a question-answering model, and compute its probabilities."""
 
 from __future__ import annotations
 
@@ -11,20 +11,19 @@ from ...training.tasks.spans import scoring
 from ...training.tasks.spans.decoding import SpanLogits, answers_of, candidates, decode
 from ..temperature import LEAST, MOST
 
-_MOST_QUESTIONS = 300  # by which the temperature is fitted, evenly spaced
+_MOST_QUESTIONS = 300  # that the temperature is fitted on, evenly spaced
 _STEPS = 17  # temperatures that are compared, then again between the neighbours of the best
 _LEAST_PROBABILITY = 1e-6
 
 
 @dataclass(frozen=True)
 class FittedAnswers:
-    """What was fitted on validation questions.
+    """Result of the fit on validation questions.
 
     Attributes:
         threshold: By how much the value of no answer must exceed that of the best span, for the best F1; None where
             every question has an answer.
-        temperature: Divisor of the logits with which the scores of the answers are the most likely for those that are
-            right and those that are wrong.
+        temperature: Divisor of the logits that makes the scores most likely, given which answers are right.
     """
 
     threshold: float | None
@@ -32,7 +31,7 @@ class FittedAnswers:
 
 
 def fit_answers(outputs: SpanLogits, contexts: Sequence[str], labels: np.ndarray) -> FittedAnswers:
-    """Fit the threshold and the temperature of a model of questions.
+    """Fit the threshold and the temperature of a question-answering model.
 
     Args:
         outputs: Logits of N questions.
@@ -63,16 +62,17 @@ def _threshold(outputs: SpanLogits, contexts: Sequence[str], labels: np.ndarray)
     """Return the threshold of the highest mean F1; of several, the one nearest to 0."""
     decoded = decode(outputs)
     gaps = decoded.null - decoded.best
-    answered = _scores(contexts, outputs, None, labels)[:, 0]
-    silent = scoring.is_unanswerable(labels).astype(np.float64)
+    f1_answered = _scores(contexts, outputs, None, labels)[:, 0]
+    f1_unanswered = scoring.is_unanswerable(labels).astype(np.float64)
     order = np.argsort(gaps, kind="stable")
-    # With i questions answered, those of the least gaps: their F1, and that of no answer for the others.
-    totals = np.concatenate([[0], np.cumsum(answered[order])]) + np.concatenate(
-        [np.cumsum(silent[order][::-1])[::-1], [0]]
+    # totals[i]: the sum of F1 if the i questions with the smallest gaps are answered, and the others are not.
+    totals = np.concatenate([[0], np.cumsum(f1_answered[order])]) + np.concatenate(
+        [np.cumsum(f1_unanswered[order][::-1])[::-1], [0]]
     )
     finite = np.clip(gaps[order], -1e6, 1e6)
     edges = np.concatenate([finite[:1] - 1, (finite[:-1] + finite[1:]) / 2, finite[-1:] + 1])
-    is_edge = np.concatenate([[True], finite[:-1] < finite[1:], [True]])  # equal gaps are not divided
+    # Questions with equal gaps stay together.
+    is_edge = np.concatenate([[True], finite[:-1] < finite[1:], [True]])
     best = np.flatnonzero(is_edge & (totals >= totals[is_edge].max() - 1e-9))
     return float(edges[best[np.abs(edges[best]).argmin()]])
 

@@ -1,4 +1,4 @@
-"""Fit what turns an exported variant's logits into scores: its temperature, and its thresholds."""
+"""Fit the temperature and the thresholds of an exported variant on the validation split."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from ...texts import TextOrPair, all_parts
 from ...training import tasks
 from ...training.tasks.spans.decoding import SpanLogits
 from ...training.tasks.words import find_words, tags_of_words
-from ..runtime.classifier import SETTINGS_FILE, TextClassifier
+from ..artifact.manifest import SETTINGS_FILE
+from ..runtime.classifier import TextClassifier
 from ..runtime.classifier_config import read_config
 from ..temperature import fit_sigmoid_temperature, fit_temperature
 from .answers import fit_answers
@@ -33,7 +34,7 @@ class ValidationTexts:
 
     Attributes:
         texts: N texts.
-        labels: Label names, N; of a task without one class for each text, its labels [N, …] as the data has them.
+        labels: N label names; for a task without one class for each text, its labels [N, …] as the data has them.
         goal: Goal of the threshold selection; None: no threshold is selected.
         out_of_scope_label: Label whose texts the temperature is not fitted on, if there is one.
         label_thresholds: How the threshold of each of several labels is chosen; None: there are none.
@@ -84,7 +85,7 @@ def fit_scores(
 def refit_scores(variant: Path, validation: ValidationTexts, *, num_threads: int) -> None:
     """Fit a variant's scores again for another goal or number of threads, from its stored logits.
 
-    The result is the distiltune.json that ``fit_scores`` writes for a variant which is built under that goal.
+    The result is the distiltune.json that ``fit_scores`` writes for a variant that is built with that goal.
 
     Args:
         variant: Folder of the variant.
@@ -96,7 +97,7 @@ def refit_scores(variant: Path, validation: ValidationTexts, *, num_threads: int
     """
     path = variant / SETTINGS_FILE
     config = read_config(path.read_bytes(), path)
-    if tasks.get(config.task).of_tokens:  # temperature and threshold of answers depend on no goal
+    if tasks.get(config.task).of_tokens:  # temperature and threshold depend on no goal there
         _update(path, {"num_threads": num_threads})
         return
     try:
@@ -110,12 +111,12 @@ def refit_scores(variant: Path, validation: ValidationTexts, *, num_threads: int
             f"{variant / LOGITS_FILE}: shape {logits.shape} given for {len(validation.texts)} texts; build the "
             f"variant again"
         )
-    bare = {
+    unfitted = {
         "threshold": None,
         "out_of_scope_label": validation.out_of_scope_label,
         "num_threads": num_threads,
     }
-    _update(path, bare)
+    _update(path, unfitted)
     _fit(variant, logits, config.labels, tasks.get(config.task), validation)
 
 
@@ -172,7 +173,7 @@ def _fit_words(variant: Path, classifier: TextClassifier, validation: Validation
 
 
 def _fit_answers(variant: Path, classifier: TextClassifier, validation: ValidationTexts) -> dict[str, Any]:
-    """Fit the temperature of a model of questions, and the threshold of no answer where some have none."""
+    """Fit the temperature of a question-answering model, and the threshold of no answer if some questions have none."""
     task, pairs = tasks.get(classifier.task), validation.texts
     windows = classifier.windows([(text[0], text[1]) for text in pairs])
     outputs = SpanLogits.of_windows(windows, classifier.logits(pairs, batch_size=1))

@@ -47,14 +47,15 @@ def _cut(logits: np.ndarray, truth: np.ndarray, config: LabelThresholdsConfig) -
     order = np.argsort(-logits, kind="stable")
     ranked, hits = logits[order], np.cumsum(truth[order])
     below = np.append(ranked[1:], ranked[-1] - 2)
-    places = np.flatnonzero(ranked > below)  # the texts of one logit are all above a cut, or all below it
+    places = np.flatnonzero(ranked > below)  # no cut divides texts with equal logits
     cuts, hits, num_predicted = (ranked[places] + below[places]) / 2, hits[places], places + 1
     precision, recall = hits / num_predicted, hits / hits[-1]
     if config.goal == "f1":
         value = 2 * hits / (num_predicted + hits[-1])
     else:
-        kept, raised = (precision, recall) if config.goal == "precision" else (recall, precision)
-        is_kept = kept >= config.at_least
-        value = np.where(is_kept, raised + 1, kept) if is_kept.any() else kept
+        bounded, maximized = (precision, recall) if config.goal == "precision" else (recall, precision)
+        is_reached = bounded >= config.at_least
+        # Any cut that reaches the bound is better than one that does not.
+        value = np.where(is_reached, maximized + 1, bounded) if is_reached.any() else bounded
     best = np.flatnonzero(value == value.max())
     return float(cuts[best[np.abs(cuts[best]).argmin()]])

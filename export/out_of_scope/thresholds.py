@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from .config import OutOfScopeConfig
 
 NUM_BINS = 15
-_LEAST_TEXTS = 10  # of a bin
+_LEAST_TEXTS = 10  # in a bin
 _MOST_POINTS = 200  # per curve in a report
 
 
@@ -119,20 +119,20 @@ def threshold_curve(
         ]
     )
 
-    def left(flags: np.ndarray) -> np.ndarray:
-        """Count the flagged texts that each threshold accepts."""
+    def count_accepted(flags: np.ndarray) -> np.ndarray:
+        """Count the flagged texts that each threshold accepts, int[K]."""
         return (flags.sum() - np.concatenate([[0], np.cumsum(flags)]))[cuts]
 
-    def taken(flags: np.ndarray) -> np.ndarray:
+    def count_rejected(flags: np.ndarray) -> np.ndarray:
         return np.concatenate([[0], np.cumsum(flags)])[cuts]
 
     num_inside, num_outside = int((~outside).sum()), int(outside.sum())
-    inside_right = left(right & ~outside)
-    found = taken(outside) + left(refused & outside)
+    inside_right = count_accepted(right & ~outside)
+    found = count_rejected(outside) + count_accepted(refused & outside)
     return Curve(
         values=values,
         in_scope_accuracy=inside_right / max(num_inside, 1),
-        in_scope_refused=(taken(~outside) + left(refused & ~outside)) / max(num_inside, 1),
+        in_scope_refused=(count_rejected(~outside) + count_accepted(refused & ~outside)) / max(num_inside, 1),
         recall=found / num_outside if num_outside else np.full(len(cuts), np.nan),
         accuracy=(inside_right + found) / len(scores),
     )

@@ -18,7 +18,7 @@ def on_gpu(variants: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 def gpu_table(variants: Sequence[dict[str, Any]], chosen: str | None) -> Markdown:
     """Return a Markdown table of the measurements on a GPU: texts/s by batch size, from text to label.
 
-    Where a target has CUDA graphs, a second figure stands behind a slash: the same with them.
+    For a target with CUDA graphs, a second figure after a slash was measured with them.
     """
     rows = on_gpu(variants)
     sizes = sorted({int(size) for row in rows for size in row["throughput"]})

@@ -39,7 +39,7 @@ PICTURE_FILE = "accuracy-latency.png"
 SCOPE_PICTURE_FILE = "confidence.png"
 CONFUSION_PICTURE_FILE = "confusion.png"
 MOST_LABELS_OPEN = 30
-"""Labels whose table is shown at once; a longer one opens on demand."""
+"""Maximum number of labels in a table that is shown expanded; a longer one is collapsed."""
 REFERENCE = "reference-bert-base"
 _NO_SEARCH = {"ended_by": None, "choice": "", "front": [], "pictures": [], "left_out": {}}
 _NO_DIAGNOSTICS = {"label_issues": {}, "near_duplicates": {}, "confused_labels": []}
@@ -125,8 +125,9 @@ def ratios(
 ) -> dict[str, dict[str, dict[str, float]]]:
     """Compute row → baseline row → ``{"faster": times, "smaller": times}``, by p50 of the query and by size.
 
-    Where the chosen row was timed in turns with a baseline, ``faster`` comes from that, with ``low`` and ``high``, the
-    limits of its 95 % interval. A row on a GPU is compared with PyTorch there, every other with PyTorch on the CPU.
+    Where the chosen row was timed in turns with a baseline, ``faster`` is the ratio of those timings, with ``low`` and
+    ``high``, the limits of its 95 % interval. A row on a GPU is compared with PyTorch on the GPU, every other one with
+    PyTorch on the CPU.
     """
     run = [row for row in rows if row.latency_ms is not None]
     baselines = [row for row in run if row.model_name in (REFERENCE, TEACHER, STUDENT)]
@@ -177,7 +178,7 @@ def write_report(report: dict[str, Any], out_dir: str | Path) -> dict[str, Path]
 
 
 def markdown_report(report: dict[str, Any]) -> str:
-    """Return ``report.md``: variants, the selection and its explanation, plots, trials and machine."""
+    """Return the text of ``report.md``: variants, the selection and its reasons, plots, trials and machine."""
     metric = report.get("metric") or ACCURACY.name
     variants, search = report["variants"], report.get("search") or {}
     values = {

@@ -78,7 +78,7 @@ def _further_metrics(variants: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def profile_table(variants: Sequence[dict[str, Any]], chosen: str | None) -> Markdown:
-    """Return a Markdown table of where one text's time goes in each row that was profiled."""
+    """Return a Markdown table of the time of each stage of one text, for the rows that were profiled."""
     shown = [row for row in variants if row.get("profile_ms")]
     headers = ["variant", "tokenizing ms", "own Python ms", "bare session ms", "total ms", "first call ms"]
     rows = []
@@ -167,12 +167,12 @@ def trained(variants: Sequence[dict[str, Any]]) -> list[str]:
 def whole_sizes(variants: Sequence[dict[str, Any]]) -> list[str]:
     """Return a line with the size of every file that the runtime reads of each variant, where that was measured."""
     sizes = [f"{row['name']} {row['files_mb']:.2f}" for row in variants if row.get("files_mb") is not None]
-    told = "every file that the runtime reads (graph, tokenizer, settings), in MB of 10^6 bytes: "
-    return [told + ", ".join(sizes)] if sizes else []
+    title = "every file that the runtime reads (graph, tokenizer, settings), in MB of 10^6 bytes: "
+    return [title + ", ".join(sizes)] if sizes else []
 
 
 def time_of_text(variants: Sequence[dict[str, Any]], chosen: str | None) -> list[str]:
-    """Return a line that says where one text's time goes in the chosen variant, where that was measured."""
+    """Return a line with the time of each stage of one text in the chosen variant, where that was measured."""
     return [
         f"{row['name']}, one text: "
         + ", ".join(f"{name} {each:.3f} ms" for name, each in shares_of_text(row["profile_ms"]).items())
@@ -260,7 +260,7 @@ def terminal_table(variants: Sequence[dict[str, Any]], chosen: str | None) -> Ta
 
 
 def _filled(rows: Sequence[Sequence[str]]) -> list[int]:
-    """Return the numbers of the columns in which any row has a value."""
+    """Return the indices of the columns in which any row has a value."""
     return [i for i in range(len(_HEADERS)) if any(row[i] != NONE for row in rows)]
 
 
@@ -275,6 +275,7 @@ def has_any(variants: Sequence[dict[str, Any]], key: str) -> bool:
 
 
 def _cells(variants: Sequence[dict[str, Any]], chosen: str | None) -> Iterator[tuple[list[str], bool]]:
+    """Yield the cells of each row in the order of ``_HEADERS``, and whether it is the chosen one."""
     for row in variants:
         latency = row["latency_ms"] or {}
         spread = f"{latency['mean']:.2f} ± {latency['std']:.2f}" if latency else NONE

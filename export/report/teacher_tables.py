@@ -1,4 +1,4 @@
-"""What each of several teachers brings to their mixture, and what the mixture is worth: a table and lines."""
+"""Report several teachers and their mixture: a table, and lines that state the gain of the mixture."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def teachers_table(found: Mapping[str, Any]) -> Markdown:
 
 
 def lacking_in_words(found: Mapping[str, Any]) -> Iterator[str]:
-    """Yield which teachers lack texts of the validation or the test split, in words."""
+    """Yield a line for each teacher that lacks texts of the validation or the test split."""
     for each in found["members"]:
         lacking = [f"{num:,} of {split}" for split, num in each["missing"].items() if num]
         if lacking:
@@ -44,18 +44,16 @@ def lacking_in_words(found: Mapping[str, Any]) -> Iterator[str]:
 
 
 def gain_in_words(found: Mapping[str, Any]) -> str:
-    """Return how much better the mixture is on the test split than its best teacher by validation, in words."""
+    """State how much better the mixture is on the test split than the teacher that is best on the validation split."""
     metric, mixture, best = found["metric"], found["mixture"]["test"], found["best"]
     is_whole = best is not None and not any(found["members"][best]["missing"].values())
     alone = found["members"][best]["test"] if is_whole else None
     values = [None if each is None else each[metric] for each in (mixture, alone)]
     if values[0] is None or values[1] is None or best is None:
-        return (
-            "What the mixture gains is not known: its teachers lack texts of the validation or the test split"
-        )
+        return "The gain of the mixture is not known: its teachers lack texts of the validation or the test split"
     title, name = title_of(metric), found["members"][best]["teacher"]
     return (
-        f"On the test split the mixture has {title} {values[0]:.4f}, and the best of its teachers by validation "
+        f"On the test split the mixture has {title} {values[0]:.4f}, and its best teacher on the validation split "
         f"({name}) {values[1]:.4f}: a difference of {values[0] - values[1]:+.4f}"
     )
 
@@ -75,7 +73,7 @@ def _reached(measured: Mapping[str, Any], metric: str) -> str:
 
 
 def _scope(found: Mapping[str, Any]) -> list[str]:
-    """Return the metrics in scope and out of scope that the test split has, where it has texts out of scope."""
+    """Return the names of the in-scope and out-of-scope metrics to show; none without out-of-scope texts on test."""
     rows = [*found["members"], found["mixture"]]
     has_any = any((row["test"] or {}).get("oos_recall") is not None for row in rows)
     return [name for name in _SCOPE if has_any and name != found["metric"]]

@@ -28,8 +28,8 @@ class ClassifierConfig:
         max_length: Maximum number of tokens; longer texts are truncated.
         pad_token_id: Id that pads the shorter texts of a batch.
         out_of_scope_label: Label of texts outside every intent; None where there is none.
-        threshold: Selects texts that get that label in addition to those predicted by their largest logit; with several
-            labels a text, ``LabelThresholds``. None: there is none.
+        threshold: Threshold below which texts get that label, besides those predicted by their largest logit; with
+            several labels a text, ``LabelThresholds``; of questions, that of no answer. None: there is none.
         temperature: Divisor of the logits in probabilities, fitted on validation texts; it changes no prediction.
         num_threads: Intra-op threads that it was measured with; None: 1.
         session: Session options that it was measured with.
@@ -141,4 +141,4 @@ def _is_label(name: Any) -> bool:
 def _check_integer(name: str, value: Any, least: int, most: int, path: Path) -> None:
     if type(value) is not int or not least <= value <= most:
         shown = "more than 60 digits" if type(value) is int and abs(value) >= 10**60 else f"{value!r:.60}"
-        raise ArtifactError(f"{path}: {name} is {shown}; it must be an integer of {least} to {most}")
+        raise ArtifactError(f"{path}: {name} is {shown}; it must be an integer from {least} to {most}")

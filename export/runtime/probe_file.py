@@ -1,4 +1,4 @@
-"""Read the probes of an artifact: random token ids with the logits that its graph gave where it was exported."""
+"""Read the probes of an artifact: random token ids with the logits of its graph at the export."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ..artifact.manifest import PROBES_FILE
 
 
 class Probe(NamedTuple):
-    """Token ids of a text that nobody wrote, its logits [C], and its token types where the graph reads them."""
+    """Random token ids, the graph's logits [C] for them, and their token types where the graph reads these."""
 
     ids: list[int]
     logits: list[float]

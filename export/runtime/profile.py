@@ -1,4 +1,4 @@
-"""Where the time of one text goes in the runtime: each stage of a classification, and the floors below them."""
+"""Time the stages of classifying one text, and the floors below them: the calls of the two libraries alone."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ import numpy as np
 from ...errors import InputError
 
 PROFILED = ("total", "tokenize", "feed", "run", "decode", "tokenizer_alone", "session_alone")
-"""What is measured, in its order."""
+"""Names of the times that are measured, in order."""
 _LEAST_ROUNDS = 5
 
 
 @dataclass(frozen=True)
 class Stages:
-    """What a classifier does with one text, and the two libraries' own calls.
+    """The steps of classifying one text, and the calls of the two libraries alone.
 
-    What is fed and run is a graph's inputs and its logits, or a list of them for the windows of a question.
+    A feed holds a graph's inputs. For a question, feed and logits are lists with an entry for each window.
     """
 
     classify: Callable[[Any], Any]
@@ -35,7 +35,7 @@ class Stages:
 def profile_stages(
     stages: Stages, text: Any, num_runs: int, num_warmups: int, seconds: float
 ) -> dict[str, float]:
-    """Return the median in ms of what ``PROFILED`` names, as ``TextClassifier.profile`` describes it.
+    """Return the median of each time in ``PROFILED``, in ms; arguments as for ``TextClassifier.profile``.
 
     Raises:
         InputError: ``num_runs`` is below 1 or ``num_warmups`` below 0.
@@ -45,17 +45,17 @@ def profile_stages(
             f"num_runs is {num_runs} and num_warmups {num_warmups}; give 1 or more, and 0 or more"
         )
     for _ in range(num_warmups):
-        _clocked(stages, text)
+        _time_round(stages, text)
     rounds: list[list[float]] = []
     end = time.perf_counter() + seconds
     while len(rounds) < num_runs and (len(rounds) < _LEAST_ROUNDS or time.perf_counter() < end):
-        rounds.append(_clocked(stages, text))
+        rounds.append(_time_round(stages, text))
     times = np.median(np.diff(rounds, axis=1), axis=0) * 1000
     return dict(zip(PROFILED, times.tolist(), strict=True))
 
 
-def _clocked(stages: Stages, text: Any) -> list[float]:
-    """Do what ``PROFILED`` names once, in its order; return the clock in s before, between and after."""
+def _time_round(stages: Stages, text: Any) -> list[float]:
+    """Run the steps of ``PROFILED`` once, in order, and return the clock in s before, between and after them."""
     clock = time.perf_counter
     marks = [clock()]
     stages.classify(text)

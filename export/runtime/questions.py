@@ -28,7 +28,7 @@ class QuestionReader:
         feeds: Builds the graph's inputs.
         run: Returns the logits [B, L, 2] of a feed.
         decoder: Turns logits into answers.
-        threshold: Of no answer; None: every question is answered.
+        threshold: Threshold of no answer; None: every question is answered.
         temperature: Divisor of the logits in probabilities.
     """
 
@@ -65,10 +65,10 @@ class QuestionReader:
         ]
 
     def stages(self, session_alone: Callable[[dict[str, np.ndarray]], Any]) -> Stages:
-        """Return what the answer to one question consists of, given ONNX Runtime's own call for one window."""
+        """Return the steps of answering one question; ``session_alone`` runs ONNX Runtime's session for one window."""
         return Stages(
             classify=self.answer,
-            tokenize=self._tokenized,
+            tokenize=self._tokenize,
             feed=lambda windows, _: self._feeds_of(windows),
             run=self._run_each,
             answer=lambda pair, windows, _, logits: self._decoded(pair, windows, logits),
@@ -76,7 +76,7 @@ class QuestionReader:
             session_alone=lambda feeds: [*map(session_alone, feeds)],
         )
 
-    def _tokenized(self, pair: tuple[str, str]) -> tuple[list[Window], None, None]:
+    def _tokenize(self, pair: tuple[str, str]) -> tuple[list[Window], None, None]:
         return self._tokenizer.windows([pair]), None, None
 
     def _feeds_of(self, windows: Sequence[Window]) -> list[dict[str, np.ndarray]]:

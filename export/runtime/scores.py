@@ -1,6 +1,6 @@
 """Thresholds that an artifact ships: for out-of-scope texts, by a score of the logits, and for each of several labels.
 
-Needs NumPy alone, because the runtime uses it. A score is higher the more a text looks like one of the labels. Shapes:
+Needs only NumPy, because the runtime uses it. A score is higher the more a text looks like one of the labels. Shapes:
 N texts, C classes.
 """
 
@@ -39,7 +39,7 @@ SCORES: dict[ScoreName, Callable[[np.ndarray], np.ndarray]] = {
 }
 
 _NOT_BELOW_LARGEST_LOGIT = frozenset({"energy", "max_logit"})
-"""Scores of at least the largest logit, in floating-point numbers as well."""
+"""Scores that are never below the largest logit, even after floating-point rounding."""
 
 
 @dataclass(frozen=True)
@@ -116,12 +116,12 @@ class LabelThresholds:
     values: tuple[float, ...]
 
     def cuts(self, temperature: float) -> np.ndarray:
-        """Return the logits that are the thresholds, float64[C]: a label is predicted by a logit above its own."""
+        """Return the thresholds as logits, float64[C]; a label is predicted where its logit is above its cut."""
         return _cuts(self.values, temperature)
 
     @classmethod
     def of_cuts(cls, labels: Sequence[str], cuts: np.ndarray, temperature: float) -> LabelThresholds:
-        """Return the thresholds whose ``cuts`` these are, bounded to scores of 1e-6 to 1 - 1e-6."""
+        """Return the thresholds that have these ``cuts``, bounded to scores of 1e-6 to 1 - 1e-6."""
         scores = 1 / (1 + np.exp(-np.clip(cuts / temperature, -_MOST_CUT, _MOST_CUT)))
         return cls(tuple(labels), tuple(float(each) for each in scores))
 
@@ -141,7 +141,7 @@ class LabelThresholds:
             raise ValueError("it must be null, or an object `labels` with a number for each label")
         for name, value in values.items():
             if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1:
-                raise ValueError(f"that of {name!r:.60} must be a number above 0 and below 1")
+                raise ValueError(f"the threshold of {name!r:.60} must be a number above 0 and below 1")
         return cls(tuple(labels), tuple(float(values[name]) for name in labels))
 
 

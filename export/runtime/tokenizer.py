@@ -23,7 +23,7 @@ _CHARACTERS_PER_TOKEN = 32
 class Tokenizer:
     """A ``tokenizers.Tokenizer`` that truncates to ``max_length`` tokens and raises only this package's errors.
 
-    It cuts the side that the file's own truncation names, the end by default.
+    Texts are cut at the side that the file's own truncation names, by default at the end.
 
     Args:
         content: Content of ``tokenizer.json``.
@@ -37,7 +37,7 @@ class Tokenizer:
     Attributes:
         max_length: Maximum number of tokens of a text.
         name: Name of what tokenizes single texts: ``tokenizers``, or a fast tokenizer.
-        why: Why a fast tokenizer is not used, or not the first one; None where there is nothing to say.
+        why: Why no fast tokenizer, or not the first one, is used; None where none was requested or the first one is.
 
     Raises:
         ArtifactError: The content is not a tokenizer, has no token of that id, or its special tokens leave no room
@@ -111,7 +111,7 @@ class Tokenizer:
         return sorted(set(self.tokenizer.get_vocab(with_added_tokens=True).values()))
 
     def template(self) -> list[tuple[int | None, int]]:
-        """Return the ids that are added to a text or pair, each with its token type; None is the place of a text."""
+        """Return the ids that are added to a text or pair, with their token types; None marks the place of a text."""
         if not self.takes_pairs:
             added: list[tuple[int | None, int]] = [(each, 0) for each in self.encode_one("").ids]
             added.insert((len(added) + 1) // 2, (None, 0))
@@ -154,7 +154,7 @@ class Tokenizer:
             raise self._failure(error, pairs) from error
 
     def use(self, name: str | None, encode: Callable[[str], list[int]] | None, why: str | None) -> None:
-        """Use a fast tokenizer for single texts, one whose ids are the same; None: none, for a reason."""
+        """Use a fast tokenizer with the same ids for single texts; with None, record only why there is none."""
         self.why = why
         if name is not None and encode is not None:
             self.name, self._fast = name, encode
@@ -162,7 +162,7 @@ class Tokenizer:
     def ids_of(self, text: str) -> list[int]:
         """Return the ids of one string, by the fast tokenizer where there is one; raises like ``encode``.
 
-        What it fails on, and what is truncated or too long to be tokenized as a whole, is left to ``tokenizers``.
+        Texts that it fails on, that are truncated, or that are very long are left to ``tokenizers``.
         """
         if self._fast is not None and len(text) <= self._long:
             try:
@@ -176,7 +176,7 @@ class Tokenizer:
         return self.encode_one(text).ids
 
     def library_call(self) -> Callable[[Any], Any]:
-        """Return what tokenizes one text or pair, without anything of this class around it."""
+        """Return the library's own function that tokenizes one text or pair, to be timed alone."""
         encode = self.tokenizer.encode
         return (lambda pair: encode(*pair)) if self.takes_pairs else self._fast or encode
 
@@ -205,13 +205,13 @@ class Tokenizer:
         )
 
     def _shortened(self, text: TextOrPair) -> TextOrPair:
-        """Return what is kept of a very long text, or of each text of a pair."""
+        """Return the part that is kept of a very long text, or of each text of a pair."""
         if isinstance(text, str):
             return self._start_or_end(text)
         return self._start_or_end(text[0]), self._start_or_end(text[1])
 
     def _start_or_end(self, text: str) -> str:
-        """Return the end that is kept of a very long text if it exceeds ``max_length`` tokens, else the text."""
+        """Return the start or end that is kept of a very long text, or the text if it fits in ``max_length``."""
         if len(text) <= self._long:
             return text
         kept = text[-self._long :] if self._keeps_end else text[: self._long]

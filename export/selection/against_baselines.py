@@ -1,4 +1,4 @@
-"""Compare the selected variant with the baselines on the test split: what attention brings, in one sentence each."""
+"""Compare the selected variant with the baselines on the test split, in one sentence each."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class BaselineComparison:
         value, baseline_value: Its values.
         difference, low, high: Variant minus baseline with the limits of its 95 % interval, two-sided: Tango's for
             accuracy, a paired bootstrap's for any other metric. Where lower is better, the sign is reversed.
-        p_value: Two-sided, that there is no difference.
+        p_value: Two-sided p-value of no difference.
         num_texts: N.
         faster, smaller: Ratios of the baseline's to the variant's latency (p50 of one text) and size.
     """
@@ -59,7 +59,7 @@ class BaselineComparison:
 
     @property
     def verdict(self) -> str | None:
-        """Plain words where the baseline is as good or better; None where the variant is better."""
+        """A plain statement where the baseline is as good or better; None where the variant is better."""
         if self.low > 0:
             return None
         title = BASELINES[self.name].title
@@ -87,7 +87,7 @@ def compare_with_baselines(
     Args:
         variant: The measurement of the variant, with predictions.
         measurements: All measurements.
-        config: The section ``export.choose``, which says whether predictions with a threshold are compared.
+        config: The section ``export.choose``, which determines whether predictions with a threshold are compared.
         metric: The job's metric.
 
     Returns:

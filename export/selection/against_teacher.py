@@ -1,4 +1,4 @@
-"""Compare the selected variant with the teacher on the test split: what the report says first."""
+"""Compare the selected variant with the teacher on the test split, for the first lines of the report."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ INTERVAL = 0.95
 
 @dataclass(frozen=True)
 class LabelLoss:
-    """What the average hides: one label's texts in the test split.
+    """Results on one label's texts in the test split, which an average hides.
 
     Attributes:
         label: Name of the label.
@@ -39,7 +39,7 @@ class LabelLoss:
 
 @dataclass(frozen=True)
 class SliceLoss:
-    """The texts of the test split with one value of a column of ``data.slice_columns``.
+    """Results on the texts of the test split with one value of a column of ``data.slice_columns``.
 
     Attributes:
         column: Name of the column.

@@ -30,7 +30,7 @@ def compare_in_metric(
     """Compare two models in a metric, with the percentile limits of a paired bootstrap.
 
     Texts are drawn with replacement, the same for both models (Efron and Tibshirani, "An Introduction to the
-    Bootstrap", 1993, chapters 13 and 16). The same inputs give the same limits. Where hardly a resample changes the
+    Bootstrap", 1993, chapters 13 and 16). The same inputs give the same limits. Where hardly any resample changes the
     difference, as with equal predictions, the bootstrap would claim certainty: the limits are never closer to the
     difference than those of the paired score test for equal answers on the texts that the metric is about; of a metric
     of numbers, which are neither right nor wrong, there is no such test.
@@ -134,7 +134,7 @@ def _of_statistics(
 def _of_times(
     values: list[Callable[[np.ndarray], np.ndarray]], num_texts: int, num_resamples: int
 ) -> np.ndarray:
-    """Return the difference of two functions of how often each resample has each text, float[R]."""
+    """Return the difference of two functions of how often each text is in each resample, float[R]."""
     found = []
     for drawn in resamples(num_texts, num_resamples):
         places = drawn + num_texts * np.arange(len(drawn))[:, None]
@@ -145,7 +145,7 @@ def _of_times(
 
 
 def resamples(num_texts: int, num_resamples: int, num_labels: int = 1) -> Iterator[np.ndarray]:
-    """Yield the rows of all resamples, in slices int[r, N] whose arrays are of bounded size."""
+    """Yield the indices of the texts of all resamples, in slices int[r, N] of bounded size."""
     generator = np.random.default_rng(_SEED)
     step = max(1, _MOST_VALUES // max(num_texts, num_labels))
     for start in range(0, num_resamples, step):

@@ -16,7 +16,7 @@ from .gate import accuracy_kind, answers_of
 from .slices import measure_slices
 
 MOST_DRAWN = 40
-"""Labels of a confusion matrix that is drawn; of more, the most confused pairs are listed."""
+"""Maximum number of labels of a confusion matrix that is drawn; of more, the most confused pairs are listed."""
 NUM_PAIRS = 20
 _NO_CONFUSION: dict[str, Any] = {"labels": [], "counts": None}
 
@@ -46,7 +46,7 @@ def break_down(
         first: ``label``, ``num_texts``, ``precision``, ``recall``, ``f1``, ``teacher_recall`` (None where undefined);
         ``confusion``: ``labels`` and, of up to 40 labels, ``counts[true][predicted]``, else None; ``pairs``, the most
         frequent confusions: ``label``, ``predicted``, ``num_texts``; ``slices`` as ``measure_slices`` returns them.
-        With several labels a text nothing is confused; numbers have neither labels nor slices.
+        With several labels a text, there are no confusions; with numbers, neither labels nor slices.
         None where the variant has no predictions for the test split.
     """
     kind = accuracy_kind(config, variant)

@@ -31,7 +31,7 @@ _ORDER: tuple[Outcome, ...] = ("passed", "inconclusive", "failed")
 
 @dataclass(frozen=True)
 class _ValidationValues:
-    """The values that the gate uses of one measurement."""
+    """The values of one measurement that the gate uses."""
 
     name: str
     value: float
@@ -40,7 +40,7 @@ class _ValidationValues:
 
 @dataclass(frozen=True)
 class _Finding:
-    """The outcome of one limit, and the reason where it is not passed."""
+    """The outcome for one limit, and the reason unless it is passed."""
 
     outcome: Outcome
     reason: str = ""
@@ -95,7 +95,7 @@ def apply_gate(
         measurements: all measurements, in any order, including the student's.
         config: the section ``export.choose``.
         metric: the job's metric, to which the limits apply.
-        task: the job's task, which says where predictions differ.
+        task: the job's task, which defines where predictions differ.
         student: name of the student's measurement.
         teacher: name of the teacher's measurement.
 
@@ -195,7 +195,7 @@ def _judge(
         changed = share_changed(own.answers, given, task)
     found = {name: None if paired is None else paired.to_json() for name, paired in compared.items()}
     reasons = [each.reason for each in own_findings if each.reason]
-    # Few texts seldom show how far a student is from its teacher: that is no reason to name for every variant.
+    # Few texts seldom show how far a student is from its teacher, so only a failure is named for every variant.
     if teacher in findings and findings[teacher].outcome == "failed":
         reasons.append(findings[teacher].reason)
     return replace(

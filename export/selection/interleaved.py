@@ -19,7 +19,7 @@ from .timed_process import Block, TimedProcess
 NUM_ROUNDS = {"quick": 8, "thorough": 24}
 """Rounds by ``benchmark.effort``; each times one block of every model."""
 SECONDS = {"quick": 3.0, "thorough": 10.0}
-"""Most seconds for each model that the variant is compared with; no round begins after that."""
+"""Seconds for each model that the variant is compared with, after which no round begins."""
 INTERVAL = 0.95
 """Confidence of the interval, two-sided."""
 _LEAST_ROUNDS = 5
@@ -72,7 +72,7 @@ def measure_ratios(
     """Time a variant in turns with other models, and return how many times faster it is than each.
 
     All models are opened as they were measured (session options, threads, query), each in a process of its own as in
-    deployment: in one process the garbage collection and memory of the larger would burden the smaller. They run one
+    deployment: in one process the garbage collection and memory of the larger would slow the smaller. They run one
     after the other, a block of at least 10 runs each, in the order A B C, C B A, …, so that a change of the machine's
     speed affects all alike.
 
@@ -101,7 +101,7 @@ def measure_ratios(
             process = TimedProcess(spec.name, spec.kind, options, measured.query, scratch)
             models[spec.name] = stack.enter_context(process)
         for model in models.values():
-            model()  # waits until it is opened
+            model()  # returns when the model is opened
         blocks = time_in_turns(models, NUM_ROUNDS[effort], SECONDS[effort] * len(bases))
     own = blocks[variant[0].name]
     return {spec.name: latency_ratio(own, blocks[spec.name], NUM_ROUNDS[effort]) for spec, _ in bases}
@@ -112,7 +112,7 @@ def time_in_turns(models: dict[str, Timed], num_rounds: int, seconds: float) -> 
 
     Args:
         models: Name → times one block.
-        num_rounds: Undisturbed rounds that are enough.
+        num_rounds: Number of undisturbed rounds to reach.
         seconds: No round begins after that many seconds, except the first five.
 
     Returns:

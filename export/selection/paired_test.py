@@ -23,8 +23,8 @@ class PairedDifference:
         only_first, only_second: number of texts that only this classifier got right; None where predictions are
             numbers, neither right nor wrong.
         num_texts: N.
-        p_value: two-sided, that there is no difference: McNemar's exact test of accuracies, or the share of the
-            resamples on the other side of 0, twice.
+        p_value: two-sided p-value of no difference: McNemar's exact test of accuracies, or twice the share of the
+            resamples on the other side of 0.
         method: how the limits were found: ``score``, Tango's score limits, or ``bootstrap``, see
             :mod:`.bootstrap`.
         metric: name of the metric.
@@ -84,8 +84,8 @@ def score_limits(b: float, c: float, n: float, *, confidence: float) -> tuple[fl
 def texts_to_show(found: PairedDifference, allowed: float) -> int | None:
     """Estimate how many more texts would show that the loss is at most ``allowed``.
 
-    It assumes that more texts have the same shares of discordant pairs; after a bootstrap, that the limits narrow with
-    the square root of the number of texts.
+    The estimate assumes that more texts have the same shares of discordant pairs, or after a bootstrap, that the limits
+    narrow with the square root of the number of texts.
 
     Args:
         found: the comparison on the texts at hand, whose limit does not show it.
@@ -120,9 +120,8 @@ def texts_to_show(found: PairedDifference, allowed: float) -> int | None:
 
 
 def _texts_to_narrow(found: PairedDifference, allowed: float) -> int | None:
-    if (
-        found.difference == 0 and found.low == -found.high
-    ):  # limits of the score test: nothing changed the metric
+    # The limits are those of the score test, because no resample changed the metric.
+    if found.difference == 0 and found.low == -found.high:
         return None
     times = ((found.difference - found.low) / (found.difference + allowed)) ** 2
     return None if times > 2**20 else max(0, math.ceil((times - 1) * found.num_texts - 1e-6))

@@ -147,7 +147,7 @@ def _comparison(
 
 
 def _open_question(best: Measurement, config: ChooseConfig) -> str:
-    """Return that the validation texts are too few to compare the selected variant with the teacher, if they are."""
+    """State that the validation texts are too few to compare the selected variant with the teacher; empty if not."""
     found, allowed = best.against_teacher, config.max_drop_from_teacher
     if best.teacher_gate != "inconclusive" or found is None or allowed is None:
         return ""

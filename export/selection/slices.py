@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 MOST_VALUES = 20
-"""Values of a column that have a slice of their own, the most frequent ones."""
+"""Maximum number of values of a column, the most frequent ones, that have a slice of their own."""
 NO_VALUE, OTHER_VALUES = "(none)", "(others)"
 
 
@@ -40,7 +40,7 @@ def measure_slices(
 
 
 def _rows_by_value(values: Sequence[str | None]) -> dict[str, np.ndarray]:
-    """Return the numbers of the rows of each slice of a column."""
+    """Return the indices of the rows of each slice of a column."""
     named = [NO_VALUE if value is None else value for value in values]
     ranked = sorted(Counter(named).items(), key=lambda each: (-each[1], each[0]))
     kept = [value for value, _ in ranked[:MOST_VALUES]]

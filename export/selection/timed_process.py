@@ -1,4 +1,4 @@
-"""A process with one opened model that times a block of runs on request; it imports only what the model needs."""
+"""Run a process with one opened model that times a block of runs on request, importing only what the model needs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,9 @@ from ..benchmark.processes import PACKAGE, end_with_parent, environment, failure
 from ..benchmark.targets.base import OpenOptions
 
 _LEAST_RUNS, _MOST_RUNS, _BLOCK_S = 10, 400, 0.02  # of a block
-_SHARE_WARM_UP = 5  # one run in that many precedes a block's timed ones: a model that paused has cold caches
+_RUNS_PER_WARM_UP = (
+    5  # timed runs of a block for each untimed run before them; a model that paused has cold caches
+)
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,7 @@ class TimedProcess:
     Args:
         name: Name of the model, for errors.
         kind: Name of its target.
-        options: How it is opened.
+        options: Options for opening it.
         query: The text or pair to time.
         scratch: Folder for temporary files, which outlives the process.
     """
@@ -96,7 +98,7 @@ class TimedProcess:
 
 def time_block(run: Callable[[], Any], num_runs: int, num_threads: int = 1) -> Block:
     """Time ``num_runs`` runs after some that are not timed, and return their median."""
-    for _ in range(max(1, num_runs // _SHARE_WARM_UP)):
+    for _ in range(max(1, num_runs // _RUNS_PER_WARM_UP)):
         run()
     times = np.empty(num_runs)
     before, began = waiting_seconds(), time.perf_counter()

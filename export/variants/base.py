@@ -17,11 +17,13 @@ if TYPE_CHECKING:
     from .sensitivity import PartError
 
 MODEL_FILE = "model.onnx"
+INT4_OPSET = 21
+"""First opset with 4-bit integers."""
 _SectionT = TypeVar("_SectionT", bound=Section)
 
 
 class Source(Enum):
-    """The source of a variant; ``make`` receives the student's model, or the path of the graph."""
+    """What a variant is made from; ``Variant.make`` receives the student's model, or the path of the graph."""
 
     CHECKPOINT = "the student's checkpoint"
     PLAIN_GRAPH = "the ONNX graph of the student"
@@ -51,7 +53,7 @@ class VariantInputs:
 
 @dataclass(frozen=True)
 class Quantized:
-    """Information about a variant that was made, besides its file.
+    """Facts about a variant that was made, besides its file.
 
     Attributes:
         reduce_range: Whether weights were limited to 7 bits; None where there are no 8-bit products.

@@ -128,17 +128,18 @@ def build_variant(
     """
     start = time.perf_counter()
     variant, student_dir, out_dir = kinds.get(name), Path(student_dir), Path(out_dir)
-    model = _load_student(student_dir, tasks.get(task))
+    student_task = tasks.get(task)
+    model = _load_student(student_dir, student_task)
     needs_tokenizer = variant.can_be_sealed or len(training_texts) > 0
-    trained_with = load_tokenizer(student_dir) if needs_tokenizer else None
+    student_tokenizer = load_tokenizer(student_dir) if needs_tokenizer else None
     with new_folder(out_dir) as folder:
         rows = _token_ids(
             student_dir / TOKENIZER_FILE,
-            trained_with,
+            student_tokenizer,
             training_texts,
             max_length,
             has_types=takes_pairs and reads_token_types(model),
-            of_windows=tasks.get(task).of_windows,
+            of_windows=student_task.of_windows,
         )
         wants_sensitivity = config.sensitivity and variant.has_sensitivity
         inputs = VariantInputs(rows, config, wants_sensitivity, takes_pairs)
@@ -148,25 +149,24 @@ def build_variant(
                 model,
                 student_dir,
                 folder,
-                trained_with=trained_with,
-                task=tasks.get(task),
+                student_tokenizer=student_tokenizer,
+                task=student_task,
                 max_length=max_length,
                 out_of_scope_label=out_of_scope_label,
                 num_threads=num_threads,
                 takes_pairs=takes_pairs,
             )
             compared = validation.texts if validation else training_texts
-            check_tokens(student_dir, folder, compared, max_length, trained_with)
+            check_tokens(student_dir, folder, compared, max_length, student_tokenizer)
             classifier = TextClassifier.load(folder)  # the graph is opened once for probes and scores
             write_probes(folder, classifier)
             if validation is not None:
                 fit_scores(folder, validation, classifier)
         else:
             copy_tokenizer(student_dir, folder)
-        parity = _compare(variant, model, folder, max_length, task=tasks.get(task), takes_pairs=takes_pairs)
+        parity = _compare(variant, model, folder, max_length, task=student_task, takes_pairs=takes_pairs)
         if variant.tolerance is None:
-            relative = tasks.get(task).scales_head
-            check_tolerance(name, parity, config.parity_tolerance, relative=relative)
+            check_tolerance(name, parity, config.parity_tolerance, relative=student_task.scales_head)
     record = VariantFiles(
         name=name,
         directory=str(out_dir),
@@ -269,7 +269,7 @@ def _content(folder: Path, file: str) -> str:
 
 def _token_ids(
     tokenizer_file: Path,
-    trained_with: Any,
+    student_tokenizer: Any,
     texts: Sequence[Any],
     max_length: int,
     *,
@@ -283,6 +283,6 @@ def _token_ids(
     if of_windows:
         found: Sequence[Any] = Windowing(tokenizer, max_length).windows(texts)
     else:
-        tokenizer.enable_truncation(max_length, direction=truncation_side(trained_with))
+        tokenizer.enable_truncation(max_length, direction=truncation_side(student_tokenizer))
         found = tokenizer.encode_batch_fast(list(texts))
     return [np.array([each.ids, each.type_ids] if has_types else each.ids) for each in found]

@@ -27,7 +27,7 @@ from ..onnx.integer_rows import feed_integer_rows
 BLOCK_SIZE = 32  # weights that share a scale in 4 and 8 bits; ONNX Runtime's kernels need 16 or more
 EXTRA_OPTIONS = {"DefaultTensorType": onnx.TensorProto.FLOAT, "MatMulConstBOnly": True}
 _INT8_PRODUCTS = 4  # ONNX Runtime's accuracy level: activations are quantized dynamically, which is faster
-_INT4_OPSET = 21  # the first with 4-bit integers
+_INT4_OPSET = 21  # as INT4_OPSET of .base, which cannot be imported here without a circle
 _X86 = {"x86_64", "amd64", "i386", "i686"}
 _VNNI = {"avx_vnni", "avx512_vnni", "amx_int8"}
 
@@ -43,15 +43,15 @@ def quantize_onnx(
 ) -> bool:
     """Write a dynamically quantized copy of the 32-bit graph ``source`` to ``target``.
 
-    Matrix multiplications with constant weights get int8 weights and dynamically quantized activations; embedding
+    Matrix multiplications with constant weights get int8 weights and dynamically quantized activations. Embedding
     tables, which take most of the size, are also stored in 8 bits; a product whose input is nothing but looked-up rows
-    takes these 8 bits as they are. In a fused graph the attention's projections stay in 32 bits.
+    reads these 8 bits as they are. In a fused graph the attention's projections stay in 32 bits.
 
     Args:
         source: a graph of :func:`~distiltune.export.onnx.convert.export_onnx`, or made from one.
         target: the file, written atomically.
         per_channel: use one scale per column of a weight instead of one per weight.
-        reduce_range: limit weights to 7 bits; default: if this machine's 8-bit products may overflow.
+        reduce_range: limit weights to 7 bits; default: only if this machine's 8-bit products may overflow.
         operators: node types to quantize; default: all that are supported.
         nodes: names of the only nodes to quantize; default: all.
 
@@ -90,7 +90,7 @@ def prepared(source: Path) -> onnx.ModelProto:
 
 
 def int8_products_saturate() -> bool:
-    """Return whether this is an x86 processor without VNNI, which adds 8-bit products in 16 bits."""
+    """Return whether 8-bit products may overflow: an x86 processor without VNNI adds them in 16 bits."""
     instruction_sets = set(describe_machine()["instruction_sets"])
     return platform.machine().lower() in _X86 and not instruction_sets & _VNNI
 
@@ -189,7 +189,7 @@ def _quantize_blocks(source: Path, target: Path, *, bits: int, operator: str, ma
         raise ExportError(
             f"no {operator} of the graph could be quantized to {bits} bits; remove that variant from export.variants"
         )
-    # A table in which several nodes look up rows is quantized and stored for each of them.
+    # The quantizer stores a table once for each node that looks up its rows.
     once = {each.name: each for each in quantized.graph.initializer}
     quantized.graph.ClearField("initializer")
     quantized.graph.initializer.extend(once.values())

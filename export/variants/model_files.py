@@ -33,10 +33,10 @@ _NUM_COMPARED, _NUM_LONGEST = 200, 20  # texts whose token ids are compared
 _SPECIAL_TOKENS_FILE = "special_tokens_map.json"
 _TOKENIZER_FILES = (TOKENIZER_FILE, TOKENIZER_CONFIG_FILE, _SPECIAL_TOKENS_FILE, "vocab.txt")
 _SPECIAL_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "cls_token", "mask_token")
-# Of the checkpoint that was exported: where it lay, code to download, and the form of weights that are not here.
+# Fields about the checkpoint, not the graph: its path, code to download, and the format of its weights.
 _NOT_OF_A_GRAPH = ("_name_or_path", "auto_map", "dtype", "torch_dtype", "quantization_config")
 
-# Fields that mean the same in BERT's configuration as in that of a model type of this package.
+# Fields with the same meaning in BERT's configuration and in that of a model type of this package.
 _OF_EVERY_MODEL = (
     "vocab_size",
     "hidden_size",
@@ -54,7 +54,7 @@ def pad_token_id(model: PreTrainedModel) -> int:
 
 
 def read_tokenizer(path: Path) -> tokenizers.Tokenizer:
-    """Read a ``tokenizer.json``, without the padding and truncation of its last use.
+    """Read a ``tokenizer.json``, without the padding and truncation that it may contain.
 
     Raises:
         ModelError: It is missing or is not a tokenizer.
@@ -74,7 +74,11 @@ def truncation_side(tokenizer: Any) -> str:
 
 
 def check_tokens(
-    student_dir: Path, folder: Path, texts: Sequence[TextOrPair], max_length: int, trained_with: Any = None
+    student_dir: Path,
+    folder: Path,
+    texts: Sequence[TextOrPair],
+    max_length: int,
+    student_tokenizer: Any = None,
 ) -> None:
     """Check that the variant's tokenizer gives the token ids and types of the one that the student was trained with.
 
@@ -85,7 +89,7 @@ def check_tokens(
         folder: Folder of the variant, whose files are complete.
         texts: Texts of the data.
         max_length: Number of tokens to which a text is truncated.
-        trained_with: The student's tokenizer, opened by transformers; None: it is opened.
+        student_tokenizer: The student's tokenizer, opened by transformers; None: it is opened.
 
     Raises:
         ExportError: The ids of a text differ.
@@ -96,8 +100,8 @@ def check_tokens(
     ]
     if not chosen:
         return
-    trained_with = trained_with or load_tokenizer(student_dir)
-    trained = tokenize_rows(chosen, trained_with, max_length)
+    student_tokenizer = student_tokenizer or load_tokenizer(student_dir)
+    trained = tokenize_rows(chosen, student_tokenizer, max_length)
     path = folder / TOKENIZER_FILE
     settings = read_config((folder / SETTINGS_FILE).read_bytes(), folder / SETTINGS_FILE)
     runtime = Tokenizer(
@@ -130,7 +134,7 @@ def write_model_files(
     student_dir: Path,
     folder: Path,
     *,
-    trained_with: Any,
+    student_tokenizer: Any,
     task: Task,
     max_length: int,
     out_of_scope_label: str | None,
@@ -146,7 +150,7 @@ def write_model_files(
         model: The student.
         student_dir: Its checkpoint, with the tokenizer.
         folder: Folder of the variant.
-        trained_with: The student's tokenizer, opened by transformers.
+        student_tokenizer: The student's tokenizer, opened by transformers.
         task: Task that the student was trained for.
         max_length: Number of tokens to which a text is truncated, here as in those libraries.
         out_of_scope_label: Label of out-of-scope texts; None where there is none.
@@ -156,7 +160,7 @@ def write_model_files(
     Raises:
         ModelError: The checkpoint has no fast tokenizer.
     """
-    tokenizer, side = read_tokenizer(student_dir / TOKENIZER_FILE), truncation_side(trained_with)
+    tokenizer, side = read_tokenizer(student_dir / TOKENIZER_FILE), truncation_side(student_tokenizer)
     tokenizer.enable_truncation(max_length, direction=side)
     tokenizer.save(str(folder / TOKENIZER_FILE))
     labels, pad = label_names(model.config), pad_token_id(model)
@@ -172,7 +176,7 @@ def write_model_files(
     }
     types = [TOKEN_TYPES] if takes_pairs and reads_token_types(model) else []
     tokenizer_config = {
-        # Not the family's class: that one builds a tokenizer of its own, which may split words differently.
+        # The family's class would build a tokenizer of its own, which may split words differently.
         "tokenizer_class": "PreTrainedTokenizerFast",
         **_special_tokens(student_dir),
         "pad_token": tokenizer.id_to_token(pad),
@@ -192,9 +196,9 @@ def _model_config(
 ) -> dict[str, Any]:
     """Return the student's configuration, with the names that a pipeline of transformers shows.
 
-    A model type whose configuration is not a class of transformers is not known to optimum and transformers.js either.
-    They run the graph and read only its model type, labels and padding, so that such a student is described to them as
-    a BERT without layers; ``distiltune`` in it has the student's own configuration.
+    Optimum and transformers.js do not support a model type whose configuration is not a class of transformers. They run
+    the graph and read only model type, labels and padding, so such a student is described as a BERT without layers, and
+    its own configuration is stored under ``distiltune``.
     """
     config = json.loads(model.config.to_json_string())
     for name in _NOT_OF_A_GRAPH:

@@ -16,11 +16,11 @@ from ...training.models.token_types import without_unread_types
 from ..onnx.writer import TOKEN_TYPES
 
 Logits = Callable[..., np.ndarray]
-"""input_ids int64[B, S], attention_mask int64[B, S], and for pairs token types int64[B, S] -> logits float32[B, C], or
-[B, S, C] of each token"""
+"""Maps input_ids, attention_mask and, for pairs, token types, each int64[B, S], to logits: float32[B, C], or [B, S, C]
+for each token."""
 
 _LOG_ERRORS_ONLY = 3
-_MOST_OF_BATCH = 4096  # tokens of a text: both models hold the attention scores of all heads
+_MOST_OF_BATCH = 4096  # tokens of a text in a batch, since both models hold the attention scores of all heads
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def measure_parity(
             actual = candidate(*inputs)
         except Exception as error:  # ONNX Runtime's errors share no base class but Exception
             raise ExportError(f"the exported model fails on a batch of {shape}: {error}") from error
-        if actual.shape == expected.shape and expected.ndim == 3:  # nobody reads the logits of padding
+        if actual.shape == expected.shape and expected.ndim == 3:  # the logits of padding are not read
             expected, actual = (each[inputs[1] == 1] for each in (expected, actual))
         finite = bool(np.isfinite(actual).all())
         if actual.shape != expected.shape or not finite:
@@ -117,7 +117,7 @@ def onnx_logits(path: Path, *, num_threads: int = 1) -> Logits:
     options.log_severity_level = _LOG_ERRORS_ONLY
     try:
         session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # as above
+    except Exception as error:  # ONNX Runtime's errors share no base class but Exception
         raise ExportError(f"{path.name}: ONNX Runtime cannot load it: {error}") from error
 
     has_types = TOKEN_TYPES in {each.name for each in session.get_inputs()}

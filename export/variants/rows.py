@@ -1,4 +1,4 @@
-"""Tokenized texts that variants are made with: token ids and, for pairs, token types."""
+"""Tokenized texts for making variants: token ids and, for pairs, token types."""
 
 from __future__ import annotations
 

@@ -12,13 +12,14 @@ from onnx import numpy_helper
 
 from ...errors import ExportError
 from ...storage.temporary import temporary_directory
-from ..onnx.components import ATTENTION_PRODUCTS, Part, products_by_part, tables_by_part
-from ..onnx.convert import INPUT_NAMES
+from ..onnx.components import products_by_part, tables_by_part
+from ..onnx.parts import ATTENTION_PRODUCTS, Part
+from ..onnx.writer import INPUT_NAMES
 from .dynamic import quantize_onnx
 from .parity import Logits, onnx_logits
 from .rows import ids_of, inputs_of
 
-NUM_PROBES = 64
+NUM_TEXTS = 64
 _FIRST_WORDS = 8
 QuantizeNodes = Callable[[Path, Path, list[str]], object]
 """Writes a copy of the graph at the first path to the second path, in which only the named nodes are quantized."""
@@ -30,8 +31,7 @@ class PartError:
 
     Attributes:
         part: Name of the part, such as ``layer 0 feed-forward out``.
-        group: As in :class:`~distiltune.export.onnx.components.Part`.
-        layer: As in :class:`~distiltune.export.onnx.components.Part`.
+        group, layer: As in :class:`~distiltune.export.onnx.parts.Part`.
         nodes: Names of its nodes in the plain graph.
         error: Result of :func:`logits_error`.
         is_product: Whether it contains matrix products, unlike an embedding table.
@@ -54,12 +54,12 @@ def logits_error(expected: np.ndarray, actual: np.ndarray) -> float:
     return float(np.mean((actual - expected) ** 2) / max(float(np.var(expected)), np.finfo(np.float32).tiny))
 
 
-class Probe:
-    """Logits of a 32-bit graph on a few texts, as the reference for quantized graphs.
+class ReferenceLogits:
+    """Logits of a 32-bit graph on a few texts, to compare quantized graphs with.
 
     Args:
         source: The graph.
-        rows: Token ids of texts, as ``rows.Rows``; at most ``NUM_PROBES``, evenly spaced, are used.
+        rows: Token ids of texts, as ``rows.Rows``; at most ``NUM_TEXTS``, evenly spaced, are used.
 
     Raises:
         ExportError: There are no texts.
@@ -71,7 +71,7 @@ class Probe:
                 "export.sensitivity: no training text to compare logits on; add texts to data.train, or set it to "
                 "false"
             )
-        self._rows = spread(rows, NUM_PROBES)
+        self._rows = spread(rows, NUM_TEXTS)
         self._expected = self._logits(onnx_logits(source))
 
     def error_of(self, path: Path) -> float:
@@ -81,9 +81,8 @@ class Probe:
     def _logits(self, run: Logits) -> np.ndarray:
         # One text at a time, as in serving: a dynamically quantized input has the range of its batch.
         found = [run(*inputs_of(row)) for row in self._rows]
-        return np.concatenate(
-            [each.reshape(-1, each.shape[-1]) for each in found]
-        )  # of a text, or of its tokens
+        # A text has one row of logits, or one for each of its tokens.
+        return np.concatenate([each.reshape(-1, each.shape[-1]) for each in found])
 
 
 def spread(rows: Sequence[np.ndarray], count: int) -> list[np.ndarray]:
@@ -109,15 +108,15 @@ def rank_parts(
     ranked = []
     with temporary_directory("sensitivity") as folder:
         small, path = folder / "plain.onnx", folder / "part.onnx"
-        model, rows = _with_used_words(onnx.load(str(source)), spread(rows, NUM_PROBES))
+        model, rows = _with_used_words(onnx.load(str(source)), spread(rows, NUM_TEXTS))
         onnx.save_model(model, str(small))
-        probe = Probe(small, rows)
+        reference = ReferenceLogits(small, rows)
         tables, weights = tables_by_part(model.graph), products_by_part(model.graph)
         for part, nodes in [*tables.items(), *weights.items()]:
             if part.name == ATTENTION_PRODUCTS and not products:
                 continue
             quantize(small, path, nodes)
-            ranked.append(_part_error(part, nodes, probe.error_of(path), part in weights))
+            ranked.append(_part_error(part, nodes, reference.error_of(path), part in weights))
     return sorted(ranked, key=lambda each: -each.error)
 
 
@@ -151,7 +150,7 @@ def _with_used_words(
     readers = [node for node in model.graph.node if INPUT_NAMES[0] in node.input and node.op_type != "Shape"]
     names = [node.input[0] for node in readers if node.op_type == "Gather"]
     tables = [each for each in model.graph.initializer if each.name in names]
-    # Ids that are read elsewhere too, such as next to those of padding, cannot be renumbered.
+    # Ids that other nodes read too, such as a Pad, cannot be renumbered.
     if not rows or len(tables) != 1 or len(readers) != 1:
         return model, list(rows)
     table = numpy_helper.to_array(tables[0])
@@ -164,7 +163,7 @@ def _with_used_words(
 
 
 def _renumbered(row: np.ndarray, kept: np.ndarray) -> np.ndarray:
-    """Return one of ``Rows`` with the positions of its ids in ``kept`` in their place."""
+    """Return one of ``Rows`` with each id replaced by its position in ``kept``."""
     ids = np.searchsorted(kept, ids_of(row))
     return ids if row.ndim == 1 else np.stack([ids, row[1]])
 

@@ -23,10 +23,11 @@ from onnxruntime.quantization.calibrate import save_tensors_data
 
 from ...errors import ExportError
 from ..onnx.components import pooling_products, token_type_lookups
-from ..onnx.convert import INPUT_NAMES, TOKEN_TYPES, save_onnx
+from ..onnx.convert import save_onnx
+from ..onnx.writer import INPUT_NAMES, TOKEN_TYPES
 from .dynamic import EXTRA_OPTIONS, int8_products_saturate, prepared, quiet
 from .rows import ids_of, inputs_of
-from .sensitivity import PartError, Probe, rank_parts, spread
+from .sensitivity import PartError, ReferenceLogits, rank_parts, spread
 
 MOST_TEXTS = 200
 RangeMethod = Literal["minmax", "percentile", "entropy"]
@@ -43,7 +44,7 @@ _SYMMETRIC = {
     **_OPTIONS,
     "ActivationSymmetric": True,
     "WeightSymmetric": True,
-    "QuantizeBias": False,  # TensorRT takes no integer bias
+    "QuantizeBias": False,  # TensorRT does not support an integer bias
     "QDQOpTypePerChannelSupportToAxis": {"MatMul": 1},
 }
 # Bins of the histogram, and levels of a range. quantize_static uses 128 for both, which leaves the whole range
@@ -69,7 +70,7 @@ class StaticQuantization:
     ranking: list[PartError] | None
 
 
-class _Rows(CalibrationDataReader):
+class _CalibrationRows(CalibrationDataReader):
     """Calibration data: one text at a time, without padding."""
 
     def __init__(self, rows: Sequence[np.ndarray]) -> None:
@@ -92,7 +93,7 @@ class _Quantizer:
         self._source, self._method = source, _METHODS[method]
         self._rows, self._ranges = _of_one_length(rows), folder / "ranges.json"
         graph = onnx.load(str(source)).graph
-        # Neither has weights of any size, and both take nearly no time.
+        # Neither has large weights, and both take hardly any time.
         self._left_out = [*pooling_products(graph), *token_type_lookups(graph)]
 
     def without(self, nodes: Sequence[str], target: Path) -> None:
@@ -112,7 +113,7 @@ class _Quantizer:
             quantize_static(
                 prepared(source),
                 target,
-                _Rows(self._rows),
+                _CalibrationRows(self._rows),
                 quant_format=QuantFormat.QDQ,
                 op_types_to_quantize=_OPERATORS,
                 nodes_to_quantize=list(nodes),
@@ -137,7 +138,7 @@ class _Quantizer:
                 extra_options=_ENTROPY,
             )
             assert calibrator is not None
-            calibrator.collect_data(_Rows(self._rows))
+            calibrator.collect_data(_CalibrationRows(self._rows))
             save_tensors_data(calibrator.compute_data(), self._ranges)
 
 
@@ -175,8 +176,8 @@ def quantize_static_onnx(
     with tempfile.TemporaryDirectory(dir=target.parent) as folder:
         quantizer, best = _Quantizer(source, rows, method, Path(folder)), Path(folder) / target.name
         quantizer.without([], best)
-        probe = Probe(source, rows)
-        error, excluded, ranking = probe.error_of(best), [], None
+        reference = ReferenceLogits(source, rows)
+        error, excluded, ranking = reference.error_of(best), [], None
         if rank or (error > max_error and max_excluded):
             ranking = rank_parts(source, rows, quantizer.only, products=True)
         candidates = [each for each in ranking or [] if each.is_product][:max_excluded]
@@ -184,7 +185,7 @@ def quantize_static_onnx(
             tried = [*excluded, candidates.pop(0)]
             attempt = Path(folder) / f"without-{len(tried)}.onnx"
             quantizer.without([node for each in tried for node in each.nodes], attempt)
-            lower = probe.error_of(attempt)
+            lower = reference.error_of(attempt)
             if lower > (1 - _LEAST_GAIN) * error:
                 break
             best, error, excluded = attempt, lower, tried
@@ -193,10 +194,10 @@ def quantize_static_onnx(
 
 
 def quantize_symmetric(source: Path, target: Path, rows: Sequence[np.ndarray]) -> None:
-    """Write a copy of the graph ``source`` with int8 products as TensorRT takes them: QDQ pairs with zero point 0.
+    """Write a copy of the graph ``source`` with int8 products as TensorRT requires them: QDQ pairs with zero point 0.
 
     Activations have one scale each, calibrated by their whole range, and weights one for each column. Biases, sums and
-    embedding tables stay in 32 bits. Weights have all 8 bits on every machine: a GPU adds their products in 32.
+    embedding tables stay in 32 bits. Weights have all 8 bits on every machine, since a GPU adds products in 32 bits.
 
     Args:
         source: as for :func:`quantize_static_onnx`.
@@ -212,7 +213,7 @@ def quantize_symmetric(source: Path, target: Path, rows: Sequence[np.ndarray]) -
         quantize_static(
             prepared(source),
             raw,
-            _Rows(_of_one_length(rows)),
+            _CalibrationRows(_of_one_length(rows)),
             quant_format=QuantFormat.QDQ,
             op_types_to_quantize=_PRODUCTS,
             nodes_to_exclude=pooling_products(onnx.load(str(source)).graph),

@@ -73,7 +73,7 @@ def load_pytorch_int8(directory: str | Path, task: Task = SINGLE_LABEL) -> PreTr
         raise ModelError(
             f"{directory}: not a PyTorch int8 variant ({error}); build it again with `distiltune run`"
         ) from error
-    with torch.random.fork_rng(devices=[]):  # initial weights, soon replaced, must not advance the global RNG
+    with torch.random.fork_rng(devices=[]):  # weights that are replaced below must not advance the global RNG
         model = new_classifier(config, task).eval()
     layers = {key.removesuffix(_WEIGHT) for key in tensors if key.endswith(_WEIGHT)}
     rest = {key: value for key, value in tensors.items() if key.rpartition(".")[0] not in layers}

@@ -13,7 +13,7 @@ from distiltune.export.temperature import LEAST, MOST, fit_temperature
 
 
 def drawn(temperature: float, num_texts: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Logits whose labels are drawn from softmax(logits / temperature)."""
+    """Return logits, and labels drawn from softmax(logits / temperature)."""
     generator = np.random.default_rng(seed)
     logits = generator.normal(scale=3, size=(num_texts, 6))
     scaled = np.exp(logits / temperature)

@@ -26,7 +26,7 @@ def pull_artifact(repository: Repository, target: str | Path) -> Path:
     Only the files of the manifest are downloaded, all of one commit.
 
     Args:
-        repository: Where from; its revision may be a branch, a tag or a commit.
+        repository: The repository; its revision may be a branch, a tag or a commit.
         target: A folder that does not exist or is empty; ``~`` is the user's home.
 
     Returns:
@@ -58,17 +58,17 @@ def _download(api: HfApi, pinned: Repository, folder: Path) -> None:
     if size is None or size > MAX_JSON_BYTES:
         found = "no manifest.json" if size is None else f"a manifest.json of {size:,} bytes"
         raise ArtifactError(
-            f"{folder}: no artifact of distiltune: the repository has {found}; correct the name"
+            f"{folder}: not an artifact of distiltune: the repository has {found}; correct the name"
         )
     _fetch(api, pinned, MANIFEST_FILE, folder)
     files = read_manifest(folder).files
     sizes = _sizes(api, pinned, [*files])
     for name, entry in sorted(files.items()):
         if name not in sizes:
-            raise ArtifactError(f"{folder}: {name} is missing, which its manifest lists; {_PUSH_AGAIN}")
+            raise ArtifactError(f"{folder}: {name} is missing, although the manifest lists it; {_PUSH_AGAIN}")
         if sizes[name] != entry["bytes"]:
             raise ArtifactError(
-                f"{folder}: {name} has {sizes[name]:,} bytes there, but {entry['bytes']:,} by the manifest; "
+                f"{folder}: {name} has {sizes[name]:,} bytes, but {entry['bytes']:,} according to the manifest; "
                 f"{_PUSH_AGAIN}"
             )
     for name in files:

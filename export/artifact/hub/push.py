@@ -31,7 +31,7 @@ class Pushed:
         url: Page of the repository.
         commit: Commit that holds the artifact.
         num_files: Number of the artifact's files.
-        is_new: False where the repository held the same files already; then nothing was committed.
+        is_new: Whether anything was committed; False where the repository already held the same files.
     """
 
     url: str
@@ -54,10 +54,10 @@ def push_artifact(
 
     Args:
         directory: The artifact; its hashes are verified first.
-        repository: Where to; its revision is a branch.
-        private: Create the repository for oneself; an existing one must be private.
-        force: Push into a repository that holds something else than an artifact.
-        log: Called with what the user should know before anything is committed.
+        repository: The repository to push to; its revision is a branch.
+        private: Create a private repository; an existing one must be private already.
+        force: Push to a repository that holds something other than an artifact.
+        log: Called with each note for the user before anything is committed.
 
     Raises:
         ArtifactError: The artifact does not match its manifest.
@@ -95,12 +95,12 @@ def push_artifact(
 
 
 def _notes(staged: Staged) -> list[str]:
-    """Return what the user should know of the files and the licences."""
+    """Return notes for the user on the files and the licences."""
     notes = []
     if staged.left_out:
         notes.append(f"not pushed, since the manifest does not list it: {_few(staged.left_out)}")
     if staged.lost_text:
-        notes.append("not pushed: the text that was timed, of manifest.json and README.md")
+        notes.append("not pushed: the text that was timed, in manifest.json and README.md")
     given = staged.manifest.made_from.get("licences")
     licences: dict[str, Any] = given if isinstance(given, dict) else {}
     unknown = [name for name in ("teacher", "data") if licences.get(name) in (None, UNKNOWN)]
@@ -144,13 +144,13 @@ def _found_or_created(api: HfApi, repository: Repository, *, private: bool) -> M
             found = api.model_info(name, revision=revision)
     if any(each.rfilename == ".gitignore" for each in found.siblings or ()):
         raise InputError(
-            f"{repository}: it has a .gitignore, by which the hub leaves out files of a commit; delete that file there"
+            f"{repository}: it has a .gitignore, which makes the hub drop files from a commit; delete that file there"
         )
     return found
 
 
 def _overwritten(repository: Repository, present: set[str], names: Sequence[str], *, force: bool) -> str:
-    """Return what a push to a repository with other files overwrites.
+    """Describe what a push overwrites and keeps in a repository that is not an artifact.
 
     Raises:
         InputError: ``force`` is not set.
@@ -161,14 +161,14 @@ def _overwritten(repository: Repository, present: set[str], names: Sequence[str]
     )
     if not force:
         raise InputError(
-            f"--to: {repository} exists and is no artifact of distiltune; specify another name, or --force, which "
+            f"--to: {repository} exists and is not an artifact of distiltune; specify another name, or --force, which "
             f"{effect}"
         )
-    return f"{repository} is no artifact of distiltune: this {effect}"
+    return f"{repository} is not an artifact of distiltune: this push {effect}"
 
 
 def _few(names: Sequence[str]) -> str:
-    """Join the first of some file names."""
+    """Join the first few file names, and count the rest."""
     shown = ", ".join(cut(f"{name!a}"[1:-1], 60) for name in names[:_MOST_NAMED])
     rest = len(names) - _MOST_NAMED
     return shown + (f" and {rest} more" if rest > 0 else "")

@@ -50,7 +50,7 @@ def repository_named(given: str, parameter: str, revision: str | None = None) ->
         revision: Branch that another parameter names.
 
     Raises:
-        InputError: It is no such name, or the revision is none.
+        InputError: The name or the revision is not valid.
     """
     name, at, written = given.removeprefix(HUB_PREFIX).partition("@")
     if not _NAME.fullmatch(name) or len(name) > _MOST_CHARACTERS:
@@ -70,13 +70,13 @@ def repository_named(given: str, parameter: str, revision: str | None = None) ->
 
 @contextmanager
 def hub_client(repository: Repository, *, needs_token: bool = False) -> Iterator[HfApi]:
-    """Yield a client of the hub for a block, in which the hub's errors become one clear line.
+    """Yield a client of the hub for a block, whose errors of the hub are raised as this package's, on one line.
 
     The token is read by huggingface_hub, from ``HF_TOKEN`` or the file of ``hf auth login``.
 
     Args:
         repository: What the block reads or writes, for the messages.
-        needs_token: Whether a token is needed before the hub is asked.
+        needs_token: Whether to fail without a token, before any request.
 
     Raises:
         InputError: The hub must not be used (``HF_HUB_OFFLINE``), there is no token, or no such repository or revision.
@@ -104,10 +104,10 @@ def hub_client(repository: Repository, *, needs_token: bool = False) -> Iterator
 
 
 def _token(repository: Repository) -> str | None:
-    """Return the token that huggingface_hub sends: to ask for one in time, and to keep it out of messages.
+    """Return the token that huggingface_hub sends, to report a missing one early and to keep it out of messages.
 
     Raises:
-        InputError: Its file cannot be read.
+        InputError: The file with the token cannot be read.
     """
     from huggingface_hub import constants, get_token
 
@@ -121,7 +121,7 @@ def _token(repository: Repository) -> str | None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Silence the warnings of huggingface_hub, as of each retry, and its bars where stderr is no terminal."""
+    """Silence the warnings of huggingface_hub, and its progress bars where stderr is not a terminal."""
     from huggingface_hub import utils
 
     level = utils.logging.get_verbosity()
@@ -156,7 +156,7 @@ def _translated(error: Exception, repository: Repository, token: str | None) -> 
         return _offline(repository)
     for each in chain:
         if isinstance(each, HfHubHTTPError):
-            return _answered(each, repository, token)
+            return _for_response(each, repository, token)
     endpoint = shown(without_userinfo(constants.ENDPOINT), 80)
     return HubError(
         f"{repository}: the hub at {endpoint} cannot be reached, or does not answer as a hub does "
@@ -173,8 +173,8 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or error.__context__
 
 
-def _answered(error: Any, repository: Repository, token: str | None) -> DistiltuneError:
-    """Return our error for an answer of the hub."""
+def _for_response(error: Any, repository: Repository, token: str | None) -> DistiltuneError:
+    """Return our error for an HTTP error of the hub."""
     from huggingface_hub.errors import EntryNotFoundError, GatedRepoError, RevisionNotFoundError
 
     status = error.response.status_code
@@ -205,8 +205,8 @@ def _answered(error: Any, repository: Repository, token: str | None) -> Distiltu
 
 
 def _reason(error: BaseException, token: str | None) -> str:
-    """Return what an error says, on one short line without the token."""
-    said = getattr(error, "server_message", None)
-    text = _BEARER.sub("…", without_userinfo(" ".join(said.split())) if said else first_line(error))
+    """Return an error's message on one short line, without the token."""
+    message = getattr(error, "server_message", None)
+    text = _BEARER.sub("…", without_userinfo(" ".join(message.split())) if message else first_line(error))
     text = text.replace(token, "…") if token else text
     return cut("".join(each if each.isprintable() else " " for each in text), 160)

@@ -1,4 +1,4 @@
-"""Copy what may be published of an artifact: the files of its manifest, without a text of the user's data."""
+"""Copy the part of an artifact that may be published: the files of its manifest, without texts of the data."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Staged:
     """A verified copy of what is to be pushed.
 
     Attributes:
-        manifest: Its manifest.
+        manifest: Manifest of the copy.
         left_out: Names in the artifact's folder that the manifest does not list; they were not copied.
         lost_text: Whether the text that was timed was removed from manifest and model card.
     """
@@ -77,7 +77,7 @@ def _without_text(folder: Path, manifest: Manifest) -> Manifest:
         card = model_card(config.get("labels") or [], manifest.made_from, measurements, takes_pairs=pairs)
     except (TypeError, ValueError) as error:
         raise ArtifactError(
-            f"{MANIFEST_FILE}: made_from and measurements make no model card ({error!s:.60}); export the run again"
+            f"{MANIFEST_FILE}: made_from and measurements do not fit a model card ({error!s:.60}); export the run again"
         ) from error
     (folder / CARD_FILE).write_text(card, encoding="utf-8")
     files = manifest.files | {CARD_FILE: fingerprint(folder / CARD_FILE)}

@@ -1,4 +1,4 @@
-"""How well a model's probabilities are calibrated: the expected error before and after its temperature."""
+"""Measure how well a model's probabilities are calibrated: the expected error before and after its temperature."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ def calibration_of_answers(
 
     Args:
         outputs: Logits of N questions.
-        threshold: That of no answer.
-        temperature: Of the model.
+        threshold: Threshold of no answer.
+        temperature: Temperature of the model.
         right: bool[N], whether each answer is exactly right.
     """
     return _before_and_after(temperature, lambda divisor: (probabilities(outputs, threshold, divisor), right))
@@ -57,7 +57,7 @@ def calibration_of_words(
 
     def scored(divisor: float) -> tuple[np.ndarray, np.ndarray]:
         scaled = logits.astype(np.float64) / divisor
-        # Of equal logits, any tag is as probable.
+        # Tags with equal logits are equally probable.
         right = scaled[np.arange(len(scaled)), labels["test"]] >= scaled.max(axis=1)
         return SCORES["max_softmax"](scaled), right
 
@@ -67,11 +67,11 @@ def calibration_of_words(
 def _before_and_after(
     temperature: float, scored: Callable[[float], tuple[np.ndarray, np.ndarray]]
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Measure the calibration of scores without and with the temperature; return that and the latter's bins.
+    """Measure the calibration without and with the temperature; return the errors, and the bins with the temperature.
 
     Args:
         temperature: The temperature.
-        scored: Returns the scores of N predictions by the divisor of the logits, and bool[N], whether they are right.
+        scored: Given a divisor of the logits, returns the scores of N predictions, and bool[N], whether they are right.
     """
     before, after = (reliability(*scored(divisor)) for divisor in (1.0, temperature))
     measured = {
@@ -91,9 +91,16 @@ def calibration_of_classes(
     right: np.ndarray | None,
     outside: int | None,
 ) -> tuple[dict[str, Any] | None, list[dict[str, Any]]]:
-    """Measure how well probabilities are calibrated on test; return that and the bins of the reliability diagram.
+    """Measure how well probabilities are calibrated on test; return the errors and the bins of the reliability diagram.
 
     A model without a temperature of its own gets one that is fitted on the validation split, as variants do.
+
+    Args:
+        model: The model.
+        task: A task with one class for each text.
+        found: Split (``validation``, ``test``) → logits [N, C] and labels int[N].
+        right: bool[N], whether each prediction on test is right; None: there are no such predictions.
+        outside: Class of the out-of-scope texts; None: there are none.
     """
     if right is None or task.class_probabilities(found["test"][0]) is None:
         return None, []

@@ -140,7 +140,7 @@ def evaluate_answers(
     Args:
         answers: ``answer`` of each question.
         texts: Each question with its context.
-        truth: The right answers of each, as their first character in the context and the one after their last.
+        truth: The right answers to each, as their first character in the context and the one after their last.
         task: The task.
 
     Returns:
@@ -158,7 +158,7 @@ def evaluate_answers(
 
 
 def measure_labels(counts: LabelCounts, names: Sequence[str]) -> list[dict[str, Any]]:
-    """Return, for each label that texts or predictions have, what ``measure_label`` does."""
+    """Return the fields of ``measure_label`` for each label that texts or predictions have."""
     found = []
     for number in np.flatnonzero(counts.texts + counts.predicted).tolist():
         hits, texts, given = (int(each[number]) for each in (counts.right, counts.texts, counts.predicted))

@@ -61,15 +61,15 @@ def judge(model: ScoredModel, texts: dict[str, Any], goal: dict[str, Any] | None
     right: dict[str, Any] = {
         split: task.correct(given[split], labels) for split, (_, labels) in found.items()
     }
-    calibration, reliable = calibration_of_classes(model, task, found, right["test"], outside)
+    calibration, bins = calibration_of_classes(model, task, found, right["test"], outside)
     place = _places(names, texts["label_names"], goal)
     values = {split: task.metrics(given[split], found[split][1], outside) for split in SPLITS}
     measured: dict[str, Any] = {
         **{name: value for name, value in values["test"].items() if name in _ACCURACIES},
         "validation_accuracy": values["validation"].get("accuracy"),
-        "metrics": _further(values),
+        "metrics": _other_metrics(values),
         "calibration": calibration,
-        "curves": {"reliability": reliable},
+        "curves": {"reliability": bins},
         "answers": {
             split: {
                 "without_threshold": pack_answers(place[given[split]], right[split], place[found[split][1]])
@@ -83,7 +83,7 @@ def judge(model: ScoredModel, texts: dict[str, Any], goal: dict[str, Any] | None
 
 
 def _judge_outputs(model: ScoredModel, texts: dict[str, Any], task: Task) -> dict[str, Any]:
-    """Measure a model of a task without one class for each text; several labels by a threshold for each of them."""
+    """Measure a model of a task without one class for each text; each of several labels by its own threshold."""
     names = texts["label_names"]
     if sorted(model.labels) != sorted(names):
         raise InputError(
@@ -97,23 +97,23 @@ def _judge_outputs(model: ScoredModel, texts: dict[str, Any], task: Task) -> dic
     if task.of_windows:
         return _judge_answers(model, texts, columns, task, labels)
     if task.of_tokens:
-        calibration, reliable = calibration_of_words(model, texts, columns)
-        judged = _judged(task, _tagged(model, texts, columns, task), labels)
-        return judged | {"calibration": calibration, "curves": {"reliability": reliable}}
+        calibration, bins = calibration_of_words(model, texts, columns)
+        measured = _measure_predictions(task, _predict_tags(model, texts, columns, task), labels)
+        return measured | {"calibration": calibration, "curves": {"reliability": bins}}
     logits = {split: model.logits[split][:, columns] for split in SPLITS}
     calibration, curves, cuts = None, None, 0.0
     if task.has_label_sets:
         temperature, cuts = _cuts(model, texts, logits["validation"], labels["validation"])
-        calibration, reliable = calibration_of_labels(logits["test"], labels["test"], temperature)
-        curves = {"reliability": reliable}
+        calibration, bins = calibration_of_labels(logits["test"], labels["test"], temperature)
+        curves = {"reliability": bins}
     given = {split: task.predictions(logits[split] - cuts) for split in SPLITS}
-    return _judged(task, given, labels) | {"calibration": calibration, "curves": curves}
+    return _measure_predictions(task, given, labels) | {"calibration": calibration, "curves": curves}
 
 
 def _judge_answers(
     model: ScoredModel, texts: dict[str, Any], columns: list[int], task: Task, labels: dict[str, np.ndarray]
 ) -> dict[str, Any]:
-    """Measure a model's answers to questions; one without a temperature gets it, and a threshold, as variants do."""
+    """Measure a model's answers to questions; a missing temperature and threshold are fitted as for variants."""
     contexts = {split: [context for _, context in texts[f"{split}_texts"]] for split in SPLITS}
     outputs = {split: model.logits[split].with_columns(columns) for split in SPLITS}
     threshold, temperature = model.threshold, model.temperature
@@ -124,14 +124,17 @@ def _judge_answers(
         split: words_of_answers(answers_of(contexts[split], outputs[split], threshold)) for split in SPLITS
     }
     right = scores(given["test"], labels["test"])[:, 1] > 0
-    calibration, reliable = calibration_of_answers(outputs["test"], threshold, temperature, right)
-    return _judged(task, given, labels) | {"calibration": calibration, "curves": {"reliability": reliable}}
+    calibration, bins = calibration_of_answers(outputs["test"], threshold, temperature, right)
+    return _measure_predictions(task, given, labels) | {
+        "calibration": calibration,
+        "curves": {"reliability": bins},
+    }
 
 
-def _tagged(
+def _predict_tags(
     model: ScoredModel, texts: dict[str, Any], columns: list[int], task: Task
 ) -> dict[str, np.ndarray]:
-    """Return the predictions of a model that tags the words of each split's texts."""
+    """Return the predictions of a model that tags words, for the texts of each split."""
     given = {split: model.logits[split].with_columns(columns) for split in SPLITS}
     return {
         split: task.predictions_of_words(texts[f"{split}_texts"], own.spans, own.logits)
@@ -139,12 +142,14 @@ def _tagged(
     }
 
 
-def _judged(task: Task, given: Mapping[str, np.ndarray], labels: Mapping[str, np.ndarray]) -> dict[str, Any]:
+def _measure_predictions(
+    task: Task, given: Mapping[str, np.ndarray], labels: Mapping[str, np.ndarray]
+) -> dict[str, Any]:
     """Measure predictions on both splits, and pack them."""
     values = {split: task.metrics(given[split], labels[split]) for split in SPLITS}
     return {
         "validation_accuracy": None,
-        "metrics": _further(values),
+        "metrics": _other_metrics(values),
         "calibration": None,
         "curves": None,
         "answers": {
@@ -158,8 +163,8 @@ def _judged(task: Task, given: Mapping[str, np.ndarray], labels: Mapping[str, np
     }
 
 
-def _further(values: Mapping[str, Mapping[str, float | None]]) -> dict[str, Any] | None:
-    """Return the task's metrics without a field of their own on both splits, by name; None where there are none."""
+def _other_metrics(values: Mapping[str, Mapping[str, float | None]]) -> dict[str, Any] | None:
+    """Return the metrics on both splits that are not fields of a measurement, by name; None if there are none."""
     names = [name for name in values["test"] if name not in _ACCURACIES]
     return {name: {split: values[split][name] for split in SPLITS} for name in names} or None
 
@@ -167,7 +172,7 @@ def _further(values: Mapping[str, Mapping[str, float | None]]) -> dict[str, Any]
 def _cuts(
     model: ScoredModel, texts: dict[str, Any], logits: np.ndarray, labels: np.ndarray
 ) -> tuple[float, np.ndarray]:
-    """Return a model's temperature and the logit of each label's threshold, its own or chosen as for variants."""
+    """Return a model's temperature and its labels' thresholds as logits; its own, or chosen as for variants."""
     from ...out_of_scope.config import LabelThresholdsConfig
 
     temperature, names, config = model.temperature, texts["label_names"], texts["label_thresholds"]

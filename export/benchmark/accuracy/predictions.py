@@ -29,7 +29,7 @@ class Answers:
 def pack_answers(
     predictions: np.ndarray, right: np.ndarray | None, labels: np.ndarray | None = None
 ) -> dict[str, Any]:
-    """Pack N predictions into JSON values: integers in the bytes that the largest needs, and a bit if correct.
+    """Pack N predictions into JSON values: integers in as few bytes as the largest needs, and a bit for correctness.
 
     Args:
         predictions: [N, ...].

@@ -11,11 +11,11 @@ import tokenizers
 
 from ....errors import InputError
 from ....texts import TextOrPair, all_parts, from_json, parts_of
-from ...runtime.classifier import SETTINGS_FILE, TOKENIZER_FILE
+from ...artifact.manifest import SETTINGS_FILE, TOKENIZER_FILE
 
 
 def untruncated(directory: str | Path) -> tokenizers.Tokenizer:
-    """Load the artifact's tokenizer without its truncation; it does not pad either."""
+    """Load the artifact's tokenizer without truncation; its file contains no padding."""
     tokenizer = tokenizers.Tokenizer.from_file(str(Path(directory) / TOKENIZER_FILE))
     tokenizer.no_truncation()
     return tokenizer
@@ -32,7 +32,7 @@ def text_of_length(
 ) -> TextOrPair:
     """Join words of ``texts``, in order and in a cycle, into a text or pair of at most ``num_tokens`` tokens.
 
-    The words of a pair are shared out evenly.
+    The words are divided evenly between the two texts of a pair.
 
     Args:
         tokenizer: a tokenizer without truncation.

@@ -1,4 +1,4 @@
-"""Open a PyTorch model that answers questions: transformers has no pipeline for them any more."""
+"""Open a PyTorch model that answers questions, for which transformers no longer has a pipeline."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def open_answerer(
         model: The model, on its device.
         tokenizer: Its fast tokenizer.
         logits: Function from pairs to the logits of their windows, rows of [L, 2].
-        options: Give the length of a window.
+        options: Options, of which ``max_length`` is the length of a window.
         device: Device of the model.
     """
     import numpy as np
@@ -58,7 +58,7 @@ def open_answerer(
 
 
 def window_inputs(model: Any, windows: Sequence[Window], pad_token_id: int) -> dict[str, Any]:
-    """Return the inputs [B, L] of windows that a model reads, padded to the longest of them."""
+    """Return the inputs [B, L] that a model reads of windows, padded to the longest of them."""
     import torch
 
     from ....training.data.tokenized import TOKEN_TYPES

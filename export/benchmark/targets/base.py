@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Opened:
-    """The opened model of a model.
+    """An opened model.
 
     With dynamically quantized activations, a text's logits depend on the rest of its batch; ``logits`` are those of
     each text alone, as in timing and serving.
@@ -24,8 +24,8 @@ class Opened:
     Attributes:
         pipeline: Text in, label out; see :class:`~distiltune.export.benchmark.measurements.PerformanceBenchmark`.
         logits: Texts in, logits[N, C] out, or rows of [L, C]; columns in the order of ``labels``.
-        tokens: Texts in, the ``Tokens`` of each out; None where texts have logits, not their tokens.
-        windows: Pairs in, their ``Window`` out, for which ``logits`` has a row; None where pairs are no questions.
+        tokens: Texts in, the ``Tokens`` of each out; None where logits are for whole texts or for windows.
+        windows: Pairs in, their windows out, one for each row of ``logits``; None where pairs are not questions.
         labels: Names of the C labels.
         threshold: Threshold that is shipped with the model: for out-of-scope texts, or for each of several labels.
         temperature: Temperature that is shipped with the model.
@@ -35,7 +35,7 @@ class Opened:
         num_nodes: Number of the graph's nodes by the provider of ONNX Runtime that they run on; None: not known.
         engine_build_s: Seconds in which an engine for this GPU was built when the model was opened; None: none was.
         at_length: Returns the ``pipeline`` with texts truncated to another number of tokens, or None where the model
-            has no positions for so many; the same pipeline, if it reads whole texts. None: there is one length.
+            has fewer positions; the same pipeline, if it reads whole texts. None: the target has only one length.
         with_cuda_graphs: Opens the model once more, with CUDA graphs, and returns its ``pipeline``; None: the target
             has none.
     """
@@ -106,7 +106,7 @@ class Prepared:
     Attributes:
         directory: Folder to open instead of the model's own.
         size_mb: Size to report for the model.
-        training: What is known of its training, where it was trained for the measurement: see ``Measurement.training``.
+        training: Facts about its training, if it was trained for the measurement; see ``Measurement.training``.
     """
 
     directory: str
@@ -114,7 +114,7 @@ class Prepared:
     training: dict[str, Any] | None = None
 
 
-def _nothing() -> str | None:
+def _nothing_missing() -> str | None:
     return None
 
 
@@ -131,8 +131,8 @@ class Target:
         description: How it classifies, in one phrase.
         open: Opens a model in the measuring process, where it imports only what that process needs.
         prepare: Creates the folder to open, in a separate process; None: the model's own folder is opened.
-        preparation: What ``prepare`` does, as one word for progress.
-        is_optional: Whether a job goes on without a measurement that fails.
+        preparation: What ``prepare`` does, as one word for progress messages.
+        is_optional: Whether a job continues if a measurement fails.
         is_run: Whether its models are run; otherwise their answers are stored, and only accuracy is measured.
         has_accuracy: Whether its predictions are meaningful; otherwise only latency and size are measured.
         is_gated: Whether its models are variants of the student, which must meet the limits on accuracy.
@@ -157,7 +157,7 @@ class Target:
     is_onnx: bool = False
     color: str | None = None
     measures: str | None = None
-    missing: Callable[[], str | None] = _nothing
+    missing: Callable[[], str | None] = _nothing_missing
 
     @property
     def needs_gpu(self) -> bool:

@@ -7,7 +7,7 @@ from pathlib import Path
 from .base import Opened, OpenOptions, Preparation, Prepared, Target, register
 
 BASELINE = "baseline"
-"""Name of the target; the name of a measurement is that of its baseline."""
+"""Name of the target; a measurement has the name of its baseline."""
 
 
 def _prepare(given: Preparation) -> Prepared:

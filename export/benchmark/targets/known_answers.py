@@ -1,4 +1,4 @@
-"""Target of a teacher that is not run here: its logits on both splits are stored, and nothing else is known of it."""
+"""Target of a teacher that is not run, because only its stored logits on both splits are known."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The outputs of a model for the texts of a measurement, their words or windows: computed, stored, and read again."""
+"""Compute, store and read a model's outputs for the texts of a measurement, their words or their windows."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SPLITS = ("validation", "test")
 
 @dataclass(frozen=True)
 class WordOutputs:
-    """Logits of the words of N texts, each of which is that of the word's first token.
+    """Logits of the words of N texts; a word has the logits of its first token.
 
     Attributes:
         logits: Rows of float32[W, C].
@@ -46,7 +46,7 @@ class WordOutputs:
         return np.concatenate([tags_of_words(*each) for each in zip(words, entities, strict=True)])
 
     def arrays(self, name: str) -> dict[str, np.ndarray]:
-        """Return what ``of_arrays`` reads, to be stored under names that begin with ``name``."""
+        """Return the arrays that ``of_arrays`` reads, under names that begin with ``name``."""
         return {
             name: self.logits.values,
             f"{name}_offsets": self.logits.offsets,
@@ -80,7 +80,7 @@ def outputs_of(opened: Opened, texts: Sequence[Any]) -> Any:
 
 @dataclass(frozen=True)
 class ScoredModel:
-    """A model by its logits on both splits.
+    """A model's logits on both splits, by which it is judged.
 
     Attributes:
         labels: Names of its C labels.
@@ -121,7 +121,7 @@ class ScoredModel:
 
 
 def _read(stored: Mapping[str, Any], split: str) -> Any:
-    """Return the outputs of a split, of the kind that has such arrays."""
+    """Return the outputs of a split, as the class whose arrays are stored."""
     kinds = {f"{split}_questions": SpanLogits, f"{split}_spans": WordOutputs}
     kind = next((kind for name, kind in kinds.items() if name in stored), None)
     return stored[split] if kind is None else kind.of_arrays(stored, split)

@@ -47,7 +47,7 @@ def set_threads(num_threads: int) -> None:
 def open_pipeline(
     model: Any, tokenizer: Any, logits: Any, options: OpenOptions, *, device: str = "cpu"
 ) -> Opened:
-    """Wrap a model in the transformers pipeline, in inference mode; one of questions is decoded as in the runtime."""
+    """Wrap a model in the transformers pipeline, in inference mode; questions are answered by ``open_answerer``."""
     import torch
     from transformers import pipeline
 
@@ -61,25 +61,25 @@ def open_pipeline(
 
     types = [TOKEN_TYPES] if reads_token_types(model) else []
     tokenizer.model_input_names = ["input_ids", *types, "attention_mask"]
-    tokenizer.model_max_length = options.max_length  # to which the pipeline of tokens truncates
+    tokenizer.model_max_length = options.max_length  # the limit at which the pipeline of tokens truncates
     task = tasks.get(options.task)
     if task.of_windows:
         return open_answerer(model, tokenizer, logits, options, device=device)
     of_tokens = task.of_tokens
-    given_once: dict[str, Any] = {"aggregation_strategy": "simple"} if of_tokens else {}
-    each_time = {} if of_tokens else {"truncation": True, "max_length": options.max_length}
+    pipeline_options: dict[str, Any] = {"aggregation_strategy": "simple"} if of_tokens else {}
+    call_options = {} if of_tokens else {"truncation": True, "max_length": options.max_length}
     kind: Any = task.pipeline
-    classify: Any = pipeline(kind, model=model, tokenizer=tokenizer, device=device, **given_once)
+    classify: Any = pipeline(kind, model=model, tokenizer=tokenizer, device=device, **pipeline_options)
 
-    def given(text: Any) -> Any:
+    def as_input(text: Any) -> Any:
         return as_columns(text) if isinstance(text, tuple) else text
 
     def call(texts: Any, batch_size: int = 1, **cut: Any) -> Any:
         if isinstance(texts, list):
             batch_size = most_texts(batch_size, length_bound(texts, options.max_length))
-        texts = [given(text) for text in texts] if isinstance(texts, list) else given(texts)
+        texts = [as_input(text) for text in texts] if isinstance(texts, list) else as_input(texts)
         with torch.inference_mode():
-            return classify(texts, batch_size=batch_size, **{**each_time, **cut})
+            return classify(texts, batch_size=batch_size, **{**call_options, **cut})
 
     def at_length(num_tokens: int) -> Any:
         most = most_tokens(model)
@@ -102,7 +102,7 @@ def open_pipeline(
 
 
 def length_bound(texts: Sequence[TextOrPair], max_length: int) -> int:
-    """Return about the most tokens that texts can have: one for each character, and three special ones."""
+    """Estimate the maximum number of tokens of texts: one for each character, and three special ones."""
     return min(max_length, 3 + max(map(num_characters, texts), default=0))
 
 

@@ -35,7 +35,7 @@ def _open(options: OpenOptions) -> Opened:
 
     def logits(texts: Sequence[TextOrPair]) -> Rows:
         rows = tokenize_rows(texts, tokenizer, options.max_length) if not task.of_windows else windows(texts)
-        # Unlike compute_logits, run the whole last layer: the first token alone has another range.
+        # Unlike compute_logits, run the whole last layer: the first token alone would be quantized by another range.
         with torch.inference_mode():
             found = [model(**_inputs(model, row)).logits[0].numpy() for row in rows]
         return Ragged.of(found, np.float32, found[0].shape[1:]) if found[0].ndim == 2 else np.stack(found)
@@ -44,7 +44,7 @@ def _open(options: OpenOptions) -> Opened:
 
 
 def _inputs(model: Any, row: TokenRow) -> dict[str, Any]:
-    """Return the inputs [1, L] of a text that a model reads."""
+    """Return the inputs [1, L] that a model reads of a text."""
     import torch
 
     from ....training.data.tokenized import TOKEN_TYPES

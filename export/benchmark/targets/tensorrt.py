@@ -1,4 +1,4 @@
-"""Target of ONNX graphs on an NVIDIA GPU by ONNX Runtime's TensorRT provider, which builds an engine of each graph."""
+"""Target of ONNX graphs on an NVIDIA GPU by ONNX Runtime's TensorRT provider, which builds an engine for each graph."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .base import Opened, OpenOptions, Target, register
 from .onnx import open_classifier
 
 _TYPICAL = 32, 16  # texts and tokens: the shape that an engine's kernels are chosen for
-_LEAST_NODES = 1  # of a part that becomes an engine
+_LEAST_NODES = 1  # of a subgraph that becomes an engine
 
 
 def _missing() -> str | None:
@@ -43,7 +43,7 @@ def input_names(directory: Path) -> list[str]:
 
 
 def profile_shapes(names: list[str], max_batch_size: int, max_length: int) -> dict[str, str]:
-    """Return the provider's options for one engine that takes every batch: else one is built for each new range.
+    """Return the provider's options for one engine for every batch; without them, one is built for each new range.
 
     Args:
         names: Inputs of the graph, each of shape [B, L].

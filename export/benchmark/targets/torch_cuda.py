@@ -50,7 +50,7 @@ def _open(options: OpenOptions) -> Opened:
             split,
             pad_token_id=int(model.config.pad_token_id or 0),
             num_threads=options.num_threads,
-            batch_size=1,  # of each text alone
+            batch_size=1,  # the logits of each text alone
             use_gpu=DEVICE != "cpu",
         )
 

@@ -1,4 +1,4 @@
-"""Nodes that the graphs of all students without attention have: rows of the table, the mask, hidden layer and head."""
+"""Write the nodes that all students without attention share: rows of the table, mask, hidden layer and head."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ class TableRows:
     """Write the lookup of rows of an encoder's table, in which equal rows are stored once where that is smaller.
 
     Args:
-        writer: Gets the table and the nodes.
-        encoder: Has the table.
-        ids: Name of the numbers of the rows that the texts read, int64[B, M]; by default the token ids.
+        writer: The graph to add to.
+        encoder: The encoder with the table.
+        ids: Name of the value with the indices of the rows that the texts read, int64[B, M]; default: the token ids.
 
     Attributes:
-        ids: Name of the numbers of the stored rows, integers[B, M].
-        zero: Name of the number of a stored row of zeros, that of padding; a scalar of the same type.
+        ids: Name of the value with the indices of the stored rows, integers[B, M].
+        zero: Name of the index of a stored row of zeros, for padding; a scalar of the same type.
     """
 
     def __init__(self, writer: GraphWriter, encoder: AttentionFreeEncoder, ids: str = IDS) -> None:
@@ -51,8 +51,8 @@ class TableRows:
 
 
 def kept_positions(writer: GraphWriter, mask: str) -> str:
-    """Add 1 for a position with text and 0 for padding, float[B, M, 1], from a mask int64[B, M]."""
-    # One node. The values come from a node, because quantizers would quantize a table among the weights.
+    """Add a value that is 1 for a position with text and 0 for padding, float[B, M, 1], from a mask int64[B, M]."""
+    # The two values come from a Constant node, because quantizers would quantize a table among the weights.
     zero_and_one = writer.add(
         "Constant", value=numpy_helper.from_array(np.array([[0], [1]], dtype=np.float32))
     )

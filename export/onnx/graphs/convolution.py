@@ -66,7 +66,7 @@ def _write(writer: GraphWriter, model: ConvolutionForSequenceClassification) -> 
 def _block(
     writer: GraphWriter, block: ResidualBlock, name: str, x: str, kept: str, rows: TableRows | None
 ) -> str:
-    """Add a residual block over x[B, L, D]; ``rows`` looks up the windows where x are rows of the table."""
+    """Add a residual block over x[B, L, D]; ``rows`` is given where x are rows of the table."""
     window = _Window.of([block.first])
     windows = _windows_of_rows(writer, rows, window) if rows is not None else _side_by_side(writer, x, window)
     inner = writer.linear(
@@ -97,14 +97,14 @@ def _side_by_side(writer: GraphWriter, x: str, window: _Window) -> str:
 
 
 def _moved(writer: GraphWriter, x: str, window: _Window, fill: str, *, num_more_axes: int = 0) -> list[str]:
-    """Add copies of x[B, L, ...] in which position i has what is at i + offset, for each offset of a window."""
+    """Add copies of x[B, L, ...] whose position i has the value at i + offset, for each offset of a window."""
     rest, found = [0] * num_more_axes, []
     for offset in range(-window.left, window.right + 1):
         before, after = max(-offset, 0), max(offset, 0)
         if not offset:
             found.append(x)
         elif abs(offset) == 1:
-            # A pad of -1 drops a position; every text has one.
+            # A pad of -1 drops a position, of which every text has at least one.
             pads = writer.integers(0, before - after, *rest, 0, after - before, *rest)
             found.append(writer.add("Pad", x, pads, fill))
         else:

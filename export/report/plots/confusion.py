@@ -1,4 +1,4 @@
-"""Plot a confusion matrix as a heat map, up to some forty labels."""
+"""Plot a confusion matrix of up to about forty labels as a heat map."""
 
 from __future__ import annotations
 

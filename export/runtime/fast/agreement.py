@@ -50,15 +50,15 @@ TEXTS = (
     "0 12 345 6789 1234567890123456789 3.14159 1,000,000 0x1F 1e10 -5 +7",
     "MiXeD CaSe ÀÉÎÕÜ ǅ ſ K Å Ω",
 )
-"""Blank texts, English as people write it, every script, marks, controls, emoji, and words that are too long."""
-_NO_TEXT = ("\ud800", "open \udfff")  # lone surrogates, which must fail
+"""Blank texts, everyday English, every script, marks, controls, emoji, and words that are too long."""
+_NOT_UNICODE = ("\ud800", "open \udfff")  # lone surrogates, which must fail
 
 
 def disagreement(encode: Encode, tokenizer: Tokenizer, further: Sequence[str]) -> str | None:
     """Return why a fast tokenizer cannot be used; None where it can.
 
-    Its ids must be those of ``tokenizers`` wherever they are fewer than ``max_length``; texts with more are left to
-    ``tokenizers``, so that it must not give fewer for them.
+    For texts of fewer than ``max_length`` tokens, its ids must be those of ``tokenizers``. Longer texts are left to
+    ``tokenizers``; for these it must give at least ``max_length`` ids, by which they are recognized.
 
     Args:
         encode: The fast tokenizer.
@@ -66,7 +66,7 @@ def disagreement(encode: Encode, tokenizer: Tokenizer, further: Sequence[str]) -
         further: Texts to compare besides ``TEXTS``.
     """
     if tokenizer.max_length > MOST_TOKENS:
-        return f"max_length is {tokenizer.max_length}, and ids are compared up to {MOST_TOKENS} tokens alone"
+        return f"max_length is {tokenizer.max_length}, but ids are compared only up to {MOST_TOKENS} tokens"
     for text in (*TEXTS, *further, *_long_texts(tokenizer)):
         expected = tokenizer.encode_one(text).ids
         try:
@@ -78,7 +78,7 @@ def disagreement(encode: Encode, tokenizer: Tokenizer, further: Sequence[str]) -
         is_cut = len(expected) >= tokenizer.max_length
         if len(found) < tokenizer.max_length if is_cut else list(found) != expected:
             return f"its ids differ for {text!r:.60}"
-    for text in _NO_TEXT:
+    for text in _NOT_UNICODE:
         if not _fails(encode, text):
             return f"it accepts {text!r}, which is not valid Unicode"
     return None

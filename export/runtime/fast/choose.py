@@ -23,13 +23,13 @@ _MAX_ENTRIES = 256
 _KEY_LENGTH = 64
 
 
-class Choice(NamedTuple):
+class ChosenTokenizer(NamedTuple):
     """The fast tokenizer for an artifact.
 
     Attributes:
         name: Name of the package; None: none can be used.
-        encode: What maps a text to its ids.
-        why: Why none of those before it is used; None where the first one is.
+        encode: Maps a text to its ids.
+        why: Why no earlier one is used; None where the first one is.
     """
 
     name: str | None
@@ -37,7 +37,9 @@ class Choice(NamedTuple):
     why: str | None
 
 
-def choose_for_graph(own: Tokenizer, content: bytes, input_names: Iterable[str], folder: Path) -> Choice:
+def choose_for_graph(
+    own: Tokenizer, content: bytes, input_names: Iterable[str], folder: Path
+) -> ChosenTokenizer:
     """Choose a fast tokenizer that gives the same ids, for a graph with these inputs.
 
     Args:
@@ -47,18 +49,22 @@ def choose_for_graph(own: Tokenizer, content: bytes, input_names: Iterable[str],
         folder: Folder of the artifact, whose probes are compared as well if it has any.
     """
     if own.takes_pairs:
-        return Choice(None, None, "pairs of texts are tokenized by tokenizers alone")
+        return ChosenTokenizer(None, None, "only the package tokenizers supports pairs of texts")
     if own.with_offsets:
-        return Choice(None, None, "fast tokenizers do not give the places of tokens in a text")
+        return ChosenTokenizer(None, None, "fast tokenizers do not give the places of tokens in a text")
     if "token_type_ids" in input_names:
-        return Choice(None, None, f"{MODEL_FILE} reads token_type_ids, which fast tokenizers do not give")
+        return ChosenTokenizer(
+            None, None, f"{MODEL_FILE} reads token_type_ids, which fast tokenizers do not give"
+        )
     has_probes = (folder / PROBES_FILE).is_file()
     return choose_fast_tokenizer(
         own, content, [each.ids for each in read_probes(folder)] if has_probes else []
     )
 
 
-def choose_fast_tokenizer(tokenizer: Tokenizer, content: bytes, probes: Sequence[Sequence[int]]) -> Choice:
+def choose_fast_tokenizer(
+    tokenizer: Tokenizer, content: bytes, probes: Sequence[Sequence[int]]
+) -> ChosenTokenizer:
     """Choose the first fast tokenizer that is installed and gives the same ids.
 
     Args:
@@ -74,9 +80,9 @@ def choose_fast_tokenizer(tokenizer: Tokenizer, content: bytes, probes: Sequence
             continue
         encode, reason = _opened(fast, version, tokenizer, content, probes)
         if reason is None:
-            return Choice(fast.name, encode, "; ".join(reasons) or None)
+            return ChosenTokenizer(fast.name, encode, "; ".join(reasons) or None)
         reasons.append(f"{fast.name} {version}: {reason}")
-    return Choice(None, None, "; ".join(reasons))
+    return ChosenTokenizer(None, None, "; ".join(reasons))
 
 
 def _opened(
@@ -119,7 +125,7 @@ def _key(
 
 
 def _load_verdicts() -> dict[str, str | None]:
-    """Return key → why not, None where the ids agree; nothing if the cache cannot be trusted."""
+    """Return key → why the ids disagree, None where they agree; empty if the cache cannot be trusted."""
     try:
         entries = [line.split(" ", 1) for line in read_lines(_FILE)]
         verdicts = {key: json.loads(value) for key, value in entries}

@@ -1,4 +1,4 @@
-"""The package ``nanotoken``: WordPiece alone, exact by its own tests."""
+"""Register the package ``nanotoken``, which supports only WordPiece."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from .base import Encode, FastTokenizer, register
 
 _MOST_CACHED = 2**16
-"""Words that each thread of the process remembers; by default up to 2^20, which take 130 MB a thread."""
+"""Maximum number of words that each thread caches; the package's default, up to 2^20, takes 130 MB a thread."""
 
 
 def _open(content: bytes, path: Path) -> Encode:

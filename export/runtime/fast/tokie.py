@@ -1,4 +1,4 @@
-"""The package ``tokie``: byte-pair encoding, WordPiece and Unigram."""
+"""Register the package ``tokie``, which supports byte-pair encoding, WordPiece and Unigram."""
 
 from __future__ import annotations
 

@@ -82,13 +82,13 @@ class BoundGraph(Graph):
     def outputs(self, feed: dict[str, np.ndarray], num_classes: int) -> np.ndarray:
         """Copy inputs to the device, run the graph and return a copy of its logits, without those of padding."""
         with self._lock:
-            buffers = self._filled(feed, num_classes)
+            buffers = self._fill(feed, num_classes)
             self.session.run_with_iobinding(buffers.binding, buffers.options)
             logits = np.array(buffers.output.numpy())
         return logits[:, : feed["input_ids"].shape[1]] if self._of_tokens else logits
 
-    def _filled(self, feed: dict[str, np.ndarray], num_classes: int) -> _Buffers:
-        """Return the buffers of a feed's shape, which hold its values."""
+    def _fill(self, feed: dict[str, np.ndarray], num_classes: int) -> _Buffers:
+        """Copy a feed into the buffers of its shape, and return these."""
         padded = {name: self._padded(name, array) for name, array in feed.items()}
         batch, length = padded["input_ids"].shape
         buffers = self._buffers.get((batch, length))
@@ -107,7 +107,7 @@ class BoundGraph(Graph):
         length = array.shape[1]
         wanted = max(length, min(-(-length // self._step) * self._step, self._max_length))
         value = self._pad_token_id if name == "input_ids" else 0
-        # A copy in any case: on the CPU a buffer is the array itself.
+        # This always copies, since on the CPU a buffer is the array itself.
         return np.pad(array, ((0, 0), (0, wanted - length)), constant_values=value)
 
     def _new_buffers(self, padded: dict[str, np.ndarray], shape: tuple[int, ...], graph_id: int) -> _Buffers:
@@ -133,7 +133,7 @@ def open_with_buffers(
     io_binding: bool,
     cuda_graphs: bool,
 ) -> Graph:
-    """Open a model file as ``open_graph`` does, with buffers where they are wanted.
+    """Open a model file as ``open_graph`` does, with buffers on the device if requested.
 
     Args:
         path: The file.

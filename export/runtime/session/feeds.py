@@ -13,22 +13,21 @@ from ....training.tasks.spans.windows import Window
 from ...artifact.manifest import MODEL_FILE, TOKENIZER_FILE
 
 _LEAST_MASK = 64
-_MOST_PAIRS = (
-    2**26
-)  # of tokens in a run of several texts, for which each attention head has a score of 4 bytes
+# Pairs of tokens in a run of several texts; each attention head has a score of 4 bytes for each pair.
+_MOST_PAIRS = 2**26
 
 
 def most_texts(batch_size: int, length: int) -> int:
-    """Return the texts of a run whose longest has ``length`` tokens: at most ``batch_size``, fewer where it is long."""
+    """Return how many texts to run at once if the longest has ``length`` tokens: at most ``batch_size``."""
     return min(batch_size, max(1, _MOST_PAIRS // max(1, length) ** 2))
 
 
 def runs_of(lengths: Sequence[int], batch_size: int) -> Iterator[list[int]]:
-    """Yield the numbers of the texts in each run of a model, the shortest first, so that there is little padding.
+    """Yield the indices of the texts in each run of a model, the shortest first, so that there is little padding.
 
     Args:
-        lengths: Tokens of each text.
-        batch_size: Most texts of a run.
+        lengths: Number of tokens of each text.
+        batch_size: Maximum number of texts in a run.
     """
     order = sorted(range(len(lengths)), key=lengths.__getitem__)
     start = 0
@@ -106,8 +105,8 @@ class Feeds:
 
         Args:
             rows: The ids.
-            type_ids: Token types of each position; None: all are of the first type. Without use where the graph does
-                not read them.
+            type_ids: Token type of each position; None: all are of the first type. Ignored where the graph does not
+                read token types.
         """
         feed = {name: np.zeros(rows.shape, dtype) for name, dtype in self._types.items()}
         feed["input_ids"][:] = rows
@@ -118,7 +117,7 @@ class Feeds:
         return feed
 
     def _new_mask(self, length: int) -> np.ndarray:
-        """Return a mask of ones ``[1, L]``, and keep it: all of them are views of one array."""
+        """Return a mask of ones ``[1, L]``, and cache it; all masks are views of one array."""
         ones = self._ones
         if ones.shape[1] < length:
             ones = self._ones = _read_only_ones(2 * length, ones.dtype)

@@ -18,7 +18,8 @@ _INTEGER_TYPES = {"tensor(int64)": np.int64, "tensor(int32)": np.int32}
 _FLOAT_TYPES = ("tensor(float)", "tensor(float16)", "tensor(double)")
 _INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 _AGAIN = "export it with distiltune, or pull the artifact again"
-_SAYS_NO_MORE = re.compile(
+# Parts of ONNX Runtime's messages that a user cannot act on.
+_NOISE = re.compile(
     r"\[ONNXRuntimeError\] : \d+ : \w+ : |/onnxruntime_src/\S+ |Non-zero status code returned while "
     r"|Load model from .*? failed:\s*"
 )
@@ -158,5 +159,5 @@ def open_graph(path: Path, options: ort.SessionOptions, providers: Sequence[Any]
 
 def cause(error: BaseException) -> str:
     """Return the error message of ONNX Runtime or tokenizers on one line, without their source locations."""
-    message = " ".join(_SAYS_NO_MORE.sub("", str(error)).split()) or type(error).__name__
+    message = " ".join(_NOISE.sub("", str(error)).split()) or type(error).__name__
     return message if len(message) <= 160 else f"{message[:159]}…"

@@ -72,7 +72,7 @@ def provider_names(providers: Any) -> list[str]:
     """Return the names in a list of providers, or of pairs of name and options.
 
     Raises:
-        InputError: It is no such list, or the installed ONNX Runtime lacks one of them.
+        InputError: It is not such a list, or the installed ONNX Runtime lacks one of them.
     """
     try:
         if isinstance(providers, str):
@@ -108,7 +108,7 @@ def check_started(session: ort.InferenceSession, name: str) -> None:
 def load_libraries(names: Sequence[str]) -> None:
     """Load the libraries of CUDA and TensorRT that were installed as Python packages, where a provider needs them.
 
-    What cannot be loaded shows when the session is opened.
+    A library that cannot be loaded is reported when the session is opened.
     """
     if not set(names) & set(_OF_NVIDIA):
         return

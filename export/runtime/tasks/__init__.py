@@ -1,4 +1,4 @@
-"""Decoders, one file for each task, in NumPy alone; importing this package registers them."""
+"""Decoders, one file for each task, with NumPy only; importing this package registers them."""
 
 from . import single_label as single_label
 

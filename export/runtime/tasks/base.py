@@ -1,4 +1,4 @@
-"""Base class and registry of decoders, which turn logits into predictions for each task, in NumPy alone."""
+"""Base class and registry of decoders, which turn logits into predictions for each task, with NumPy only."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Decoder(ABC):
     Attributes:
         name: The task's name in an artifact's ``distiltune.json``.
         names_one: Whether an answer is one label, which is the first of ``ranked``.
-        has_threshold: Whether an artifact can have a threshold: for out-of-scope texts, one for each label, or for no
+        has_threshold: Whether an artifact can have a threshold: for out-of-scope texts, for each label, or for no
             answer.
         of_tokens: Whether a graph has outputs for each token.
         of_windows: Whether a text is a question with its context, which is read in windows.
@@ -41,10 +41,10 @@ class Decoder(ABC):
         """Return C, the number of a graph's outputs for one text."""
 
     def read_threshold(self, given: Any, labels: Sequence[str]) -> Any:
-        """Read the value of ``threshold`` in an artifact's ``distiltune.json``; asked only where ``has_threshold``.
+        """Read the value of ``threshold`` in an artifact's ``distiltune.json``; called only where ``has_threshold``.
 
         Raises:
-            ValueError: It is not a threshold; the message says what it must be.
+            ValueError: It is not a threshold; the message states what it must be.
         """
         del labels
         return Threshold.from_json(given)
@@ -95,7 +95,7 @@ class Decoder(ABC):
         raise InputError(f"top_k is {count}, but the task {self.name} has no order of labels; leave it out")
 
     def compared(self, logits: np.ndarray, labels: Sequence[str]) -> list[dict[str, Any]]:
-        """Return the predictions of logits[N, C], or of those of a probe's tokens, without scores and threshold."""
+        """Return the predictions for logits[N, C], or for those of a probe's tokens, without scores and threshold."""
         return [self.without_scores(each) for each in self.decode(logits, labels, None)]
 
     def without_scores(self, answer: dict[str, Any]) -> dict[str, Any]:
@@ -103,12 +103,12 @@ class Decoder(ABC):
         return {name: value for name, value in answer.items() if name != "score"}
 
     def margin(self, logits: np.ndarray) -> float:
-        """Return how far logits[C] of one text are from another answer; by default the best one from the second."""
+        """Return how far logits[C] are from another answer; by default, the largest logit minus the second."""
         second, best = sorted([-np.inf, *logits])[-2:]
         return float(best - second)
 
     def fields(self, answer: Any) -> dict[str, Any]:
-        """Return an answer as the fields of an object that has the text as well."""
+        """Return an answer as fields of an object that also has the text."""
         return answer
 
     def cells(self, answer: dict[str, Any]) -> list[tuple[str, float]]:
@@ -122,7 +122,7 @@ class Tokens(NamedTuple):
     Attributes:
         text: The text.
         offsets: First character of each token, and the one after its last.
-        word_ids: Number of each token's word before it was split into pieces; None for a special token.
+        word_ids: Index of the word that each token is a piece of; None for a special token.
     """
 
     text: str
@@ -170,7 +170,7 @@ class TokenDecoder(Decoder):
         ]
 
     def margin(self, logits: np.ndarray) -> float:
-        """Return how far logits[L, C] of a text's tokens are from another answer: that of the nearest token."""
+        """Return the smallest margin of a text's tokens, from logits[L, C]."""
         return min(super(TokenDecoder, self).margin(each) for each in logits)
 
     def fields(self, answer: Any) -> dict[str, Any]:

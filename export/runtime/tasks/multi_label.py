@@ -34,7 +34,7 @@ class MultiLabel(Decoder):
     ) -> list[dict[str, Any]]:
         """Return the labels of each text with their scores, sigmoid(logit / temperature); possibly none.
 
-        A label is predicted where its score is above its threshold, without thresholds above one half.
+        A label is predicted where its score is above its threshold, or above one half if there are no thresholds.
         """
         is_predicted = logits > (0.0 if threshold is None else threshold.cuts(temperature))
         return [
@@ -59,7 +59,7 @@ class MultiLabel(Decoder):
         return {"labels": sorted(each["label"] for each in answer["labels"])}
 
     def margin(self, logits: np.ndarray) -> float:
-        """Return the least distance of a logit of logits[C] from 0."""
+        """Return the smallest absolute value of logits[C], since a label changes where its logit crosses 0."""
         return float(np.abs(logits).min())
 
     def cells(self, answer: dict[str, Any]) -> list[tuple[str, float]]:

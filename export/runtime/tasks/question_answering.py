@@ -36,7 +36,7 @@ class WindowDecoder(Decoder):
     columns: ClassVar[tuple[str, str]] = ("question", "context")
 
     def num_outputs(self, labels: Sequence[str]) -> int:
-        """Return the number of ends of an answer."""
+        """Return the number of outputs of a token: one for the start of an answer, one for its end."""
         return len(labels)
 
     def read_threshold(self, given: Any, labels: Sequence[str]) -> float:
@@ -65,10 +65,10 @@ class WindowDecoder(Decoder):
         """
         given = SpanLogits.of_windows(windows, logits)
         decoded = decode(given)
-        none, possible = is_unanswered(decoded, threshold), candidates(given, decoded, threshold)
+        unanswered, possible = is_unanswered(decoded, threshold), candidates(given, decoded, threshold)
         answers = []
         for number, context in enumerate(contexts):
-            start, end = (0, 0) if none[number] else trimmed(context, decoded.spans[number])
+            start, end = (0, 0) if unanswered[number] else trimmed(context, decoded.spans[number])
             score = possible[number].probability(temperature)
             answers.append({"answer": context[start:end], "score": score, "start": start, "end": end})
         return answers
@@ -80,17 +80,17 @@ class WindowDecoder(Decoder):
         threshold: Any,
         temperature: float = 1.0,
     ) -> list[dict[str, Any]]:
-        """Reject logits without the windows that they are for, which ``decode_windows`` takes."""
+        """Raise an error: logits of questions are decoded with their windows, by ``decode_windows``."""
         raise NotImplementedError(f"logits of shape {logits.shape} given; use decode_windows")
 
     def compared(self, logits: np.ndarray, labels: Sequence[str]) -> list[dict[str, Any]]:
-        """Return the first and last token of the best span of logits[L, 2] of one window, whatever its tokens are."""
+        """Return the first and last token of the best span for logits[L, 2] of one window, whatever its tokens are."""
         del labels
         first, last, _ = best_span(logits)
         return [{"start": first, "end": last}]
 
     def margin(self, logits: np.ndarray) -> float:
-        """Return how far logits[L, 2] of a window are from another answer: the best span from the second."""
+        """Return how far logits[L, 2] of a window are from another answer: the best span's value minus the second's."""
         second, best = np.sort(span_values(logits), axis=None)[-2:]
         return float(best - second)
 

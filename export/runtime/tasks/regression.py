@@ -17,7 +17,7 @@ class Regression(Decoder):
     name: ClassVar[str] = "regression"
 
     def num_outputs(self, labels: Sequence[str]) -> int:
-        """Return the number of numbers: one output for each."""
+        """Return how many numbers are predicted: one output for each."""
         return len(labels)
 
     def decode(
@@ -33,11 +33,11 @@ class Regression(Decoder):
         return [{"values": dict(zip(labels, map(float, row), strict=True))} for row in logits]
 
     def without_scores(self, answer: dict[str, Any]) -> dict[str, Any]:
-        """Return nothing: numbers that differ by rounding are no other answer."""
+        """Return an empty dictionary: numbers that differ only by rounding count as equal."""
         return {}
 
     def margin(self, logits: np.ndarray) -> float:
-        """Return 0: no number is closer to another answer than any other."""
+        """Return 0: numbers have no margin to another answer."""
         return 0.0
 
     def cells(self, answer: dict[str, Any]) -> list[tuple[str, float]]:

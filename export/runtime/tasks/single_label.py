@@ -11,7 +11,8 @@ import numpy as np
 from ..scores import Threshold
 from .base import Decoder, register
 
-_NO_OTHER = 0.51
+_CLEAR_MAJORITY = 0.51
+"""Probability above which no other label can have the same, even after rounding in 32 bits."""
 _CLOSE = 1e-5
 """Difference of two logits whose probabilities, in 32 bits, may be rounded to the same number."""
 
@@ -62,8 +63,8 @@ class SingleLabel(Decoder):
         below = scaled - scaled[best]
         # exp(0) is 1; add.reduce skips the Python that sum runs through.
         score = float(1 / np.add.reduce(np.exp(below)))
-        # Two labels cannot both have more than half. Below it, one before the best may be rounded to the same number.
-        if not score > _NO_OTHER and (math.isnan(score) or (best and below[:best].max() > -_CLOSE)):
+        # Below a clear majority, a label before the best may be rounded to the same probability and come first.
+        if not score > _CLEAR_MAJORITY and (math.isnan(score) or (best and below[:best].max() > -_CLOSE)):
             return super().decode_one(logits, labels, threshold, temperature)
         label = labels[best]
         if threshold is None or label == threshold.label or not threshold.refuses_one(logits, logits[best]):
@@ -78,7 +79,7 @@ class SingleLabel(Decoder):
         count: int,
         temperature: float = 1.0,
     ) -> list[list[dict[str, Any]]]:
-        """Return the most probable labels of each text; those of a rejected one follow the threshold's label."""
+        """Return the most probable labels of each text; of a rejected text, the threshold's label comes first."""
         probabilities = _softmax(logits / temperature)
         ranked = [
             [{"label": labels[i], "score": float(row[i])} for i in np.argsort(-row, kind="stable")[:count]]

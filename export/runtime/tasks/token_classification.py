@@ -14,10 +14,10 @@ from .base import TokenDecoder, Tokens, register
 class TokenClassification(TokenDecoder):
     """Decoder whose prediction for a text is a list of ``{"start": int, "end": int, "label": str, "score": float}``.
 
-    Each word has the tag of its first piece, the one that training teaches. Words are then grouped as the pipeline of
-    transformers groups pieces (``aggregation_strategy="simple"``): a word continues an entity unless its type is
-    another one or its tag begins with ``B-``; the score is the mean of the words' largest probabilities. Where every
-    word is one piece these are the pipeline's answers; where words have several, those of its strategy ``first``.
+    Each word has the tag of its first piece, the only one that is trained. Words are then grouped as the pipeline of
+    transformers groups pieces (``aggregation_strategy="simple"``): a word continues an entity unless its type differs
+    or its tag begins with ``B-``; the score is the mean of the words' largest probabilities. The answers are the
+    pipeline's where every word is one piece, and those of its strategy ``first`` where words have several.
     """
 
     name: ClassVar[str] = "token_classification"

@@ -7,9 +7,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from ..base import Quantized, Source, Variant, VariantInputs, fused, register
-
-_INT4_OPSET = 21  # the first with 4-bit integers
+from ..base import INT4_OPSET, Quantized, Source, Variant, VariantInputs, fused, register
 
 
 def _int8(
@@ -69,7 +67,7 @@ SMALL_TABLE = replace(
     description="dynamic int8, embeddings in 4 bits",
     make=_with_small_table,
     tolerance=1.0,
-    min_opset=_INT4_OPSET,
+    min_opset=INT4_OPSET,
     has_sensitivity=False,
 )
 

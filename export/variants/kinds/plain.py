@@ -38,5 +38,5 @@ FP16 = Variant(
 _FUSED = ((PLAIN, "onnx-fused"), (FP16, "onnx-fused-fp16"))
 
 register(PLAIN, FP16)
-# TensorRT knows none of the nodes that fusion makes.
+# TensorRT supports none of the nodes that fusion creates.
 register(*(replace(fused(each, name), gpu_targets=("cuda",)) for each, name in _FUSED))

@@ -1,4 +1,4 @@
-"""16-bit floats for TensorRT, whose types are those of the graph: what 16 bits round too much stays in 32."""
+"""16-bit floats for TensorRT, which follows the types of the graph: operations that need 32 bits keep them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ..base import Quantized, Source, Variant, VariantInputs, register
 
-# Their sums run over a whole row, in which 16 bits lose the small terms.
+# These sum over a whole row, in which 16 bits would lose the small terms.
 _IN_32_BITS = ("LayerNormalization", "Softmax", "ReduceMean")
 
 

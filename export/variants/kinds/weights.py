@@ -5,9 +5,7 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-from ..base import Quantized, Source, Variant, VariantInputs, fused, register
-
-_INT4_OPSET = 21  # the first with 4-bit integers
+from ..base import INT4_OPSET, Quantized, Source, Variant, VariantInputs, fused, register
 
 
 def _weights_8bit(source: Path, target: Path, _: VariantInputs) -> Quantized:
@@ -45,7 +43,7 @@ WEIGHTS_4BIT = Variant(
     _weights_4bit,
     weight_bits=4,
     tolerance=1.5,
-    min_opset=_INT4_OPSET,
+    min_opset=INT4_OPSET,
 )
 
 register(WEIGHTS_8BIT, WEIGHTS_4BIT)

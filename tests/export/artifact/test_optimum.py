@@ -1,4 +1,4 @@
-"""The folder opens in optimum, in an environment of its own: optimum needs an older transformers than this package."""
+"""optimum opens the folder, in a separate environment, since it needs an older transformers than this package."""
 
 import json
 import subprocess

@@ -1,4 +1,4 @@
-"""A copy of an artifact goes where it is asked for: whole or not at all, and never into itself."""
+"""A copy of an artifact is complete or absent, and is never made inside the artifact itself."""
 
 import json
 import os
@@ -31,11 +31,11 @@ def refused(sealed: Path, target: str | Path, root: Path, *names: str) -> None:
     before = tree(root)
     with pytest.raises(InputError) as raised:
         copy_artifact(sealed, target)
-    said = str(raised.value)
-    assert "\n" not in said
-    assert said.startswith("--to")
+    message = str(raised.value)
+    assert "\n" not in message
+    assert message.startswith("--to")
     for name in names:
-        assert name in said
+        assert name in message
     assert tree(root) == before
 
 
@@ -193,7 +193,7 @@ def test_a_killed_copy_leaves_one_hidden_folder_that_the_next_one_removes(
         (held,) = place.iterdir()
         assert held.name.startswith(".pull-")
         time.sleep(0.01)
-        # Another pull to the same place leaves alone what somebody works on.
+        # Another pull to the same place does not touch a folder that is in use.
         copy_artifact(sealed, place / "copy")
         assert held.exists()
         shutil.rmtree(place / "copy")
@@ -201,7 +201,7 @@ def test_a_killed_copy_leaves_one_hidden_folder_that_the_next_one_removes(
         process.wait()
     assert [each.name for each in place.iterdir()] == [held.name]
     copy_artifact(sealed, place / "other")
-    assert held.exists()  # another target's
+    assert held.exists()  # it belongs to another target
     copy_artifact(sealed, place / "copy")
     assert sorted(each.name for each in place.iterdir()) == ["copy", "other"]
 

@@ -1,4 +1,4 @@
-"""The folder opens in transformers.js under Node, in a project of its own."""
+"""transformers.js opens the folder under Node, in a separate project."""
 
 import json
 import shutil
@@ -43,7 +43,7 @@ def test_transformers_js_answers_as_the_runtime_does(tmp_path: Path) -> None:
     project = tmp_path / "project"
     project.mkdir()
     (project / "package.json").write_text('{"private": true}')
-    # No scripts: that of onnxruntime-node downloads libraries for GPUs.
+    # Without install scripts: that of onnxruntime-node downloads libraries for GPUs.
     install = ["npm", "install", "--ignore-scripts", "--no-audit", "--no-fund", "@huggingface/transformers@4"]
     if subprocess.run(install, cwd=project, check=False, capture_output=True).returncode != 0:
         pytest.skip("transformers.js cannot be installed here: no package registry is reachable")
@@ -65,7 +65,7 @@ def test_transformers_js_answers_as_the_runtime_does(tmp_path: Path) -> None:
         )
         assert done.returncode == 0, done.stderr
         classifier = TextClassifier.load(sealed)
-        classifier.temperature = 1.0  # which transformers.js does not know
+        classifier.temperature = 1.0  # transformers.js has no temperature
         expected = [classifier(text) for text in TEXTS]
         for answers in json.loads(done.stdout):
             assert [each["label"] for each in answers] == [each["label"] for each in expected]

@@ -1,4 +1,4 @@
-"""A sealed artifact is held against its manifest each time that it is loaded."""
+"""A sealed artifact is verified against its manifest each time that it is loaded."""
 
 import json
 import os
@@ -25,7 +25,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def settled(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Files count as old enough for the cache at once."""
+    """Make files count as old enough for the cache at once."""
     monkeypatch.setattr(hash_cache, "_SETTLED_NS", -1)
 
 
@@ -111,7 +111,7 @@ def test_a_folder_without_manifest_is_loaded_as_it_is(sealed: Path, hashed: list
 
 
 def test_files_through_links_are_loaded_where_their_content_is_right(sealed: Path, tmp_path: Path) -> None:
-    linked = tmp_path / "linked"  # as a model hub's cache and a mounted volume have them
+    linked = tmp_path / "linked"  # like those in a model hub's cache or a mounted volume
     linked.mkdir()
     for file in sealed.iterdir():
         (linked / file.name).symlink_to(file)
@@ -126,7 +126,7 @@ def test_an_unchanged_file_is_hashed_once(sealed: Path, settled: None, hashed: l
     TextClassifier.load(sealed)
     assert hashed == SEALED
     verify_artifact(sealed)
-    assert hashed == SEALED * 2  # always
+    assert hashed == SEALED * 2  # verify_artifact always hashes
 
 
 def test_a_changed_file_is_hashed_again_though_its_mtime_is_put_back(
@@ -176,7 +176,7 @@ def test_a_cache_that_cannot_be_trusted_is_ignored(
 ) -> None:
     TextClassifier.load(sealed)
     (file,) = cache.iterdir()
-    # What it claims of a changed file is what the manifest says.
+    # The forged cache has the manifest's hash for a changed file.
     entries = file.read_text()
     (sealed / "README.md").write_text("x" * (sealed / "README.md").stat().st_size)
     forged = files.identity((sealed / "README.md").stat())

@@ -1,4 +1,4 @@
-"""A baseline's row: measured like the others, with its threshold and calibration; a failure costs only that row."""
+"""A baseline's row: measured like the others, with threshold and calibration; a failure affects only that row."""
 
 import tempfile
 
@@ -46,7 +46,7 @@ def spec(tmp_path) -> MeasurementSpec:
 
 @pytest.fixture
 def in_this_process(monkeypatch, tmp_path):
-    """Its two processes are this one here, and its temporary files are in a directory of the test."""
+    """Run its two processes in this one, with temporary files in a directory of the test."""
     temporary = tmp_path / "tmp"
     temporary.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(temporary))
@@ -64,31 +64,31 @@ def in_this_process(monkeypatch, tmp_path):
 
 
 def test_it_is_measured_like_the_other_rows(spec, in_this_process, tmp_path) -> None:
-    said, kept = [], tmp_path / "logits.npz"
+    reported, kept = [], tmp_path / "logits.npz"
     [row] = measure_models(
         [spec],
         texts_of("oos"),
         QUICK,
         goal=GOAL,
-        report=said.append,
+        report=reported.append,
         keep=lambda _, file: kept.write_bytes(file.read_bytes()),
     )
     assert row.training is not None and row.with_threshold is not None and row.calibration is not None
     assert row.size_mb == pytest.approx(row.training["bytes"] / 2**20)
     assert (row.training["num_texts"], row.training["num_classes"]) == (24, 2)
-    assert row.accuracy == pytest.approx(4 / 7)  # the labels that train lacks are wrong
+    assert row.accuracy == pytest.approx(4 / 7)  # texts whose labels are missing in train are wrong
     assert row.in_scope_accuracy == pytest.approx(4 / 5)
     assert row.with_threshold["oos_recall"] == 1.0
     assert row.with_threshold["accuracy"] == pytest.approx(6 / 7)
     assert min(row.latency_ms["p50"], row.throughput["2"], row.peak_memory_mb) > 0
     assert (row.session, row.floor_ms, row.gate) == (None, None, None)
-    assert [each.message.partition(":")[0] for each in said] == [
+    assert [each.message.partition(":")[0] for each in reported] == [
         "training tfidf-svm",
         "1 of 1 models measured; tfidf-svm",
     ]
-    assert said[0].values == {"done": 0, "total": 1}
+    assert reported[0].values == {"done": 0, "total": 1}
     assert not list(in_this_process.glob("distiltune*"))
-    # What is kept has labels and numbers alone.
+    # The stored file contains only labels and numbers.
     with np.load(kept) as stored:
         assert {name: stored[name].dtype.kind for name in stored} == {
             "labels": "U",

@@ -51,7 +51,7 @@ PERCENTILES = {"mean", "std", "p50", "p90", "p99"}
 
 
 class Slow:
-    """Answers by the first word, and takes a known time."""
+    """A pipeline that answers with the first word, after a known time."""
 
     def __init__(self) -> None:
         self.texts: list[str] = []
@@ -108,7 +108,7 @@ def test_measures_everything_at_once(tmp_path: Path) -> None:
 
 
 def test_throughput_is_that_of_full_batches(monkeypatch) -> None:
-    """Of 5 texts: a batch of 2 leaves one over, and one of 12 needs more texts than there are."""
+    """Of 5 texts, a batch size of 2 leaves one over, and one of 12 needs more texts than there are."""
     monkeypatch.setattr(measurements, "_LEAST_SECONDS_OF_THROUGHPUT", 0.001)
     sizes: dict[int, set[int]] = {}
 
@@ -197,7 +197,7 @@ def texts() -> BenchmarkTexts:
 
 @pytest.fixture
 def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Rows are measured in this process, which has the libraries loaded already."""
+    """Measure rows in this process, which has already loaded the libraries."""
 
     def run_here(module: str, arguments: list[str], **_: object) -> None:
         assert module == "benchmark.worker"
@@ -205,7 +205,7 @@ def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
         out.write_text(json.dumps(worker.measure(json.loads(spec.read_text())), allow_nan=False))
 
     monkeypatch.setattr(measuring, "run_module", run_here)
-    for target in (pytorch, pytorch_int8):  # PyTorch accepts a number of threads once a process
+    for target in (pytorch, pytorch_int8):  # PyTorch accepts the number only once in a process
         monkeypatch.setattr(target, "set_threads", lambda _: None)
 
 
@@ -230,7 +230,7 @@ def test_rows_are_measured_in_processes_of_their_own(folders: dict[str, Path], t
     assert student.size_mb == (folders["student"] / "model.safetensors").stat().st_size / 2**20
     assert onnx.size_mb == (folders["onnx"] / "model.onnx").stat().st_size / 2**20
     assert onnx.fused == {"Attention": 2}
-    # No torch in the ONNX row's process.
+    # The process of the ONNX row does not load torch.
     assert onnx.peak_memory_mb < student.peak_memory_mb / 2
 
 
@@ -259,7 +259,7 @@ def test_an_onnx_row_on_one_thread_has_its_floor(
 
 
 def uncounted(variant: Path, target: Path) -> Path:
-    """The same variant, its logits handed on by a kind of node that can be any product."""
+    """Copy a variant, and pass its logits through an Einsum, whose operations cannot be counted."""
     shutil.copytree(variant, target)
     graph = onnx.load(str(target / "model.onnx"))
     last = graph.graph.output[0].name
@@ -289,7 +289,7 @@ def test_rows_are_measured_with_their_own_threshold_too(
     ]
     student, onnx = (row.with_threshold or {} for row in measure_models(specs, texts, QUICK, goal=goal))
     assert onnx["value"] == chosen.value
-    # What has no threshold of its own gets one in the same way.
+    # A model without a threshold of its own gets one in the same way.
     assert student["value"] == pytest.approx(chosen.value, abs=1e-4)
     answers = [answer["label"] for answer in classifier(texts.test_texts)]
     right = np.array(answers) == np.array([LABELS[label] for label in texts.test_labels])
@@ -308,7 +308,7 @@ def test_rows_are_measured_with_their_own_threshold_too(
 def test_quantized_rows_are_judged_by_each_text_alone(
     folders: dict[str, Path], texts: BenchmarkTexts, tmp_path: Path, name: str, plain_graph
 ) -> None:
-    """A threshold and a calibration error are numbers made of logits: they show which ones."""
+    """Threshold and calibration error depend on the logits, and so show which ones were used."""
     goal = ScopeGoal(OutOfScopeConfig(max_in_scope_refused=0.3), "label_3")
     labels = [LABELS[label] for label in texts.validation_labels]
     build_variant(
@@ -348,7 +348,7 @@ def test_quantized_rows_are_judged_by_each_text_alone(
     assert row.with_threshold["value"] == pytest.approx(threshold(1), abs=1e-6)
     assert row.calibration is not None
     assert row.calibration["in_scope_error_before"] == pytest.approx(calibration_error(1), abs=1e-6)
-    # Otherwise than in batches, so the above says something.
+    # Batches give other values, so the checks above are not vacuous.
     assert abs(threshold(32) - threshold(1)) > 1e-5
     assert abs(calibration_error(32) - calibration_error(1)) > 1e-5
 
@@ -378,7 +378,7 @@ def logits_in_batches(
 def test_answers_are_kept_so_that_rows_can_be_compared(
     folders: dict[str, Path], texts: BenchmarkTexts
 ) -> None:
-    """In the data's order of labels, whatever order the model has, and with the threshold's label at the end."""
+    """Labels are in the data's order, whatever the model's, with the threshold's label at the end."""
     other = [*reversed(LABELS), "never"]
     labels = [other.index(LABELS[label]) for label in texts.validation_labels]
     turned = replace(
@@ -396,7 +396,7 @@ def test_answers_are_kept_so_that_rows_can_be_compared(
     assert row.answers is not None
     names = np.array([*other, "none_of_these"])
     answers = row.answers["validation"]
-    assert answers == row.answers["test"]  # of the same texts
+    assert answers == row.answers["test"]  # both splits have the same texts
     without = unpack_answers(answers["without_threshold"])
     given = [answer["label"] for answer in TextClassifier.load(folders["onnx"])(texts.validation_texts)]
     assert names[without.predictions].tolist() == given
@@ -437,7 +437,7 @@ def test_the_reference_takes_the_given_tokenizer_and_published_shape(
 ) -> None:
     import transformers
 
-    # BERT-base in small, with fewer pieces than the tokenizer has.
+    # A small BERT-base with fewer pieces than the tokenizer has.
     shape = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
     small = partial(transformers.BertConfig, **shape, vocab_size=10)
     monkeypatch.setattr(transformers, "BertConfig", small)

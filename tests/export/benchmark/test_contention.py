@@ -1,11 +1,11 @@
-"""Timings on a busy machine: repeated, and marked where they stay uncertain."""
+"""Timings on a busy machine are repeated, and marked where they remain uncertain."""
 
 import itertools
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -13,8 +13,10 @@ from distiltune.export.benchmark import contention
 from distiltune.export.benchmark.contention import MOST_WAITING, NUM_TRIES, time_undisturbed, waiting_seconds
 
 
-def counted(monkeypatch: pytest.MonkeyPatch, waits: list[float | None], seconds: float = 1.0) -> list[float]:
-    """Each measurement takes some seconds, of which it waits as given; returns the list of the pauses."""
+def counted(
+    monkeypatch: pytest.MonkeyPatch, waits: list[float | None], seconds: float = 1.0
+) -> tuple[Callable[[], int], list[float]]:
+    """Return a measurement that takes ``seconds`` and waits as given, and the list of the pauses between its calls."""
     clock = {"now": 0.0, "waited": 0.0}
     given: Iterator[float | None] = iter(waits)
     pauses: list[float] = []
@@ -28,15 +30,14 @@ def counted(monkeypatch: pytest.MonkeyPatch, waits: list[float | None], seconds:
     monkeypatch.setattr(contention.time, "monotonic", lambda: clock["now"])
     monkeypatch.setattr(contention.time, "sleep", pauses.append)
     monkeypatch.setattr(contention, "waiting_seconds", lambda: None if None in waits else clock["waited"])
-    monkeypatch.setattr(contention, "_fake", measure, raising=False)
-    return pauses
+    return measure, pauses
 
 
 def run(
     monkeypatch: pytest.MonkeyPatch, waits: list[float | None], **options: int
 ) -> tuple[int, float | None]:
-    counted(monkeypatch, waits)
-    return time_undisturbed("a row", contention._fake, **options)  # pyright: ignore[reportAttributeAccessIssue]
+    measure, _ = counted(monkeypatch, waits)
+    return time_undisturbed("a row", measure, **options)
 
 
 def test_a_quiet_machine_is_measured_once(monkeypatch) -> None:
@@ -56,8 +57,8 @@ def test_of_disturbed_timings_the_least_disturbed_is_kept(monkeypatch) -> None:
     ("seconds", "pause"), [(0.001, 0.02), (0.05, 1.0), (0.1, 2.0), (30.0, 2.0)], ids="{}s".format
 )
 def test_the_pause_before_a_repetition_is_in_proportion_to_the_timing(monkeypatch, seconds, pause) -> None:
-    pauses = counted(monkeypatch, [seconds] * NUM_TRIES, seconds)
-    time_undisturbed("a row", contention._fake)  # pyright: ignore[reportAttributeAccessIssue]
+    measure, pauses = counted(monkeypatch, [seconds] * NUM_TRIES, seconds)
+    time_undisturbed("a row", measure)
     assert pauses == [pytest.approx(pause)] * (NUM_TRIES - 1)
 
 
@@ -75,7 +76,8 @@ def test_a_process_that_shares_its_processor_is_seen_to_wait() -> None:
     one = {min(allowed)}
     os.sched_setaffinity(0, one)
     try:
-        other = subprocess.Popen([sys.executable, "-c", "while True: pass"])  # it inherits the one processor
+        # It inherits the single processor.
+        other = subprocess.Popen([sys.executable, "-c", "while True: pass"])
         try:
             time.sleep(0.2)
             before, began = waiting_seconds(), time.monotonic()

@@ -60,7 +60,7 @@ def test_counts_of_dynamic_8_bits(plain: Path, tmp_path: Path) -> None:
 def test_counts_of_4_bit_weights_with_their_scales(plain: Path, tmp_path: Path) -> None:
     quantize_weights(plain, tmp_path / "int4.onnx", bits=4)
     made = counted(tmp_path / "int4.onnx")
-    # Blocks of 32 along the input, of 16 and 32 numbers: the first matrix is filled up to one block a column.
+    # Blocks have 32 weights along the input of 16 or 32: the first matrix is padded to one block for each column.
     blocks = HIDDEN + len(LABELS)
     assert made.weight_bytes == blocks * 32 // 2 + blocks * 4
     assert (made.int8_operations, made.float_operations) == (OPERATIONS, 0)
@@ -77,7 +77,7 @@ def test_counts_of_a_4_bit_table(plain: Path, tmp_path: Path) -> None:
 def one_node(
     node: onnx.NodeProto, inputs: dict[str, list], constants: dict[str, np.ndarray]
 ) -> onnx.ModelProto:
-    """input_ids [B, S] made to floats [B, S, 1], ``inputs`` repeated from it to a width, then ``node``."""
+    """Return a graph that casts input_ids [B, S] to floats [B, S, 1], repeats them to ``inputs``, and runs ``node``."""
     nodes, more = [], {"last": np.array([-1])}
     nodes.append(helper.make_node("Cast", ["input_ids"], ["floats"], to=TensorProto.FLOAT))
     nodes.append(helper.make_node("Unsqueeze", ["floats", "last"], ["column"]))
@@ -108,7 +108,7 @@ def test_counts_of_attention_with_its_projections(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["Concat", "Add"])
 def test_weights_that_the_graph_puts_together_first(tmp_path: Path, kind: str) -> None:
-    """Of a real width the fused attention's are joined when the graph is loaded."""
+    """At realistic widths, the weights of fused attention are joined when the graph is loaded."""
     width = 8
     parts = [f"w{number}" for number in range(3)]
     weights = {name: np.ones((width, width), np.float32) for name in parts}
@@ -148,7 +148,7 @@ def test_what_cannot_be_counted_is_said(tmp_path: Path, kind: str, domain: str) 
     ["bert", *(pytest.param(family, marks=pytest.mark.slow) for family in ("distilbert", "roberta"))],
 )
 def test_a_fused_graph_has_the_products_of_the_plain_one(tmp_path: Path, family: str) -> None:
-    # So wide that the attention's weights are joined only when the graph is loaded.
+    # The width is so large that the attention's weights are joined only when the graph is loaded.
     student = tiny_classifier(tmp_path / "student", family=family, hidden_size=128, num_layers=2)
     export_onnx(load_model(student).eval(), tmp_path / "plain.onnx", max_length=16, keep_shapes=True)
     assert fuse_onnx(tmp_path / "plain.onnx", tmp_path / "fused.onnx")["Attention"] == 1
@@ -202,7 +202,7 @@ def test_the_floor_is_the_longer_of_reading_and_computing() -> None:
 
 def test_rates_are_this_machine_s() -> None:
     rates = measure_rates(1 << 20, seconds=0.05)
-    # Any machine of this century, however busy, and no machine of it.
+    # Bounds that hold for any machine of this century, however busy.
     assert 1e7 < rates.bytes_per_s < 1e13
     assert 1e8 < rates.float_operations_per_s < 1e14
     assert 1e8 < rates.int8_operations_per_s < 1e15

@@ -1,4 +1,4 @@
-"""Models of several labels and of numbers, judged by their logits, compared, and shown in a report."""
+"""Models that predict several labels or numbers: judged by their logits, compared, and shown in a report."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Texts that a benchmark times: of the data's own lengths, and of a number of tokens."""
+"""Texts that a benchmark times: at the data's own lengths, and at given numbers of tokens."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_a_call_runs_fewer_texts_where_they_are_long():
 
 
 class Timed:
-    """Pipelines of a model with 512 positions, which note what they are given."""
+    """Pipelines of a model with 512 positions that record their calls."""
 
     def __init__(self, raises: bool = False, seconds: float = 0.0) -> None:
         self.calls: list[tuple[int, str]] = []
@@ -138,11 +138,11 @@ def test_a_classifier_cut_to_another_length_shares_the_model(tmp_path):
     expected = classifier.logits(texts)
     shorter, longer = classifier.cut_to(4), classifier.cut_to(4 * classifier.max_length)
     assert (shorter.max_length, longer.max_length) == (4, 4 * classifier.max_length)
-    assert [len(each._tokenizer.encode_one(texts[0]).ids) for each in (shorter, classifier)] == [
+    assert [len(each._predictor.tokenizer.encode_one(texts[0]).ids) for each in (shorter, classifier)] == [
         4,
         classifier.max_length,
     ]
-    assert len(longer._tokenizer.encode_one(texts[0]).ids) > classifier.max_length
+    assert len(longer._predictor.tokenizer.encode_one(texts[0]).ids) > classifier.max_length
     assert np.array_equal(classifier.logits(texts), expected), "the first one has not changed"
     assert np.array_equal(shorter.logits(["open"]), classifier.logits(["open"]))
     assert shorter(texts[0])["label"] in classifier.labels
@@ -162,7 +162,7 @@ def test_targets_give_the_pipeline_of_a_length_that_the_model_has_positions_for(
     assert opened.at_length(67) is None, "66 positions"
     benchmark = PerformanceBenchmark(classifier, texts, num_runs=2)
     assert list(benchmark.time_lengths(opened.at_length, [8, 64, 128], seconds=1.0)) == ["8", "64"]
-    # A graph has the positions of the job's texts alone.
+    # A graph has only the positions that the job's texts need.
     assert list(benchmark.time_lengths(classifier.cut_to, [8, 16, 64, 128], seconds=1.0)) == ["8", "16"]
     text = long_text(texts, 12)
     assert opened.at_length(12)(text)[0]["label"] == classifier.cut_to(12)(text)["label"]

@@ -41,7 +41,7 @@ def write(artifact: Path, session: object) -> Path:
 
 
 def options_of(classifier: TextClassifier):
-    return classifier._graph.session.get_session_options()
+    return classifier._predictor.graph.session.get_session_options()
 
 
 def test_options_of_the_config_are_used(artifact: Path) -> None:
@@ -55,7 +55,7 @@ def test_options_of_the_config_are_used(artifact: Path) -> None:
     assert (options.intra_op_num_threads, options.inter_op_num_threads) == (2, 2)
     assert options.get_session_config_entry("session.intra_op.allow_spinning") == "0"
     assert options.get_session_config_entry("session.disable_prepacking") == "1"
-    # What a caller gives goes before what the artifact says.
+    # An argument overrides the artifact's options.
     assert options_of(TextClassifier.load(artifact, session={})).enable_mem_pattern is True
 
 
@@ -97,7 +97,7 @@ def test_other_options_are_refused(artifact: Path, session: object, message: str
 
 
 class Machine:
-    """A clock that classifiers move, each by what its options cost, with noise that is always the same."""
+    """A clock that each call of a classifier advances by the cost of its options, with reproducible noise."""
 
     def __init__(self, costs: dict[str, float], changed: str = "", noise: float = 0.003) -> None:
         self.now, self.costs, self.changed, self.noise = 0.0, costs, changed, noise
@@ -161,7 +161,7 @@ def test_an_option_that_changes_logits_is_not_taken(monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.parametrize("noise", [0.0, 0.003, 0.1, 0.3])
 def test_noise_chooses_nothing(monkeypatch: pytest.MonkeyPatch, noise: float) -> None:
-    # A saving of half a percent is none.
+    # A saving of half a percent does not count.
     found = tuned(Machine({"enable_mem_pattern=False": 0.995}, noise=noise), monkeypatch, num_threads=2)
     assert (found["session"], found["gain"]) == ({}, 0.0)
     tried = {each["option"] for each in found["options"]}

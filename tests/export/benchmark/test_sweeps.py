@@ -117,8 +117,8 @@ def test_sweeps_of_what_cannot_be_are_refused(artifact: Path, options: dict, mes
 
 def test_a_process_computes_with_as_many_threads_as_told() -> None:
     for count in (1, 3):
-        told = environment(count)
-        assert {told[name] for name in ("OMP_NUM_THREADS", "RAYON_NUM_THREADS")} == {str(count)}
+        variables = environment(count)
+        assert {variables[name] for name in ("OMP_NUM_THREADS", "RAYON_NUM_THREADS")} == {str(count)}
     code = "import os, sys; sys.exit(os.environ['TOKENIZERS_PARALLELISM'] != 'false')"
     assert subprocess.run([sys.executable, "-c", code], env=environment(1), check=False).returncode == 0
 
@@ -129,7 +129,7 @@ def test_load_in_threads(artifact: Path, num_clients: int) -> None:
     assert_ordered(found["latency_ms"])
     assert (found["num_clients"], found["num_threads"]) == (num_clients, 1)
     assert found["throughput"] == found["num_texts"] / 0.2 > 0
-    # Closed loop: no client has two questions open.
+    # A closed loop: no client has two requests at the same time.
     assert found["num_texts"] * found["latency_ms"]["mean"] <= num_clients * 200 * 1.001
 
 

@@ -65,7 +65,7 @@ def test_its_logits_are_those_of_the_student(shape, tmp_path) -> None:
 
 @pytest.mark.parametrize("shape", SHAPES, ids=IDS)
 def test_each_filter_and_each_pooled_value_has_its_own_place(shape, tmp_path) -> None:
-    """With large and different weights, a mistaken order of columns would be large too."""
+    """With large and different weights, a wrong order of columns would change the logits much."""
     model = convolution(2, **shape)
     with torch.no_grad():
         for each in (model.dense, model.classifier):
@@ -179,7 +179,8 @@ def test_products_tables_and_sizes_are_found_by_part(tmp_path) -> None:
         "classifier",
     ]
     [(part, nodes)] = tables_by_part(graph.graph).items()
-    assert (str(part), len(nodes)) == ("word embeddings", 4)  # of the windows, and of the pieces alone
+    # Three lookups for the windows, and one for the pieces themselves.
+    assert (str(part), len(nodes)) == ("word embeddings", 4)
     sizes = bytes_by_group(graph)
     assert {group: size // 4 for group, size in sizes.items() if size and group != "other"} == {
         "word embeddings": 60 * 8,

@@ -102,7 +102,7 @@ def test_the_plain_graph_is_one_clean_file_with_two_inputs(family, plain) -> Non
     assert all(tensor.data_location == onnx.TensorProto.DEFAULT for tensor in graph.graph.initializer)
     assert sorted(file.name for file in plain[family].iterdir()) == FILES
     shapes = {tensor.name: list(tensor.dims) for tensor in graph.graph.initializer}
-    # The positions that a text of max_length reaches: roberta's begin behind that of its padding.
+    # Only the positions that a text of max_length reaches; those of roberta begin after its padding's.
     pad = json.loads((plain[family] / "distiltune.json").read_text())["pad_token_id"]
     rows = MAX_LENGTH + (pad + 1 if family == "roberta" else 0)
     assert [shapes[name] for name in shapes if "position_embeddings" in name] == [[rows, 32]]
@@ -150,7 +150,7 @@ def test_fused_attention_is_counted_and_gives_the_same_logits(family, students, 
 
 
 def test_nothing_fused_is_reported_not_hidden(plain, tmp_path, caplog) -> None:
-    # A graph without the shapes of its inner values is one in which no attention is found.
+    # Without the shapes of inner values, no attention is found.
     with caplog.at_level(logging.WARNING):
         counts = fuse_onnx(plain["bert"] / "model.onnx", tmp_path / "fused.onnx")
     assert counts["Attention"] == counts["MultiHeadAttention"] == 0
@@ -175,7 +175,7 @@ def test_int8_graphs_are_small_and_close(name, family, students, plain, tmp_path
 
 
 def activation_ranges(graph: onnx.GraphProto) -> dict[str, float]:
-    """Name of what is quantized as it comes -> the width of its range."""
+    """Return the width of the range of each activation that is quantized, by its name."""
     constants = {each.name: onnx.numpy_helper.to_array(each) for each in graph.initializer}
     return {
         node.input[0]: 255 * float(constants[node.input[1]])
@@ -235,11 +235,11 @@ def test_weights_have_7_bits_where_8_bit_products_overflow(plain, tmp_path, monk
 def test_attention_that_cannot_be_fused_is_refused_for_families_that_are_not_known(students) -> None:
     bert = AutoModelForSequenceClassification.from_pretrained(students["bert"])
     none, some = dict.fromkeys(ATTENTION_OPS, 0), dict.fromkeys(ATTENTION_OPS, 2)
-    variants._check_fused("onnx-fused", bert, none)  # fuse_onnx itself has said what was missing
+    variants._check_fused("onnx-fused", bert, none)  # fuse_onnx has warned already
     bert.config.model_type = "ernie"
     variants._check_fused("onnx-fused", bert, some)
-    said = r"onnx-fused-int8: the attention of the family 'ernie' cannot be fused; .*export\.variants"
-    with pytest.raises(ExportError, match=said):
+    message = r"onnx-fused-int8: the attention of the family 'ernie' cannot be fused; .*export\.variants"
+    with pytest.raises(ExportError, match=message):
         variants._check_fused("onnx-fused-int8", bert, none)
 
 

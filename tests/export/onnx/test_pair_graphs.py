@@ -1,4 +1,4 @@
-"""Exported models of pairs: types in the graph where the model reads them, and the answers of transformers."""
+"""Exported models of pairs: token types where the model reads them, and the same answers as transformers."""
 
 import json
 from pathlib import Path
@@ -46,7 +46,7 @@ def build(name: str, student: Path, out_dir: Path, **options):
 
 
 def torch_logits_of(student: Path, *, with_types: bool = True) -> np.ndarray:
-    """By transformers alone, one pair at a time."""
+    """Compute logits with transformers only, one pair at a time."""
     tokenizer = AutoTokenizer.from_pretrained(student)
     model = AutoModelForSequenceClassification.from_pretrained(student).eval()
     rows = []
@@ -110,7 +110,8 @@ def test_the_artifact_says_what_it_takes_to_other_libraries(bert, students):
 
 @pytest.mark.parametrize("family", ["bert", "distilbert"])
 def test_the_pipeline_that_is_measured_gives_the_same_answers(students, family, monkeypatch):
-    monkeypatch.setattr(torch, "set_num_interop_threads", lambda count: None)  # once in a process
+    # PyTorch accepts the number only once in a process.
+    monkeypatch.setattr(torch, "set_num_interop_threads", lambda count: None)
     opened = open_checkpoint(OpenOptions(str(students[family]), MAX_LENGTH, None, 1, None))
     expected = torch_logits_of(students[family], with_types=READS[family])
     np.testing.assert_allclose(opened.logits(PAIRS), expected, atol=1e-4)
@@ -190,14 +191,14 @@ def test_quantized_graphs_read_types_and_leave_their_table(students, bert, tmp_p
 
 
 def test_sensitivity_of_pairs_keeps_their_types(students, bert):
-    from distiltune.export.variants.sensitivity import Probe, dynamic_sensitivity
+    from distiltune.export.variants.sensitivity import ReferenceLogits, dynamic_sensitivity
     from distiltune.training.data.tokenized import tokenize_rows
 
     _, tokenizer = load_classifier(students["bert"], SINGLE_LABEL)
     rows = [np.stack([row.ids, row.types]) for row in tokenize_rows(PAIRS[:8], tokenizer, MAX_LENGTH)]
     plain = bert / "model.onnx"
-    assert Probe(plain, rows).error_of(plain) == 0.0
+    assert ReferenceLogits(plain, rows).error_of(plain) == 0.0
     without = [np.stack([row[0], np.zeros_like(row[1])]) for row in rows]
-    assert not np.allclose(Probe(plain, rows)._expected, Probe(plain, without)._expected)
+    assert not np.allclose(ReferenceLogits(plain, rows)._expected, ReferenceLogits(plain, without)._expected)
     ranked = dynamic_sensitivity(plain, rows)
     assert ranked and all(np.isfinite(each.error) for each in ranked)

@@ -1,4 +1,4 @@
-"""What an exported DeBERTa has of its relative positions: those that a text reaches, multiplied once."""
+"""An exported DeBERTa has only the relative positions that a text reaches, multiplied once."""
 
 import copy
 

@@ -60,7 +60,7 @@ def test_its_logits_are_those_of_the_student(shape, tmp_path) -> None:
 
 
 def test_a_large_table_has_its_own_rows_for_pairs(tmp_path) -> None:
-    """Ids and numbers of rows as large as those of real vocabularies, and of one more digit than a float shows."""
+    """Ids and row indices are as large as in real vocabularies, with one digit more than a float can represent."""
     model = static(vocab_size=1_234_567, hidden_size=1, hashed_bigrams=1_234_568)
     exported(model, tmp_path / "model.onnx")
     ids = np.random.default_rng(0).integers(0, 1_234_567, (20, 8))

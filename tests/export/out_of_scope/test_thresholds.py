@@ -1,4 +1,4 @@
-"""Out-of-scope thresholds and what is said of them, against counting by hand and plain NumPy."""
+"""Out-of-scope thresholds and their measurements, against counts by hand and plain NumPy."""
 
 import json
 import pickle
@@ -31,12 +31,12 @@ SCOPE = SINGLE_LABEL.out_of_scope
 
 
 def drawn(num_texts=300, num_labels=4, seed=0):
-    """Logits that know the label four times in five, less sure where the text is out of scope."""
+    """Return logits that are right four times in five, with less confidence for out-of-scope texts, and labels."""
     random = np.random.default_rng(seed)
     labels = random.integers(0, num_labels, num_texts)
     logits = random.normal(size=(num_texts, num_labels)).astype(np.float32)
-    told = np.where(random.random(num_texts) < 0.8, labels, random.integers(0, num_labels, num_texts))
-    logits[np.arange(num_texts), told] += np.where(labels == OUTSIDE, 1.5, 4)
+    largest = np.where(random.random(num_texts) < 0.8, labels, random.integers(0, num_labels, num_texts))
+    logits[np.arange(num_texts), largest] += np.where(labels == OUTSIDE, 1.5, 4)
     return logits, labels
 
 
@@ -64,11 +64,11 @@ def test_the_curve_is_what_each_threshold_does(score):
     assert np.isfinite(curve.values).all()
     outside = labels == OUTSIDE
     for number, value in enumerate(curve.values):
-        told = np.where(scores < value, OUTSIDE, predictions)
-        assert curve.accuracy[number] == pytest.approx((told == labels).mean())
-        assert curve.in_scope_accuracy[number] == pytest.approx((told == labels)[~outside].mean())
-        assert curve.recall[number] == pytest.approx((told == labels)[outside].mean())
-        assert curve.in_scope_refused[number] == pytest.approx((told == OUTSIDE)[~outside].mean())
+        answered = np.where(scores < value, OUTSIDE, predictions)
+        assert curve.accuracy[number] == pytest.approx((answered == labels).mean())
+        assert curve.in_scope_accuracy[number] == pytest.approx((answered == labels)[~outside].mean())
+        assert curve.recall[number] == pytest.approx((answered == labels)[outside].mean())
+        assert curve.in_scope_refused[number] == pytest.approx((answered == OUTSIDE)[~outside].mean())
     assert (curve.recall[-1], curve.in_scope_accuracy[-1]) == (1, 0)
 
 
@@ -122,9 +122,9 @@ def test_what_a_threshold_is_worth():
     assert found["accuracy"] == right.mean()
     assert found["in_scope_accuracy"] == right[~outside].mean()
     assert found["oos_recall"] == right[outside].mean()
-    told = logits.argmax(axis=1) == OUTSIDE
-    assert told.any()
-    scores = np.where(told, -1e9, SCORES["energy"](logits))
+    predicted_outside = logits.argmax(axis=1) == OUTSIDE
+    assert predicted_outside.any()
+    scores = np.where(predicted_outside, -1e9, SCORES["energy"](logits))
     pairs = np.sign(scores[~outside][:, None] - scores[outside][None])
     assert found["auroc"] == pytest.approx(((pairs + 1) / 2).mean())
     curves = threshold_curves(SCOPE, threshold, logits, labels, OUTSIDE)
@@ -144,7 +144,7 @@ def test_area_under_roc_counts_ties_half():
 
 
 def test_calibration_error_is_the_mean_gap_of_the_bins():
-    """Three bins of ten texts, by loops; the order of the texts does not matter."""
+    """Three bins of ten texts, computed with loops; the order of the texts does not matter."""
     generator = np.random.default_rng(0)
     confidence, right = generator.uniform(0.3, 1, 30), generator.random(30) < 0.6
     found = reliability(confidence, right)
@@ -209,7 +209,7 @@ def test_the_goal_comes_of_specification_and_data():
 
 
 @pytest.mark.parametrize(
-    ("given", "data_label", "said"),
+    ("given", "data_label", "message"),
     [
         ({"label": "other"}, "oos", r"label: 'other', .*'oos'; remove"),
         ({"label": "balance"}, None, r"one of the data's labels; .* data\.out_of_scope_label: balance"),
@@ -220,13 +220,13 @@ def test_the_goal_comes_of_specification_and_data():
         ),
     ],
 )
-def test_goals_that_cannot_be_reached_are_refused(given, data_label, said):
-    with pytest.raises(ConfigError, match=said):
+def test_goals_that_cannot_be_reached_are_refused(given, data_label, message):
+    with pytest.raises(ConfigError, match=message):
         scope_goal(OutOfScopeConfig(**given), data_label, NAMES, 0)
 
 
 def text_data(data_label, validation):
-    """Texts of every label in train and test, and of these labels in validation."""
+    """Return data with texts of every label in train and test, and of the given labels in validation."""
     features = datasets.Features(
         {"text": datasets.Value("string"), "label": datasets.ClassLabel(names=NAMES)}
     )
@@ -293,6 +293,6 @@ def test_a_job_without_out_of_scope_texts_to_choose_by_says_so(
 ):
     data = text_data(data_label, validation * 200)
     check_goals(JobConfig.model_validate({"export": {"out_of_scope": section}}), data)
-    told = [each.getMessage() for each in caplog.records if each.levelname == "WARNING"]
-    assert len(told) == warned
-    assert not warned or "no text of the validation split has the out-of-scope label 'oos'" in told[0]
+    warnings = [each.getMessage() for each in caplog.records if each.levelname == "WARNING"]
+    assert len(warnings) == warned
+    assert not warned or "no text of the validation split has the out-of-scope label 'oos'" in warnings[0]

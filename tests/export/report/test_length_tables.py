@@ -1,4 +1,4 @@
-"""Latency by the number of tokens: which measurements are shown, the table, the terminal's line and the card."""
+"""Latency by number of tokens: the measurements shown, the table, the line for the terminal, and the card."""
 
 from __future__ import annotations
 

@@ -160,7 +160,7 @@ CALIBRATION = {
 
 
 def confident(name: str, kind: Any, roc: dict[str, Any] | None) -> Measurement:
-    """A row whose confidence was measured."""
+    """Return a row whose confidence was measured."""
     found = {"score": "energy", "value": 4.25, "label": "oos", "accuracy": 0.9145, "in_scope_accuracy": 0.94}
     found |= {"oos_recall": 0.8, "in_scope_refused": 0.03, "auroc": 0.965, "validation_accuracy": 0.93}
     refused = {"share": [0.0, 0.5, 0.9], "accuracy": [0.85, 0.96, 1.0]}

@@ -62,11 +62,11 @@ def test_every_label_has_a_row() -> None:
     rows = cells(text, "label")
     assert rows[0] == ["label", "test texts", "precision", "recall", "F1", "teacher recall"]
     assert rows[1:] == [[f"label {n}", "10", dash, "0.5000", "0.2500", "0.7500"] for n in range(3)]
-    assert "**onnx** on the test split, the label of the lowest F1 first." in text
+    assert "**onnx** on the test split, the lowest F1 first." in text
     assert "![confusion matrix](confusion.png)" in text
     assert "<details>" not in text
     with_threshold = markdown_report(report(breakdown(accuracy_kind="with_threshold")))
-    assert "**onnx** on the test split, with its out-of-scope threshold, the label" in with_threshold
+    assert "**onnx** on the test split, with its out-of-scope threshold," in with_threshold
 
 
 def test_a_teacher_that_was_not_measured_has_no_column() -> None:
@@ -90,7 +90,7 @@ def test_many_labels_have_a_table_of_pairs(tmp_path) -> None:
     found = breakdown(50, confusion={"labels": [], "counts": None}, slices=False)
     text = markdown_report(report(found))
     assert cells(text, "label") != []
-    assert "Pairs that are confused most" in text
+    assert "confused pairs" in text
     assert tables(text)[-1] == [["label", "predicted as", "test texts"], ["label 0", "label 1", "7"]]
     assert "confusion" not in write_report(report(found), tmp_path)
     assert not (tmp_path / "confusion.png").exists()

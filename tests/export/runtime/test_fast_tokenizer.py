@@ -1,4 +1,4 @@
-"""A fast tokenizer takes the place of ``tokenizers`` only where it gives the same ids."""
+"""A fast tokenizer replaces ``tokenizers`` only where it gives the same ids."""
 
 import json
 import random
@@ -36,11 +36,11 @@ Ids = Callable[[str, list[int]], list[int]]
 
 
 class PanicException(BaseException):
-    """What a package written in Rust raises when it panics."""
+    """The exception of a package in Rust that panics."""
 
 
 class Fake(FastTokenizer):
-    """Tokenizes as ``tokenizers`` does, without truncation, and counts; ``change`` spoils its ids."""
+    """A fast tokenizer with the ids of ``tokenizers``, after ``change``, untruncated; it records its texts."""
 
     def __init__(self, name: str = "fake", change: Ids = lambda text, ids: ids, version: str | None = "1.0"):
         super().__init__(name, self._opened)
@@ -77,7 +77,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def use(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Replaces the packages that are known."""
+    """Return a function that replaces the registered packages."""
 
     def replace(*fakes: FastTokenizer) -> None:
         monkeypatch.setattr(choose, "FAST_TOKENIZERS", {each.name: each for each in fakes})
@@ -108,7 +108,7 @@ def test_one_that_agrees_is_used_for_single_texts(artifact: Path, use) -> None:
     assert classifier(EVERY) == plain(EVERY)
     assert fake.texts == []
     assert classifier.profile("open", num_runs=3, num_warmups=0)["tokenizer_alone"] > 0
-    assert len(fake.texts) == 9  # of each round the whole, its stages and the library alone
+    assert len(fake.texts) == 9  # in each round: the whole call, its stages, and the library alone
 
 
 def test_faults_of_a_text_are_those_of_tokenizers(artifact: Path, use) -> None:
@@ -217,7 +217,7 @@ def test_a_fault_that_no_text_of_the_comparison_shows_is_left_to_tokenizers(arti
     def interrupted(text: str) -> list[int]:
         raise KeyboardInterrupt
 
-    classifier._tokenizer.use("fake", interrupted, None)
+    classifier._predictor.tokenizer.use("fake", interrupted, None)
     with pytest.raises(KeyboardInterrupt):
         classifier("open")
 
@@ -394,8 +394,8 @@ def test_a_package_gives_the_same_answers(artifact: Path, use, name: str) -> Non
         assert (classifier.tokenizer_why or "").startswith(f"{name} ")
     for text in EVERY:
         assert classifier(text) == plain(text)
-        ids = classifier._tokenizer.ids_of(text)
-        assert ids == plain._tokenizer.ids_of(text)
+        ids = classifier._predictor.tokenizer.ids_of(text)
+        assert ids == plain._predictor.tokenizer.ids_of(text)
         assert all(type(each) is int for each in ids)
     for text in SURROGATES:
         with pytest.raises(InputError, match="text 0 is not valid Unicode"):

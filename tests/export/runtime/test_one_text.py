@@ -1,4 +1,4 @@
-"""One text takes a path of its own, whose answers are those of a batch of one in every bit."""
+"""One text has a code path of its own, whose answers equal those of a batch of one in every bit."""
 
 import json
 import random
@@ -97,7 +97,7 @@ LABEL_NAMES = [f"label {number}" for number in range(150)]
 
 
 def rows_of_logits(size: int = 150) -> list[np.ndarray]:
-    """Of every spread, with ties that rounding makes, and with extremes."""
+    """Return rows of different spreads, with ties from rounding, and with extremes."""
     rng = np.random.default_rng(0)
     rows = [rng.normal(size=size) * spread for spread in (1e-9, 1e-7, 0.01, 1, 5, 30, 1000) for _ in range(8)]
     near = np.zeros(size)
@@ -114,7 +114,7 @@ def test_every_decoder_decodes_one_row_as_it_decodes_several(name: str, temperat
     decoder, labels = DECODERS[name], LABEL_NAMES
     rows = rows_of_logits(decoder.num_outputs(labels))
     thresholds: list[Threshold | None] = [None]
-    if name == "single_label":  # of a task with labels, the thresholds are another type
+    if name == "single_label":  # the thresholds of several labels have another type
         thresholds += [
             Threshold(score, value, label)
             for score in SCORES
@@ -206,7 +206,7 @@ def test_an_id_beyond_the_inputs_range_is_one_line() -> None:
 
 
 def graph_of(*more: str) -> onnx.ModelProto:
-    """The tiny graph, with what each further input holds added to its rows."""
+    """Return the tiny graph with the values of further inputs added to its rows."""
     model = tiny_graph()
     gather, *rest = list(model.graph.node)
     nodes, rows = [gather], "rows"
@@ -297,10 +297,11 @@ def test_where_the_time_of_a_text_goes(classifier: TextClassifier) -> None:
 
 def test_a_profile_ends_in_time(classifier: TextClassifier, monkeypatch: pytest.MonkeyPatch) -> None:
     rounds = []
-    classify = classifier._classify
-    monkeypatch.setattr(classifier, "_classify", lambda text: rounds.append(text) or classify(text))
+    predictor = classifier._predictor
+    classify = predictor.classify
+    monkeypatch.setattr(predictor, "classify", lambda text: rounds.append(text) or classify(text))
     classifier.profile("open", num_runs=10**7, num_warmups=2, seconds=0.0)
-    assert len(rounds) == 7  # of five that are counted
+    assert len(rounds) == 7  # two warm-ups, and five that are timed
     classifier.profile("open", num_runs=3, num_warmups=0, seconds=0.0)
     assert len(rounds) == 10
 

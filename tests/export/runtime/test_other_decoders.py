@@ -1,4 +1,4 @@
-"""Artifacts of several labels and of numbers: decoded in NumPy, as transformers decodes the student."""
+"""Artifacts that predict several labels or numbers: decoded in NumPy as transformers decodes the student."""
 
 from __future__ import annotations
 
@@ -147,7 +147,7 @@ def truth(task: Task) -> list[Any]:
 
 @pytest.fixture(scope="module", params=[MULTI_LABEL, REGRESSION], ids=lambda task: task.name)
 def exported(request, tmp_path_factory, plain_graph) -> tuple[Task, Path, Path]:
-    """A tiny checkpoint of a task, and its variant; both tasks share one graph."""
+    """Return a task with a tiny checkpoint and its variant; both tasks share one graph."""
     task = request.param
     folder = tmp_path_factory.mktemp(task.name)
     graph = plain_graph(tiny_classifier(folder / "any"), LENGTH)
@@ -232,7 +232,7 @@ def test_the_first_answer_of_one_label_is_the_best() -> None:
 
 
 def test_large_numbers_may_differ_by_a_share_of_their_size() -> None:
-    """In 32 bits a price of 30,000 is rounded to 0.002; logits have no such excuse."""
+    """In 32 bits a price of 30,000 is rounded to 0.002, unlike logits, which are small."""
     parity = Parity(0.02, [(1, 8)], largest=30_000.0)
     check_tolerance("onnx", parity, 1e-3, relative=True)
     with pytest.raises(ExportError, match=r"differ from the student's by up to 0\.02"):

@@ -1,4 +1,4 @@
-"""The runtime on pairs of texts, by an artifact made by hand whose graph reads token types."""
+"""The runtime on pairs of texts, with a handmade artifact whose graph reads token types."""
 
 import json
 from pathlib import Path

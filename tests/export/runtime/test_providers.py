@@ -1,4 +1,4 @@
-"""Execution providers: the first one must start, a mixed installation is named, nodes are counted where they run."""
+"""Execution providers: the first must start, mixed installations are reported, and nodes are counted by provider."""
 
 from importlib import metadata
 
@@ -23,7 +23,7 @@ def artifact(tmp_path_factory):
 
 
 def install(monkeypatch, **versions):
-    """Let only these distributions of ONNX Runtime be installed."""
+    """Make only these distributions of ONNX Runtime appear to be installed."""
 
     def version(name):
         if name not in versions:
@@ -39,11 +39,11 @@ def test_a_provider_of_another_build_is_refused_with_what_to_install(name, artif
     install(monkeypatch, onnxruntime="1.31.1")
     with pytest.raises(InputError) as raised:
         TextClassifier.load(artifact, providers=[name])
-    said = str(raised.value)
-    assert said.startswith(f"providers: {name} is not in this ONNX Runtime; it has ")
-    assert CPU in said
-    assert "pip uninstall -y onnxruntime`, then `pip install 'distiltune[gpu]'" in said
-    assert "\n" not in said
+    message = str(raised.value)
+    assert message.startswith(f"providers: {name} is not in this ONNX Runtime; it has ")
+    assert CPU in message
+    assert "pip uninstall -y onnxruntime`, then `pip install 'distiltune[gpu]'" in message
+    assert "\n" not in message
 
 
 def test_a_provider_of_neither_build_is_refused_without(artifact):
@@ -94,13 +94,13 @@ def test_a_provider_that_starts_is_used(given, bound, artifact, monkeypatch):
 )
 def test_a_mixed_installation_is_one_clear_line(installed, is_mixed, monkeypatch):
     install(monkeypatch, **installed)
-    said = providers.mixed_installation()
-    assert (said is not None) == is_mixed
-    if said is not None:
-        assert said.startswith("onnxruntime 1.31.1 and onnxruntime-gpu 1.31.0 are both installed")
-        assert "pip uninstall -y onnxruntime onnxruntime-gpu" in said
-        assert "distiltune[gpu]" in said
-        assert "\n" not in said
+    message = providers.mixed_installation()
+    assert (message is not None) == is_mixed
+    if message is not None:
+        assert message.startswith("onnxruntime 1.31.1 and onnxruntime-gpu 1.31.0 are both installed")
+        assert "pip uninstall -y onnxruntime onnxruntime-gpu" in message
+        assert "distiltune[gpu]" in message
+        assert "\n" not in message
 
 
 @pytest.mark.parametrize("available", [(), (CUDA,)])
@@ -109,7 +109,7 @@ def test_a_gpu_is_refused_in_a_mixed_installation(available, artifact, monkeypat
     FakeSessions(monkeypatch, available=available)
     with pytest.raises(InputError, match="are both installed"):
         TextClassifier.load(artifact, providers=[CUDA])
-    assert TextClassifier.load(artifact).labels == LABELS  # the CPU works in either
+    assert TextClassifier.load(artifact).labels == LABELS  # the CPU works with both installed
 
 
 def test_without_any_the_remedy_is_one_line(monkeypatch, capsys):
@@ -145,7 +145,7 @@ def test_buffers_on_the_cpu_give_the_same_predictions(artifact, bound):
 
 
 def with_mask(directory):
-    """An artifact whose graph reads the attention mask: the mean of each text's own rows."""
+    """Make an artifact whose graph reads the attention mask and sums the rows of each text without padding."""
     import onnx
     from onnx import TensorProto, helper
 
@@ -162,7 +162,7 @@ def with_mask(directory):
     graph.graph.node[0].output[0] = "looked_up"
     for place, node in enumerate(nodes, 1):
         graph.graph.node.insert(place, node)
-    # A mean over the padded length would depend on it: a sum does not.
+    # A mean over the padded length would depend on the padding; a sum does not.
     next(each for each in graph.graph.node if each.op_type == "ReduceMean").op_type = "ReduceSum"
     onnx.save_model(graph, str(folder / "model.onnx"))
     return folder
@@ -175,10 +175,10 @@ def test_texts_are_padded_to_few_shapes_where_the_graph_has_a_mask(tmp_path, mon
     texts = [" ".join(["open"] * count) for count in range(1, 25)]  # of up to 24 tokens, the maximum
     for text in texts:
         np.testing.assert_allclose(classifier.logits([text]), plain.logits([text]), rtol=1e-5, atol=1e-5)
-    lengths = {length for batch, length in classifier._graph.shapes if batch == 1}
+    lengths = {length for batch, length in classifier._predictor.graph.shapes if batch == 1}
     assert lengths == {8, 16, 24}
     assert fake.opened == [[(CUDA, {"enable_cuda_graph": "1"})]]
-    assert set(fake.graph_ids) == {str(number) for number in range(len(classifier._graph.shapes))}
+    assert set(fake.graph_ids) == {str(number) for number in range(len(classifier._predictor.graph.shapes))}
 
 
 def test_beyond_the_most_shapes_nothing_is_captured(artifact, monkeypatch):
@@ -188,9 +188,9 @@ def test_beyond_the_most_shapes_nothing_is_captured(artifact, monkeypatch):
     for count in (1, 2, 3, 4, 1):
         text = " ".join(["open"] * count)
         np.testing.assert_allclose(classifier.logits([text]), plain.logits([text]), atol=1e-6)
-    assert len(classifier._graph.shapes) == 2
+    assert len(classifier._predictor.graph.shapes) == 2
     assert "-1" in fake.graph_ids
-    assert fake.graph_ids[-1] != "-1" or (1, 3) not in classifier._graph.shapes
+    assert fake.graph_ids[-1] != "-1" or (1, 3) not in classifier._predictor.graph.shapes
 
 
 @pytest.mark.parametrize("given", [None, [CPU], [TENSORRT, CUDA]])

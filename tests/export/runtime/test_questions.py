@@ -1,4 +1,4 @@
-"""Answers found by the torch-free runtime: against brute force over PyTorch's logits, sealed, measured, by command."""
+"""Answers of the torch-free runtime: against brute force over PyTorch's logits, sealed, measured, and by command."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ ASKED = [
     *PAIRS[:6],
     ("who was it?", LONG),
     ("where was it?", LONG[40:200]),
-    ("who was it? " * 12, LONG),  # a question that is cut
+    ("who was it? " * 12, LONG),  # a question that is truncated
     ("where was it?", "Oslo"),
     ("who was it?", "  Ann\tBo  "),
 ]
@@ -72,7 +72,7 @@ def classifier(variant: Path) -> TextClassifier:
 def possible_answers(
     student: Path, question: str, context: str
 ) -> tuple[dict[tuple[int, int], list[float]], float]:
-    """Every span of every window with its values, from transformers' own model and windows; and the value of none."""
+    """Return the values of every span of every window, and that of no answer, by transformers' model and windows."""
     model = AutoModelForQuestionAnswering.from_pretrained(str(student)).eval()
     tokenizer: Any = AutoTokenizer.from_pretrained(str(student))
     room = MAX_LENGTH - tokenizer.num_special_tokens_to_add(pair=True)
@@ -342,5 +342,8 @@ def test_predictions_are_printed_and_written(variant, classifier, tmp_path, caps
 
 def test_an_artifact_is_evaluated_on_a_file_of_squad(variant, tmp_path, capsys):
     evaluate(str(variant), str(write_squad(tmp_path / "test.json", ROWS)), as_json=True)
-    told = json.loads(capsys.readouterr().out)
-    assert told["num_texts"] == len(ROWS) and 0 < told["metrics"]["exact_match"] <= told["metrics"]["f1"] < 1
+    evaluated = json.loads(capsys.readouterr().out)
+    assert (
+        evaluated["num_texts"] == len(ROWS)
+        and 0 < evaluated["metrics"]["exact_match"] <= evaluated["metrics"]["f1"] < 1
+    )

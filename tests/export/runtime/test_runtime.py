@@ -41,7 +41,7 @@ Make = Callable[[str], tuple[Path, Path]]
 
 @pytest.fixture(scope="module")
 def make(tmp_path_factory: pytest.TempPathFactory) -> Make:
-    """Make checkpoint and ONNX variant of a family, once."""
+    """Return a function that makes checkpoint and ONNX variant of a family, once."""
 
     @cache
     def made(family: str) -> tuple[Path, Path]:
@@ -101,7 +101,7 @@ def test_transformers_reads_labels_and_ids_from_the_folder(make: Make, family: s
     assert config.label2id == {label: number for number, label in enumerate(LABELS)}
     assert config.problem_type == "single_label_classification"
     tokenizer = AutoTokenizer.from_pretrained(variant)
-    own = TextClassifier.load(variant)._tokenizer
+    own = TextClassifier.load(variant)._predictor.tokenizer
     ids = [encoding.ids for encoding in own.encode(TEXTS)]
     assert max(map(len, ids)) == MAX_LENGTH
     assert tokenizer(TEXTS, truncation=True)["input_ids"] == ids
@@ -111,7 +111,7 @@ def test_transformers_reads_labels_and_ids_from_the_folder(make: Make, family: s
     for row, each in zip(padded, ids, strict=True):
         row[: len(each)] = each
     np.testing.assert_array_equal(batch["input_ids"], padded)
-    # transformers.js truncates by the file alone.
+    # transformers.js truncates only as the file says.
     alone = tokenizers.Tokenizer.from_file(str(variant / "tokenizer.json"))
     assert [encoding.ids for encoding in alone.encode_batch(TEXTS)] == ids
 
@@ -241,7 +241,7 @@ print(seconds)
 def test_imports_and_loads_in_under_a_second_and_without_torch(variant: Path) -> None:
     code = WITHOUT_HEAVY_IMPORTS.format(forbidden=FORBIDDEN)
     seconds = []
-    for _ in range(3):  # the best of some, as other work may hold the cores
+    for _ in range(3):  # the best of three, since other work may occupy the cores
         done = subprocess.run(
             [sys.executable, "-c", code, str(variant)], capture_output=True, text=True, check=False
         )

@@ -1,4 +1,4 @@
-"""What ONNX Runtime and tokenizers raise, or answer wrongly, becomes one line of this package's own."""
+"""Errors and wrong results of ONNX Runtime and tokenizers are reported as one line of this package."""
 
 import json
 import os
@@ -25,19 +25,19 @@ def artifact(tmp_path: Path) -> Path:
 
 
 def refused(artifact: Path, *names: str) -> str:
-    """Load, and return the one line that it is refused with; each name stands in it."""
+    """Load an artifact that is rejected, and return the message, which contains each name."""
     with pytest.raises(ArtifactError) as raised:
         TextClassifier.load(artifact)
     return checked(raised.value, *names)
 
 
 def checked(error: DistiltuneError, *names: str) -> str:
-    said = str(error)
-    assert "\n" not in said
-    assert len(re.sub(r"/\S*/", "", said)) < 450, said
+    message = str(error)
+    assert "\n" not in message
+    assert len(re.sub(r"/\S*/", "", message)) < 450, message
     for name in names:
-        assert name in said, said
-    return said
+        assert name in message, message
+    return message
 
 
 # --- graphs
@@ -54,7 +54,7 @@ def changed_graph(change) -> onnx.ModelProto:
 
 
 def with_output(dtype: int, shape: list, *nodes: onnx.NodeProto, more: int = 0) -> onnx.ModelProto:
-    """The tiny graph, its logits put through ``nodes`` to ``out``, and ``more`` outputs besides."""
+    """Return the tiny graph with its logits passed through ``nodes`` to ``out``, and ``more`` further outputs."""
     model = tiny_graph()
     model.graph.node.extend(nodes)
     del model.graph.output[:]
@@ -335,7 +335,7 @@ def test_an_interrupt_is_not_taken_for_a_panic(
         raise raised
 
     classifier = TextClassifier.load(artifact)
-    monkeypatch.setattr(classifier._tokenizer, "tokenizer", type("T", (), {"encode": interrupted}))
+    monkeypatch.setattr(classifier._predictor.tokenizer, "tokenizer", type("T", (), {"encode": interrupted}))
     with pytest.raises(raised):
         classifier("open")
     monkeypatch.setattr(tokenizers.Tokenizer, "from_buffer", interrupted)
@@ -422,7 +422,7 @@ def test_a_very_long_text_is_cut_as_a_long_one_is(artifact: Path) -> None:
     begin = words[:200]
     np.testing.assert_array_equal(classifier.logits([words]), classifier.logits([begin]))
     np.testing.assert_array_equal(classifier.logits(["open", words]), classifier.logits(["open", begin]))
-    # One word is one unknown token, however long it is: its end counts.
+    # One word is one unknown token, however long it is, so the text after it counts.
     long_word = "x" * 100_000
     np.testing.assert_array_equal(
         classifier.logits([f"{long_word} open"]), classifier.logits(["x" * 200 + " open"])

@@ -1,4 +1,4 @@
-"""Entities found by the torch-free runtime: as the pipeline of transformers finds them, sealed, and by command."""
+"""Entities found by the torch-free runtime: the same as by the pipeline of transformers, sealed, and by command."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ TEXTS = [
     "   ",
     "call bo, please: bo goes to san juan",
     "oslo",
-    " ".join(["ann goes to rome now"] * 12),  # longer than the model reads
+    " ".join(["ann goes to rome now"] * 12),  # longer than max_length
 ]
 MAX_LENGTH = 24
 DECODER = DECODERS["token_classification"]
@@ -150,7 +150,7 @@ def test_an_answer_is_a_list_of_spans(classifier):
 
 
 def tokens_of(words: list[str]) -> Tokens:
-    """One token for each word, between two special ones."""
+    """Return one token for each word, between two special ones."""
     text, offsets, at = " ".join(words), [(0, 0)], 0
     for word in words:
         offsets.append((at, at + len(word)))

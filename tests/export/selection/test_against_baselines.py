@@ -1,4 +1,4 @@
-"""What is said of a baseline: the gain in one sentence, and plain words where there is none."""
+"""The comparison with a baseline: the gain in one sentence, and a plain statement where there is none."""
 
 from typing import Any
 
@@ -102,10 +102,10 @@ def test_a_ratio_that_rounds_to_one_is_called_equal(milliseconds, words) -> None
 
 
 def test_the_worst_limit_counts_not_the_measured_difference() -> None:
-    """Six texts more are no difference that 1,000 texts show to be above chance; thirty are."""
-    [six] = compared(row("tfidf-svm", "baseline", 52, 1.0, 1.0))
+    """Of 1,000 texts, a gain of two is not above chance; a gain of thirty is."""
+    [two] = compared(row("tfidf-svm", "baseline", 52, 1.0, 1.0))
     [thirty] = compared(row("tfidf-svm", "baseline", 80, 1.0, 1.0))
-    assert six.difference > 0 and six.verdict is not None
+    assert two.difference > 0 and two.verdict is not None
     assert thirty.verdict is None
 
 
@@ -136,7 +136,7 @@ def test_a_baseline_without_predictions_is_not_compared() -> None:
 
 
 def test_it_is_neither_gated_nor_chosen() -> None:
-    """Whatever it reaches: the choice is the same with and without it."""
+    """The choice is the same with and without a baseline, however good it is."""
     student, best = (
         row("student-pytorch", "pytorch", 50, 9.0, 9.0),
         row("tfidf-svm", "baseline", 0, 0.01, 0.1),

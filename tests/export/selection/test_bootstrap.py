@@ -21,7 +21,7 @@ def metric(name: str) -> Metric:
 
 
 def drawn(random: np.random.Generator, num_texts: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Predictions of two classifiers, the first of which is better at the rare labels, and the labels."""
+    """Return the predictions of two classifiers, the first better at rare labels, and the labels."""
     labels = random.choice(4, num_texts, p=[0.6, 0.15, 0.1, 0.15])
     shared = np.where(random.random(num_texts) < 0.8, labels, random.integers(4, size=num_texts))
     first = np.where((random.random(num_texts) < 0.3) & (labels > 0), labels, shared)
@@ -55,7 +55,7 @@ def test_limits_are_the_same_again_and_do_not_depend_on_the_size_of_a_slice(monk
 
 
 def test_limits_hold_about_as_often_as_they_say():
-    """Of 120 samples of 200 texts, against the difference on 300,000; the percentile method is a little narrow."""
+    """120 samples of 200 texts against the difference on 300,000; percentile limits are slightly too narrow."""
     random = np.random.default_rng(3)
     first, second, labels = drawn(random, 300_000)
     truth = f1_score(labels, first, average="macro") - f1_score(labels, second, average="macro")
@@ -82,7 +82,7 @@ def test_equal_predictions_are_no_proof_from_few_texts(name, num_concerned):
 
 
 def test_where_lower_is_better_the_sign_is_reversed():
-    """And a metric that counts do not determine is measured on each resample."""
+    """A metric that does not depend on counts alone is measured on each resample."""
     first, second, labels = drawn(np.random.default_rng(4), 90)
     accuracy = metric("accuracy")
     error = replace(
@@ -112,7 +112,7 @@ def test_limits_narrow_with_the_root_of_the_number_of_texts():
         difference=-0.01,
         low=-0.05,
     )
-    assert texts_to_show(found, 0.03) == 300  # of 0.04 to 0.02: four times as many
+    assert texts_to_show(found, 0.03) == 300  # the width must halve, from 0.04 to 0.02: four times as many
     assert texts_to_show(found, 0.01) is None
     assert texts_to_show(found, 0.01 + 1e-9) is None
 

@@ -1,4 +1,4 @@
-"""Ratios of latencies from models that are timed in turns, with their interval."""
+"""Latency ratios of models that are timed in turns, with intervals."""
 
 import json
 from pathlib import Path
@@ -30,7 +30,8 @@ def test_the_interval_is_that_of_the_mean_of_paired_ratios() -> None:
     faster, low, high = ratio_interval(own, base)
     logs = np.log(base / own)
     assert faster == pytest.approx(np.exp(logs.mean()))
-    error = 2.0452 * logs.std(ddof=1) / np.sqrt(len(logs))  # Student's t of 29 degrees of freedom, in tables
+    # 2.0452 is Student's t with 29 degrees of freedom, from tables.
+    error = 2.0452 * logs.std(ddof=1) / np.sqrt(len(logs))
     assert np.log([low, high]) == pytest.approx([logs.mean() - error, logs.mean() + error], abs=1e-4 * error)
     draws = np.random.default_rng(3).choice(logs, (20_000, len(logs))).mean(axis=1)
     assert [low, high] == pytest.approx(np.exp(np.percentile(draws, [2.5, 97.5])), rel=0.01)
@@ -40,7 +41,8 @@ def test_the_interval_is_that_of_the_mean_of_paired_ratios() -> None:
 def test_the_interval_holds_the_true_ratio_as_often_as_it_says(rounds) -> None:
     rng, held = np.random.default_rng(1), 0
     for _ in range(1000):
-        speed = np.exp(np.cumsum(rng.normal(0, 0.05, rounds)))  # of the machine, which both models share
+        # The machine's speed, the same for both models.
+        speed = np.exp(np.cumsum(rng.normal(0, 0.05, rounds)))
         own, base = (
             speed * np.exp(rng.normal(0, 0.03, rounds)),
             8 * speed * np.exp(rng.normal(0, 0.03, rounds)),
@@ -51,7 +53,7 @@ def test_the_interval_holds_the_true_ratio_as_often_as_it_says(rounds) -> None:
 
 
 def test_two_workloads_of_known_ratio_are_told_apart() -> None:
-    """One adds five times as many numbers as the other."""
+    """One workload adds five times as many numbers as the other."""
 
     def adding(count: int):
         numbers = range(count)

@@ -34,7 +34,7 @@ def metric(name: str) -> Metric:
 
 
 def wrong(**counts: int) -> np.ndarray:
-    """Predictions with so many errors among the texts of each label; those of "usual" become "other"."""
+    """Return predictions with ``counts`` errors among the texts of each label; "usual" becomes "other"."""
     predictions = LABELS.copy()
     for name, count in counts.items():
         label = NAMES.index(name)
@@ -63,7 +63,7 @@ def chosen(name: str, *variants: Measurement, **options: Any) -> VariantSelectio
 
 
 def test_a_loss_of_macro_f1_has_all_three_outcomes():
-    """20 texts more of a label are lost, or 6 of the rare one lost and 6 others gained, or one."""
+    """One text of a frequent label is lost; or rare texts are both lost and gained; or 30 rare texts are lost."""
     shifted = wrong(usual=40, rare=10)
     rare = np.flatnonzero(LABELS == 2)
     shifted[rare[:10]], shifted[rare[50:62]] = 2, 0
@@ -136,7 +136,7 @@ def test_every_variant_that_loses_too_much_against_the_teacher_warns_in_the_metr
 
 
 def test_metrics_are_of_the_predictions_that_the_limits_apply_to():
-    """With a threshold, the artifact predicts differently, and so does the metric."""
+    """With a threshold, the artifact's predictions differ, and so does the metric."""
     bare, refused = row("onnx", wrong()), wrong(rare=100)
     packed = {"with_threshold": pack_answers(refused, refused == LABELS, LABELS)}
     answers = {split: {**each, **packed} for split, each in (bare.answers or {}).items()}

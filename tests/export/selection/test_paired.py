@@ -33,7 +33,7 @@ def test_limits_are_those_of_published_examples(b: int, c: int, n: int, limits: 
 
 
 def score(b: int, c: int, n: int, difference: float) -> float:
-    """T at a difference, its nuisance probability from a grid of likelihoods instead of the quadratic."""
+    """Compute T at a difference, with the nuisance probability from a grid of likelihoods, not from the quadratic."""
     q = np.linspace(max(0.0, -difference), (1 - difference) / 2, 200_001)[1:-1]
     likelihood = b * np.log(q + difference) + c * np.log(q) + (n - b - c) * np.log1p(-2 * q - difference)
     q = q[likelihood.argmax()]
@@ -58,7 +58,7 @@ def test_equal_answers_leave_a_width_that_the_number_of_texts_sets() -> None:
 
 
 def test_limits_hold_as_often_as_they_say() -> None:
-    """Of every outcome of 60 pairs its probability, no drawing; the lower limit against the true difference."""
+    """Exact, by the probability of every outcome of 60 pairs: the lower limit against the true difference."""
     n = 60
     outcomes = [(b, c) for b, c in product(range(n + 1), repeat=2) if b + c <= 30]
     low = np.array([score_limits(b, c, n, confidence=0.95)[0] for b, c in outcomes])
@@ -125,6 +125,6 @@ def test_no_number_of_texts_shows_a_loss_to_be_smaller_than_it_is() -> None:
 
 
 def discordant(b: int, c: int, n: int) -> tuple[np.ndarray, np.ndarray]:
-    """Two lists of right answers that differ on b texts one way and on c the other."""
+    """Return which texts two classifiers get right: b only the first, and c only the second."""
     place = np.arange(n)
     return place >= c, (place < c) | (place >= c + b)

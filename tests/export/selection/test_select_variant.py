@@ -16,7 +16,7 @@ NUM_TEXTS = 1000
 
 
 def answers(lost: int = 0, gained: int = 0, changed: int = 0) -> dict[str, Any]:
-    """Of texts 0 to 899 the student is right; ``lost`` of these are wrong, ``gained`` others right."""
+    """Pack predictions: of the 900 texts that the student gets right, ``lost`` are wrong; ``gained`` others right."""
     labels = np.zeros(NUM_TEXTS, int)
     predictions = np.where(np.arange(NUM_TEXTS) < 900, 0, 1)
     predictions[:lost] = 2
@@ -115,7 +115,7 @@ def test_a_loss_is_shown_to_be_small_or_inconclusive_or_too_large() -> None:
 
 
 def test_an_inconclusive_variant_is_selected_for_its_speed_and_marked() -> None:
-    """Of 300 texts an unchanged accuracy can hide a loss of 0.01; the slower graph is no better proven on them."""
+    """The texts cannot show the faster variant's loss to be within 0.01, which alone does not exclude it."""
     variants = [row("onnx", p50=2.0, size=59.0), row("onnx-int8", lost=20, gained=20, p50=0.9, size=14.8)]
     found = chosen(*variants, max_drop_from_teacher=None)
     assert found.chosen == "onnx-int8"
@@ -140,7 +140,7 @@ def test_a_least_accuracy_is_a_limit_of_the_gate() -> None:
 
 
 def test_a_loss_against_the_teacher_is_a_warning_if_no_variant_avoids_it() -> None:
-    """The teacher is right on 20 texts more than the student: 0.02."""
+    """The teacher is right on 20 more texts than the student, a difference of 0.02."""
     found = chosen(row("onnx", lost=1), row("onnx-int8", lost=2, p50=0.5))
     assert found.chosen == "onnx-int8"
     assert re.search(
@@ -298,7 +298,7 @@ def test_bad_values_are_refused(values: dict[str, Any], message: str) -> None:
 
 
 def test_the_selected_one_names_an_open_comparison_with_the_teacher_and_the_others_do_not() -> None:
-    """Of 1,000 texts each is right on 100 that the other is not: within -0.02, which the texts do not show."""
+    """Each is right on 100 of 1,000 texts that the other gets wrong, too many to show a loss within -0.02."""
     teacher = row("teacher-pytorch", "pytorch", lost=100, gained=100, p50=9.0)
     found = select_variant([teacher, STUDENT, row("onnx", p50=2.0), row("onnx-int8")], ChooseConfig())
     why = verdicts(found)

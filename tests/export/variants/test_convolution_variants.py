@@ -1,4 +1,4 @@
-"""Every variant of a student without attention: made and close to the student, or refused with the reason."""
+"""Every variant of a student without attention is close to the student, or is rejected with the reason."""
 
 import json
 from collections import Counter
@@ -94,8 +94,8 @@ def test_its_logits_are_as_close_as_it_says(variant, make, student, rows) -> Non
 
 @pytest.mark.parametrize("name", FUSED)
 def test_what_needs_attention_is_refused_with_the_reason(name, student, tmp_path) -> None:
-    said = rf"^{name}: distiltune-convolution has no attention to fuse; remove the onnx-fused variants"
-    with pytest.raises(ExportError, match=said):
+    message = rf"^{name}: distiltune-convolution has no attention to fuse; remove the onnx-fused variants"
+    with pytest.raises(ExportError, match=message):
         build_variant(name, student, tmp_path / "x", config=ExportConfig(), max_length=MAX_LENGTH)
     assert not list(tmp_path.iterdir())
 
@@ -114,11 +114,11 @@ def test_rows_in_8_bits_are_not_quantized_again(make) -> None:
     assert types["DynamicQuantizeLinear"] == 2  # of the hidden layer and the head
     assert types["DequantizeLinear"] == 0
     tables = [each for each in graph.initializer if each.name.endswith("word_embeddings.weight_quantized")]
-    assert [each.data_type for each in tables] == [onnx.TensorProto.UINT8]  # as the kernels for x86 need it
+    assert [each.data_type for each in tables] == [onnx.TensorProto.UINT8]  # required by the kernels for x86
 
 
 def test_a_product_over_rows_does_not_depend_on_the_other_texts(make, rows) -> None:
-    """What 8 bits round in the filters is the same for a text alone and in a batch."""
+    """The rounding to 8 bits in the filters is the same for a text alone and in a batch."""
     model = onnx.load(str(make("onnx-int8")[0] / "model.onnx"))
     [product] = [node for node in model.graph.node if node.op_type == "MatMulIntegerToFloat"]
     model.graph.output.append(onnx.ValueInfoProto(name=product.output[0]))
@@ -282,7 +282,7 @@ def test_the_configuration_of_a_family_of_transformers_stays_its_own(tmp_path) -
         load_model(student),
         student,
         tmp_path / "made",
-        trained_with=load_tokenizer(student),
+        student_tokenizer=load_tokenizer(student),
         task=tasks.get("single_label"),
         max_length=32,
         out_of_scope_label=None,

@@ -1,4 +1,4 @@
-"""What a graph consists of: bytes by part, a matrix before and after quantization, pictures, opsets."""
+"""Records of graphs: bytes by part, a matrix before and after quantization, pictures, opsets."""
 
 from pathlib import Path
 
@@ -55,7 +55,7 @@ VARIANTS = (
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory, plain_graph) -> dict[str, tuple[Path, dict]]:
-    """Variant -> its graph and its record."""
+    """Return the graph and the record of each variant."""
     root = tmp_path_factory.mktemp("variants")
     student, found = tiny_classifier(root / "student"), {}
     for name in VARIANTS:
@@ -90,7 +90,7 @@ def test_bytes_by_part_add_up(variant: str, made) -> None:
     assert parts == {**bytes_by_group(model), "structure": parts["structure"]}
     assert sum(parts.values()) == path.stat().st_size
     assert parts["structure"] > 0
-    # what has no name is next to nothing: shapes, and scales of activations
+    # unnamed constants are tiny: shapes, and scales of activations
     assert parts["other"] < 0.02 * total
     assert {group for group in GROUPS if not parts[group]} == {BLOCKS, FILTERS, HIDDEN_LAYER}
 
@@ -101,7 +101,7 @@ def test_the_size_of_each_part_is_that_of_its_tensors(made) -> None:
     [table] = [each for each in model.graph.initializer if "word_embeddings" in each.name]
     assert plain["word embeddings"] == 4 * int(np.prod(table.dims))
     assert int8["word embeddings"] == int(np.prod(table.dims)) + 5  # scale and zero point
-    # Two layers, each in and out; of biases and normalisations, equal in a new model, the exporter keeps one.
+    # Two layers, each in and out; of biases and normalizations, which are equal in a new model, one is stored.
     assert 0 <= plain["feed-forward"] - 2 * 4 * 2 * 32 * 64 <= 2 * 4 * (64 + 32 + 2 * 32)
     assert 0 <= plain["head"] - 4 * (32 * 32 + 4 * 32) <= 4 * (32 + 4)
 
@@ -119,7 +119,7 @@ def test_a_matrix_is_counted_before_and_after(made) -> None:
         zip(values.tolist(), counts.tolist(), strict=True)
     )
     before = np.array(weights["before"]).reshape(len(weights["after"]), -1).sum(axis=1)
-    # Rounding moves a weight to the level whose bins it lay in; at an edge, to the next.
+    # Rounding moves a weight to the level of its bins, or at an edge to the next level.
     assert before.sum() == levels.size
     assert np.abs(before - weights["after"]).max() <= 2
 

@@ -1,4 +1,4 @@
-"""Which part of a graph suffers most from 8 bits, and what static quantization leaves out for it."""
+"""The part of a graph that is most sensitive to 8 bits, which static quantization leaves in 32 bits."""
 
 import json
 from pathlib import Path
@@ -21,7 +21,7 @@ from distiltune.export.onnx.convert import export_onnx
 from distiltune.export.variants import kinds
 from distiltune.export.variants.build import build_variant
 from distiltune.export.variants.dynamic import quantize_onnx
-from distiltune.export.variants.sensitivity import Probe, dynamic_sensitivity, logits_error, spread
+from distiltune.export.variants.sensitivity import ReferenceLogits, dynamic_sensitivity, logits_error, spread
 from distiltune.export.variants.static import quantize_static_onnx
 from distiltune.storage.store import Store
 from distiltune.training.checkpoints.load import load_model
@@ -32,10 +32,10 @@ HARD = "layer 0 feed-forward in"
 
 @pytest.fixture(scope="module")
 def student(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A classifier one of whose weights is so large that 8 bits leave nothing of those beside it."""
+    """Make a classifier with one weight so large that in 8 bits the other weights of its matrix become zero."""
     directory = tiny_classifier(tmp_path_factory.mktemp("hard") / "student")
     model = load_model(directory)
-    # The largest weight of a column that every text drives far below zero, where GELU ends in zero again.
+    # The bias of the large weight's unit is so low that GELU gives zero for every text.
     dense = model.base_model.encoder.layer[0].intermediate.dense
     dense.weight.data[3] = 0.0
     dense.weight.data[3, 5] = 300 * dense.weight.data.abs().max()
@@ -65,7 +65,7 @@ def test_the_error_is_the_noise_over_the_signal() -> None:
     assert logits_error(10 * expected, 10 * expected + 10) == pytest.approx(1 / np.var(expected))
 
 
-def test_probes_come_from_all_over_the_texts() -> None:
+def test_compared_texts_are_evenly_spaced() -> None:
     rows = [np.array([number]) for number in range(100)]
     assert [int(row[0]) for row in spread(rows, 4)] == [0, 33, 66, 99]
     assert len(spread(rows, 200)) == 100
@@ -97,7 +97,9 @@ def test_words_that_no_text_has_make_no_difference(
     errors = {each.part: each for each in dynamic_sensitivity(plain, rows)}
     for part in ("word embeddings", "layer 1 attention output"):
         quantize_onnx(plain, tmp_path / "part.onnx", nodes=errors[part].nodes)
-        assert errors[part].error == pytest.approx(Probe(plain, rows).error_of(tmp_path / "part.onnx"))
+        assert errors[part].error == pytest.approx(
+            ReferenceLogits(plain, rows).error_of(tmp_path / "part.onnx")
+        )
 
 
 def test_static_quantization_leaves_the_hard_part_out(
@@ -115,9 +117,9 @@ def test_static_quantization_leaves_the_hard_part_out(
     assert made[0].error < 0.5 * whole.error
     assert made[0] == made[1]
     assert (tmp_path / "one.onnx").read_bytes() == (tmp_path / "other.onnx").read_bytes()
-    probe = Probe(plain, rows)
-    assert probe.error_of(tmp_path / "one.onnx") == pytest.approx(made[0].error)
-    assert probe.error_of(tmp_path / "whole.onnx") == pytest.approx(whole.error)
+    reference = ReferenceLogits(plain, rows)
+    assert reference.error_of(tmp_path / "one.onnx") == pytest.approx(made[0].error)
+    assert reference.error_of(tmp_path / "whole.onnx") == pytest.approx(whole.error)
     for name, quantized in (("whole", True), ("one", False)):
         graph = onnx.load(str(tmp_path / f"{name}.onnx")).graph
         weights = {each.name: each.data_type for each in graph.initializer}
@@ -167,7 +169,7 @@ def test_training_texts_go_where_they_are_needed() -> None:
 
 
 @pytest.mark.parametrize("name", ["onnx-fused-int8", "onnx-fused-int8-per-channel"])
-@pytest.mark.slow  # each exports a graph of its own; that they take no texts for a ranking is tested above
+@pytest.mark.slow  # slow: each exports a graph; that no texts are taken for a ranking is tested above
 def test_fused_graphs_are_made_but_not_ranked(student: Path, tmp_path: Path, name: str) -> None:
     config = ExportConfig(sensitivity=True)
     made = build_variant(name, student, tmp_path / name, config=config, max_length=32)
@@ -185,7 +187,7 @@ def test_without_texts_nothing_is_measured(plain: Path, tmp_path: Path) -> None:
 
 
 def test_a_searched_student_is_timed_without_it(student, tmp_path, monkeypatch) -> None:
-    """Of students that are compared by latency no texts are at hand, and none are needed."""
+    """For students that are compared by latency, no texts are available or needed."""
     job = JobConfig.model_validate(
         {"training": {"max_length": 16}, "export": {"sensitivity": True, "variants": ["onnx-int8"]}}
     )

@@ -1,4 +1,4 @@
-"""The tokenizer of a variant is that of the training: equal ids of real texts, whichever end is cut off."""
+"""A variant's tokenizer gives the ids of the tokenizer in training, whichever end of a text is cut off."""
 
 import json
 from collections.abc import Callable
@@ -49,7 +49,7 @@ def test_a_long_text_is_read_from_the_same_end_as_in_training(side: str, build, 
     classifier, tokenizer = TextClassifier.load(tmp_path / "onnx"), load_tokenizer(directory)
     assert tokenizer.truncation_side == side
     encoded = tokenizer(LONG, truncation=True, max_length=MAX_LENGTH)["input_ids"]
-    assert [each.ids for each in classifier._tokenizer.encode(LONG)] == encoded
+    assert [each.ids for each in classifier._predictor.tokenizer.encode(LONG)] == encoded
     whole = tokenizer(LONG[0], add_special_tokens=False)["input_ids"]
     kept = whole[-(MAX_LENGTH - 2) :] if side == "left" else whole[: MAX_LENGTH - 2]
     assert encoded[0][1:-1] == kept
@@ -60,7 +60,7 @@ def test_a_long_text_is_read_from_the_same_end_as_in_training(side: str, build, 
     saved = json.loads((tmp_path / "onnx" / "tokenizer.json").read_text())["truncation"]
     assert saved["direction"].lower() == side
     very_long = " ".join(TEXTS) * 400
-    (ids,) = (each.ids for each in classifier._tokenizer.encode([very_long]))
+    (ids,) = (each.ids for each in classifier._predictor.tokenizer.encode([very_long]))
     assert ids == tokenizer(very_long, truncation=True, max_length=MAX_LENGTH)["input_ids"]
 
 
@@ -73,7 +73,7 @@ def test_other_ids_than_in_training_are_no_export(build, tmp_path: Path, monkeyp
 
 
 def test_the_longest_texts_are_among_those_that_are_compared(build, tmp_path: Path, monkeypatch) -> None:
-    """One long text of a thousand, which an even spacing passes over."""
+    """One of a thousand texts is long, and is not among those that are evenly spaced."""
     directory = student(tmp_path / "student", "left")
     build(directory, tmp_path / "onnx")
     texts = [TEXTS[0]] * 1000
