@@ -1,4 +1,4 @@
-"""A tag for each word, which mark the entities of a text: cross-entropy and soft targets over each word's first piece.
+"""Token classification: a tag for each word, with cross-entropy and soft targets over each word's first piece.
 
 Labels of a tokenized text are int64[L], one for each piece: the tag of the word that begins there, ``UNLABELLED`` where
 only a teacher labels it, ``IGNORED_LABEL`` for special tokens and for pieces that continue a word. Logits are [L, C].
@@ -44,7 +44,7 @@ class TokenClassification(Task):
     """Tag the words of a text; labels and predictions are tag numbers of each text's pieces, in rows of L."""
 
     name: ClassVar[str] = "token_classification"
-    description: ClassVar[str] = "a tag for each word, which mark the entities of a text"
+    description: ClassVar[str] = "a tag for each word, by which the entities of a text are marked"
     title: ClassVar[str] = "Token classifier"
     does: ClassVar[str] = "Finds the entities of a text, by tagging each word with one of {num} tags."
     answer: ClassVar[str] = '[{"start": …, "end": …, "label": …, "score": …}, …]'
@@ -82,7 +82,7 @@ class TokenClassification(Task):
         return _tokenized(texts, None, tokenizer, max_length)
 
     def missing_labels(self, num_texts: int, num_outputs: int) -> Any:
-        """Reject texts that are not tokenized: their words have labels, which ``tokenize_texts`` gives."""
+        """Raise ``NotImplementedError``: the labels are those of words, which only ``tokenize_texts`` finds."""
         raise NotImplementedError(f"{num_texts} texts given, but words are labelled; use tokenize_texts")
 
     def with_logits_of(
@@ -122,7 +122,7 @@ class TokenClassification(Task):
     def examples(self, batch: Mapping[str, Any]) -> Tensor | None:
         """Return the pieces that begin a word, int64[W]; without labels, those that are not padding.
 
-        Where the batch does not have them, a GPU is waited for.
+        If the batch does not contain them, finding them waits for the GPU.
         """
         from ..data.tokenized import EXAMPLES, IGNORED_LABEL
 
@@ -167,8 +167,8 @@ class TokenClassification(Task):
 
         if student_logits.ndim != 2:
             raise ValueError(
-                f"logits of shape {tuple(student_logits.shape)} given, of which padding cannot be told apart; select "
-                "those of words"
+                f"logits of shape {tuple(student_logits.shape)} given, in which padding cannot be recognised; select "
+                "the logits of words, [W, C]"
             )
         return soft_target_loss(student_logits, teacher_logits, temperature=temperature, num_items=num_items)
 
@@ -197,7 +197,7 @@ class TokenClassification(Task):
     def predictions_of_words(self, texts: Sequence[TextOrPair], spans: Ragged, logits: Ragged) -> np.ndarray:
         """Return the predicted tags of the words of N texts, int64[N, W], padded with ``IGNORED_LABEL``.
 
-        They are those of the predicted entities; words that were cut off are outside of any.
+        The tags are those of the predicted entities; words that were cut off are outside every entity.
         """
         tags = self.predictions(logits)
         found = entities.entities(tags.values, tags.row_numbers)
@@ -213,14 +213,14 @@ class TokenClassification(Task):
 
     def label_counts(self, predictions: Any, labels: Any, num_labels: int) -> LabelCounts:
         """Count the entities of each type, [T]."""
-        found, true = _words(predictions, labels)
+        found, true = _labelled_words(predictions, labels)
         counts = [entities.entity_counts(found, true, kind).sum(axis=0) for kind in range(num_labels)]
         right, predicted, there = np.array(counts).reshape(-1, 3).T
         return LabelCounts(there, predicted, right)
 
     def correct(self, predictions: Any, labels: Any) -> np.ndarray:
         """Return whether every word of each text has the right tag, bool[N]."""
-        counts = entities.word_counts(*_words(predictions, labels))
+        counts = entities.word_counts(*_labelled_words(predictions, labels))
         return counts[:, 0] == counts[:, 1]
 
     def metrics(
@@ -236,7 +236,7 @@ class TokenClassification(Task):
             ValueError: No word has a label, or the numbers of predictions and labels differ.
         """
         del out_of_scope_id
-        found, true = _words(predictions, labels)
+        found, true = _labelled_words(predictions, labels)
         if not len(true.values):
             raise ValueError(f"{len(labels)} predictions for 0 labels of words; the number must be above 0")
         counts = entities.entity_counts(found, true).sum(axis=0)
@@ -247,7 +247,7 @@ class TokenClassification(Task):
         }
 
     def metric(self, name: str, label_names: Sequence[str], out_of_scope_id: int | None = None) -> Metric:
-        """Return a metric; one of an entity type is named after the type, as in ``recall.PER``."""
+        """Return a metric by its name; that of an entity type is named after the type, as in ``recall.PER``."""
         mode, (kind, _, label) = self.metric_mode(name), name.partition(".")
         number = None
         if label:
@@ -261,7 +261,7 @@ class TokenClassification(Task):
             )
 
         def statistics(predictions: Any, labels: Any) -> np.ndarray:
-            return counted(*_words(predictions, labels))
+            return counted(*_labelled_words(predictions, labels))
 
         def measure(predictions: Any, labels: Any) -> float:
             return float(of(statistics(predictions, labels).sum(axis=0)))
@@ -296,14 +296,14 @@ def _tokenized(
     return from_rows(rows, Ragged.of(tags, np.int64))
 
 
-def _words(predictions: Rows, labels: Rows) -> tuple[Ragged, Ragged]:
-    """Return predictions and labels of the words with a label alone; both may be padded arrays [N, W].
+def _labelled_words(predictions: Rows, labels: Rows) -> tuple[Ragged, Ragged]:
+    """Return predictions and labels of only the words with a label; both may be padded arrays [N, W].
 
     Raises:
         ValueError: The numbers of predictions and labels differ.
     """
     predictions, labels = (
-        each if isinstance(each, Ragged) else _of_padded(each) for each in (predictions, labels)
+        each if isinstance(each, Ragged) else _as_rows(each) for each in (predictions, labels)
     )
     if len(predictions) != len(labels) or len(predictions.values) != len(labels.values):
         raise ValueError(
@@ -321,7 +321,7 @@ def _padded(rows: Sequence[np.ndarray]) -> np.ndarray:
     return Ragged.of(rows, np.int64).padded(IGNORED_LABEL)
 
 
-def _of_padded(rows: np.ndarray) -> Ragged:
+def _as_rows(rows: np.ndarray) -> Ragged:
     """Return an array [N, L] as rows of equal length."""
     return Ragged(rows.reshape(-1), np.arange(len(rows) + 1) * rows.shape[1])
 
