@@ -18,7 +18,7 @@ from distiltune.training.teacher.mixture import (
     fit_mixture,
     fit_temperature,
     fit_weights,
-    worth,
+    measure_mixture,
 )
 
 DRAWN = np.random.default_rng(5)
@@ -306,7 +306,7 @@ def test_what_each_teacher_and_the_mixture_are_worth():
     logits[1][7] = np.nan
     splits = {"validation": logits, "test": [each[:4] for each in logits]}
     config, mixture = config_of(given=[1, 1]), Mixture((0.5, 0.5), (1.0, 1.0))
-    found = worth(config, mixture, splits, against(labels), "accuracy", "max")
+    found = measure_mixture(config, mixture, splits, against(labels), "accuracy", "max")
     assert found["mixture"]["validation"]["accuracy"] == pytest.approx(7 / 8)
     assert found["mixture"]["test"]["accuracy"] == 1
     first, other = found["members"]
@@ -323,7 +323,7 @@ def test_a_teacher_without_any_text_of_a_split_has_no_measurement():
     labels = np.arange(6) % 2
     logits = [np.eye(2, dtype=np.float32)[labels], np.full((6, 2), np.nan, dtype=np.float32)]
     splits, mixture = dict.fromkeys(("validation", "test"), logits), Mixture((0.5, 0.5), (1.0, 1.0))
-    found = worth(config_of(), mixture, splits, against(labels), "accuracy", "max")
+    found = measure_mixture(config_of(), mixture, splits, against(labels), "accuracy", "max")
     assert found["members"][1]["test"] is None and found["members"][1]["missing"]["test"] == 6
     assert found["members"][0]["without"]["test"] is None, "nothing is left without the first"
     assert found["mixture"]["test"]["accuracy"] == 1 and found["best"] == 0
