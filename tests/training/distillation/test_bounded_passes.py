@@ -175,7 +175,7 @@ def test_without_a_bound_memory_decides_and_it_is_logged(tmp_path, monkeypatch, 
     with caplog.at_level(logging.INFO, "distiltune"):
         trained(tmp_path, num_train_epochs=1)
     assert num_passes == [8, 8, 6]
-    assert "8 texts of up to 20 tokens are learned from in 8 passes" in caplog.text
+    assert "8 texts of up to 20 tokens in 8 passes" in caplog.text
 
 
 def test_what_is_free_is_found_out_once_for_each_training(tmp_path, monkeypatch):

@@ -53,14 +53,12 @@ def check_widths(student_config: Any, teacher_config: Any, term: LossTerm) -> No
     """
     if not hasattr(student_config, "num_hidden_layers"):
         raise InputError(
-            f"{term.argument or term.path()} needs hidden states of layers, but the student, of type "
-            f"{student_config.model_type!r}, has no layers; {term.remedy()}, or build the student from the teacher's "
-            "layers"
+            f"{term.path()} needs hidden states of layers, but the student, of type {student_config.model_type!r}, has "
+            f"no layers; {term.remedy()}, or build the student from the teacher's layers"
         )
     if student_config.hidden_size != teacher_config.hidden_size:
-        name = term.argument or term.path()
         raise InputError(
-            f"{name} needs equal widths: the student's is {student_config.hidden_size}, the "
+            f"{term.path()} needs equal widths: the student's is {student_config.hidden_size}, the "
             f"teacher's {teacher_config.hidden_size}; {term.remedy()}, or build the student from the teacher's layers"
         )
 
