@@ -133,7 +133,7 @@ class _Words:
         self._at = torch.from_numpy(tokens - starts[text_of]).to(device)  # int64[W], the place in its text
 
     def places(self, rows: Tensor, numbers: np.ndarray, width: int) -> Tensor:
-        """Return the ascending indices of a batch's words among its B · width tokens, without waiting for the device."""
+        """Return the ascending indices of a batch's words in its B · width tokens, without waiting for the device."""
         num, total = self._num[rows], int(self._counts[numbers].sum())
         text_of = torch.repeat_interleave(torch.arange(len(rows), device=num.device), num, output_size=total)
         within = torch.arange(total, device=num.device) - (num.cumsum(0) - num)[text_of]
