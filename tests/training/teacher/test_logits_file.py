@@ -331,7 +331,7 @@ def job(teacher="t.parquet", **sections):
     return JobConfig.model_validate({"teacher": {"logits": teacher}, "student": student, **sections})
 
 
-def test_a_path_alone_is_a_section_and_a_table_is_drawn():
+def test_a_path_alone_is_a_section_and_the_table_is_random():
     config = job()
     assert config.teacher.logits == LogitsFileConfig(path="t.parquet")
     assert not config.teacher.is_trained
