@@ -38,9 +38,8 @@ class DeviceTexts:
         self.lengths: np.ndarray = lengths
         """Tokens of each text, int64[N], on the host."""
         self._device, self._collator = device, collator
-        self._ids = _concatenated(
-            [_tokens_of(each.input_ids, each) for each in splits], device, np.int32
-        )  # int32[total]
+        ids = [_tokens_of(each.input_ids, each) for each in splits]
+        self._ids = _concatenated(ids, device, np.int32)  # int32[total]
         self._starts = torch.from_numpy(np.cumsum(lengths) - lengths).to(device)  # int64[N]
         self._lengths = torch.from_numpy(lengths.copy()).to(device)
         types = [_tokens_of(each.token_types, each) for each in splits if each.token_types is not None]

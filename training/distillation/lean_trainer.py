@@ -66,16 +66,15 @@ class BoundedTrainer(Trainer):
     ) -> Tensor:
         """Compute loss and gradients as ``Trainer`` does, in one pass or several."""
         step = super().training_step
-        if (
-            num_items_in_batch is None
-        ):  # without it, the loss of each part would be a mean over that part alone
+        # Without the divisor, the loss of each part would be a mean over that part alone.
+        if num_items_in_batch is None:
             return step(model, inputs)
         parts = self.parts(inputs, is_trained=True)
         if len(parts) == 1:
             return step(model, parts[0].batch, num_items_in_batch)
         if self.state.global_step == 0:
             num, length = inputs["input_ids"].shape
-            logger.info("each step trains %d texts of up to %d tokens in %d passes", num, length, len(parts))
+            logger.info("training on %d texts of up to %d tokens in %d passes", num, length, len(parts))
         return step_in_parts(
             parts, lambda part: step(model, part, num_items_in_batch), self.accelerator, model
         )

@@ -154,8 +154,8 @@ class DistillationTrainer(LeanTrainer):
         """Return ``Trainer``'s loader, or one that gathers the same batches on the device."""
         args, on_gpu = self.args, self.args.device.type == "cuda"
         wanted = on_gpu if args.data_on_device is None else args.data_on_device
-        alone = args.world_size == 1 and not args.dataloader_num_workers
-        if not (wanted and alone and can_be_kept(self.train_dataset, self.data_collator)):
+        is_single_process = args.world_size == 1 and not args.dataloader_num_workers
+        if not (wanted and is_single_process and can_be_kept(self.train_dataset, self.data_collator)):
             return super().get_train_dataloader()
         sampler = self._get_train_sampler()
         if not isinstance(sampler, LengthGroupedSampler | LengthSortedSampler | BalancedSampler):

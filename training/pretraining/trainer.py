@@ -75,9 +75,7 @@ class PretrainingTrainer(BoundedTrainer):
             )
         bare = self.accelerator.unwrap_model(self.model)
         self.triple_loss = TripleLoss(bare, teacher_model, args, lambda: self.accelerator.autocast())
-        self._part_sums = torch.zeros(
-            len(PARTS) + 1, device=args.device
-        )  # the parts, and the number of steps
+        self._part_sums = torch.zeros(len(PARTS) + 1, device=args.device)  # the parts, and how many steps
         self._eval_sums = torch.zeros(2 * len(PARTS), device=args.device)  # the parts, and the tokens of each
         self._num_evaluated = 0
 

@@ -100,9 +100,13 @@ class TokenClassification(Task):
         assert isinstance(given, Ragged) and isinstance(tokens.labels, Ragged)
         labels = tokens.labels.like(np.array(tokens.labels.values))
         logits = labels.like(np.zeros((len(labels.values), given.values.shape[-1]), dtype=np.float32))
-        alone = all_parts(texts)  # no text is a pair
-        pairs = zip(encodings_of(alone, old, max_length), encodings_of(alone, new, max_length), strict=True)
-        for number, (text, encodings) in enumerate(zip(alone, pairs, strict=True)):
+        single_texts = all_parts(texts)  # no text is a pair
+        pairs = zip(
+            encodings_of(single_texts, old, max_length),
+            encodings_of(single_texts, new, max_length),
+            strict=True,
+        )
+        for number, (text, encodings) in enumerate(zip(single_texts, pairs, strict=True)):
             theirs, own = (find_words(text, each.offsets, each.word_ids) for each in encodings)
             places = np.searchsorted(theirs.spans[:, 1], own.spans[:, 0], "right")
             there = places < len(theirs.pieces)
@@ -285,9 +289,9 @@ def _tokenized(
     from ..data.tokenized import IGNORED_LABEL, encodings_of, from_rows
 
     rows, tags = [], []
-    alone = all_parts(texts)  # no text is a pair
-    found = encodings_of(alone, tokenizer, max_length)
-    for number, (text, encoding) in enumerate(zip(alone, found, strict=True)):
+    single_texts = all_parts(texts)  # no text is a pair
+    found = encodings_of(single_texts, tokenizer, max_length)
+    for number, (text, encoding) in enumerate(zip(single_texts, found, strict=True)):
         words = find_words(text, encoding.offsets, encoding.word_ids)
         row = np.full(len(encoding.ids), IGNORED_LABEL, dtype=np.int64)
         row[words.pieces] = UNLABELLED if labels is None else tags_of_words(words, labels[number])

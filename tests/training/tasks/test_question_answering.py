@@ -327,9 +327,8 @@ def test_answers_are_compared_as_words_without_punctuation_and_articles():
 def test_scores_are_those_worked_by_hand(predicted, answers, f1, exact):
     words, labels = scoring.words_of_answers([predicted]), scoring.words_of_labels([answers])
     assert scoring.scores(words, labels).tolist() == [[pytest.approx(f1), exact]]
-    others = scoring.words_of_labels(
-        [["x y z", "some other words that are many"], answers]
-    )  # with other padding
+    # With other padding.
+    others = scoring.words_of_labels([["x y z", "some other words that are many"], answers])
     both = scoring.scores(scoring.words_of_answers(["", predicted]), others)
     assert both[1].tolist() == [pytest.approx(f1), exact]
     assert scoring.is_unanswerable(labels).tolist() == [not answers or answers == ["an"]]

@@ -74,13 +74,12 @@ def matched_layers(num_layers: int, num_teacher_layers: int, layers: list[int] |
     Raises:
         InputError: ``layers`` does not name one existing layer for each of the student's.
     """
-    own, others = num_layers, num_teacher_layers
     if layers is None:
-        return [max(0, (index + 1) * others // own - 1) for index in range(own)]
-    if len(layers) != own or not all(0 <= layer < others for layer in layers):
+        return [max(0, (layer + 1) * num_teacher_layers // num_layers - 1) for layer in range(num_layers)]
+    if len(layers) != num_layers or not all(0 <= layer < num_teacher_layers for layer in layers):
         raise InputError(
-            f"hidden_layers is {layers}; accepted: {own} numbers, one for each student layer, "
-            f"each from 0 to {others - 1}"
+            f"hidden_layers is {layers}; accepted: {num_layers} numbers, one for each student layer, "
+            f"each from 0 to {num_teacher_layers - 1}"
         )
     return layers
 
