@@ -124,7 +124,7 @@ def rarest_labels(sets: np.ndarray) -> np.ndarray:
 
 @torch.no_grad()
 def embeddings_of(model: PreTrainedModel, split: TokenizedSplit, pad_token_id: int) -> Tensor:
-    """Return what the head's linear layer reads of N texts, float32[N, D] on the CPU, without dropout."""
+    """Return the inputs of the head's linear layer for N texts, float32[N, D] on the CPU, without dropout."""
     found = torch.empty(len(split), head_of(model).in_features)
     batches = length_batches(split.lengths, _BATCH_SIZE)
     with first_token_in_last_layer(model), read_by_head(model) as read:

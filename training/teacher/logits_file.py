@@ -285,7 +285,7 @@ def _logits_of_labels(
                 hint = nearest(label, names)
                 faults.add(
                     lambda r=row, v=label, h=hint: (
-                        f"{table.place(r)}: label {shown(v)} is not one of the data's{h}; rename it with "
+                        f"{table.place(r)}: label {shown(v)} is not one of the data's labels{h}; rename it with "
                         "teacher.labels, or drop it with teacher.drop_labels"
                     )
                 )
