@@ -25,7 +25,7 @@ from ...training.student.vocabulary import respelled
 from ...training.teacher.config import naming_teacher
 from ...training.teacher.file_teacher import stored_logits
 from ...training.teacher.logits_cache import LogitsResult, logits_key, teacher_logits
-from ...training.teacher.mixture import VALIDATION, fit_mixture, worth
+from ...training.teacher.mixture import VALIDATION, fit_mixture, measure_mixture
 from ...training.teacher.prepare import prepare_teacher, read_record
 from ..specification.config import JobConfig
 from ..store.runs import LOGITS
@@ -98,7 +98,7 @@ def label_with_teachers(
         computed: Kinds of texts whose logits other tasks of this stage have just computed and cached.
 
     Returns:
-        The splits by kind, and a record; with several teachers it has ``ensemble``, what ``worth`` returns.
+        The splits by kind, and a record; with several teachers it has ``ensemble``, the result of ``measure_mixture``.
 
     Raises:
         ConfigError: Weights are fitted, and no validation text has the logits of all teachers.
@@ -125,7 +125,7 @@ def label_with_teachers(
     if len(teacher_keys) > 1:
         metric, measured = task.config.metric, {name: logits[name] for name in (VALIDATION, TEST)}
         mode = tasks.get(task.config.task).metric_mode(metric)
-        record["ensemble"] = worth(
+        record["ensemble"] = measure_mixture(
             config, mixture, measured, partial(_metrics, task, data, own), metric, mode
         )
     return splits, record

@@ -1,1 +1,1 @@
-"""One suite for each registry, which each of its entries passes."""
+"""One suite for each registry, which all of its entries pass."""

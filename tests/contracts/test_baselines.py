@@ -1,4 +1,4 @@
-"""What every registered baseline keeps, and what a specification says of them."""
+"""The contract of every registered baseline, and baselines in a specification."""
 
 from dataclasses import replace
 from importlib.util import find_spec
@@ -109,7 +109,7 @@ def test_balance_gives_a_rare_label_the_weight_of_a_frequent_one(name, given, tm
 
 
 @pytest.mark.parametrize("name", BASELINES.names)
-def test_it_says_what_is_missing(name, monkeypatch) -> None:
+def test_it_reports_what_is_missing_and_how_to_install_it(name, monkeypatch) -> None:
     baseline = BASELINES[name]
     other = baseline.why_not("ranking", "a-model")
     assert other is not None and "single_label" in other and "ranking" in other
@@ -177,8 +177,8 @@ def test_texts_without_words_are_classified_by_characters() -> None:
     assert fitted.logits(texts).argmax(axis=1).tolist() == [0, 0, 1, 1]
 
 
-def test_what_was_stored_and_logged_of_it_has_no_word(made) -> None:
-    """What leaves the scratch folder is the record."""
+def test_the_record_has_no_word_of_the_texts(made) -> None:
+    """Nothing but the record leaves the scratch folder."""
     words = {word for text in TEXTS for word in text.split() if len(word) > 3 and word != "number"}
     assert not [word for word in words if word in str(made[1])]
 
@@ -194,7 +194,7 @@ def test_the_default_is_the_svm_and_an_empty_list_turns_it_off() -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "said"),
+    ("value", "message"),
     [
         ("[tfidf-svn]", r"benchmark\.baselines\.0: .*did you mean 'tfidf-svm'.*'tfidf-svn'"),
         ("[bert]", r"benchmark\.baselines.*accepted: fasttext, model2vec, tfidf-svm"),
@@ -204,8 +204,8 @@ def test_the_default_is_the_svm_and_an_empty_list_turns_it_off() -> None:
         ("null", r"benchmark\.baselines"),
     ],
 )
-def test_a_wrong_name_is_one_clear_error(value, said) -> None:
-    with pytest.raises(ConfigError, match=said) as raised:
+def test_a_wrong_name_is_one_clear_error(value, message) -> None:
+    with pytest.raises(ConfigError, match=message) as raised:
         load_config("quickstart-scratch", [f"benchmark.baselines={value}"])
     assert "\n" not in str(raised.value)
 

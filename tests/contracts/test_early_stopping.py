@@ -1,4 +1,4 @@
-"""What every rule of early stopping keeps, and one that is added from outside."""
+"""The contract of every rule of early stopping, and a rule registered from outside."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def search(**values) -> SearchConfig:
 
 
 class Floor(EarlyStopping):
-    """End a trial whose value is beyond a bound, whatever the others have."""
+    """Stop a trial whose value is beyond a bound, regardless of the others."""
 
     type: Literal["floor"] = "floor"
     bound: float = Field(default=0.5, ge=0, le=1, description="Value that every epoch reaches.")
@@ -67,7 +67,7 @@ def test_a_rule_never_stops_a_trial_that_is_alone_or_the_best(rule, sign):
 
 @pytest.mark.parametrize("sign", [1, -1], ids=["max", "min"])
 @pytest.mark.parametrize("rule", RULES, ids=EARLY_STOPPING.names)
-def test_an_active_rule_stops_the_worst_of_many_and_another_none(rule, sign):
+def test_an_active_rule_stops_the_worst_of_many_and_an_inactive_one_none(rule, sign):
     curve = [[fraction, sign * 0.01] for fraction, _ in GOOD]
     better = [sign * value for value in (0.6, 0.7, 0.8, 0.85, 0.9)]
     stopped = [rule().stops(curve[:num], lambda fraction: better, sign) for num in range(1, 4)]

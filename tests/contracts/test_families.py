@@ -1,6 +1,6 @@
-"""Where the parts of every registered model family are; and a family that is registered here.
+"""The parts of every registered model family, and a family that is registered by the test.
 
-What the families can do is tried in test_family_findings.py.
+What the families support is tested in test_family_findings.py.
 """
 
 import copy
@@ -45,7 +45,7 @@ from distiltune.training.models.first_token import first_token_in_last_layer, re
 LABELS = ["a", "b", "c"]
 IDS = torch.tensor([[2, 9, 8, 7, 3], [2, 6, 3, 1, 1]])
 MASK = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]])
-# All that it takes to add a family: what it says here goes through layers, head, pruning and export.
+# A complete family: layers, head, pruning and export need no more than this declaration.
 ERNIE = Family(
     model_types=("ernie",),
     classifier="classifier",
@@ -60,7 +60,7 @@ PARAMS = [*families(), ERNIE]
 
 @pytest.fixture(params=PARAMS, ids=lambda family: family.name)
 def family(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Family]:
-    """A registered family; ERNIE is registered for the length of a test."""
+    """A registered family; ERNIE is registered for the duration of a test."""
     monkeypatch.setattr(base, "_FAMILIES", dict(base._FAMILIES))
     if request.param is ERNIE:
         register(ERNIE)
@@ -68,7 +68,7 @@ def family(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> I
 
 
 def config_of(family: Family):
-    """The configuration of a tiny model; BERT's names of the sizes are known to the other families."""
+    """The configuration of a tiny model; the other families accept BERT's names of the sizes."""
     own = TINY[family.name].fields if family.name in TINY else {}
     return CONFIG_MAPPING[family.name](
         **{
@@ -102,7 +102,7 @@ def logits_of(model) -> torch.Tensor:
         return model(input_ids=IDS, attention_mask=MASK).logits
 
 
-def test_its_parts_are_where_it_says(family: Family) -> None:
+def test_its_parts_are_where_it_declares_them(family: Family) -> None:
     model = tiny(family)
     assert family_of(model) is family_of(model.config) is family
     assert model.base_model.get_submodule(family.word_embeddings) is model.get_input_embeddings()
@@ -149,7 +149,7 @@ def test_a_head_that_reads_every_token_gets_them(family: Family) -> None:
         assert found.hidden_states[-1].shape[1] == 5
 
 
-def test_positions_are_bound_by_the_table(family: Family) -> None:
+def test_positions_are_bounded_by_the_table(family: Family) -> None:
     model = tiny(family)
     counted = {"camembert", "mpnet", "roberta", "xlm-roberta"}
     assert base.first_position(model) == (2 if family.name in counted else 0)
@@ -203,7 +203,7 @@ def test_every_parameter_of_the_model_is_of_a_part(family: Family) -> None:
 
 
 @pytest.mark.parametrize("capability", ["depth", "heads", "rows", "first_token", "vocabulary", "students"])
-def test_what_a_file_says_is_all_that_it_takes(capability: str, monkeypatch, tmp_path: Path) -> None:
+def test_a_declaration_is_all_that_a_family_needs(capability: str, monkeypatch, tmp_path: Path) -> None:
     monkeypatch.setattr(base, "_FAMILIES", dict(base._FAMILIES))
     monkeypatch.setitem(TINY, "ernie", Tiny(lambda: tokenizer_of("bert")))
     register(ERNIE)
@@ -240,7 +240,7 @@ def test_a_family_declares_what_it_does_not_support(monkeypatch: pytest.MonkeyPa
         family_of(CONFIG_MAPPING["layoutlm"](), "student.x", "rows")
 
 
-def test_what_is_exported_of_a_head_that_reads_every_token_is_the_whole_layer(
+def test_the_whole_last_layer_is_exported_for_a_head_that_reads_every_token(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(base, "_FAMILIES", {})
@@ -254,7 +254,7 @@ def test_what_is_exported_of_a_head_that_reads_every_token_is_the_whole_layer(
     monkeypatch.setattr(base, "_FAMILIES", {})
     register(ERNIE)
     assert type(ERNIE.layers_of(inference_form(model))[-1]) is not whole
-    # A class of one's own, under a name of transformers', may read more than its head says.
+    # A derived class with the name of transformers' class may read more than the family declares.
     model.__class__ = type(type(model).__name__, (type(model),), {})
     assert type(ERNIE.layers_of(inference_form(model))[-1]) is whole
 
@@ -282,7 +282,7 @@ def test_a_family_that_is_not_registered_is_refused_with_those_that_are(
 
 
 @pytest.mark.parametrize("model_type", ["data2vec-text", "roberta-prelayernorm"])
-def test_positions_of_an_unregistered_family_begin_behind_its_padding_row(model_type: str) -> None:
+def test_positions_of_an_unregistered_family_begin_after_its_padding_row(model_type: str) -> None:
     config = CONFIG_MAPPING[model_type](
         vocab_size=40,
         hidden_size=16,

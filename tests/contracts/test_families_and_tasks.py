@@ -46,7 +46,7 @@ def texts_of(task: Task) -> list[Any]:
 
 
 def distilled(family: str, task: Task, folder: Path) -> tuple[float, float]:
-    """Write a student that learns another model's logits; returns how far it was from them before and after."""
+    """Write a student trained on another model's logits; returns its distance from them before and after."""
     tokenizer, texts = tokenizer_of(family), texts_of(task)
     names = names_of_labels(task)
     teacher = tiny_model(config_of(family, task, num_hidden_layers=1), task)
@@ -80,9 +80,8 @@ def answered_by_transformers(task: Task, student: Path, texts: list[str]) -> lis
     model, tokenizer = load_classifier(student, task)
     if task.pipeline == "token-classification":
         tokenizer.model_max_length = MAX_LENGTH
-        if (
-            piece_model(tokenizer).type != "WordPiece"
-        ):  # the pipeline does not know the words of other tokenizers
+        if piece_model(tokenizer).type != "WordPiece":
+            # The pipeline does not find the words of other tokenizers.
             return [_spans(decoded(model, tokenizer, task, text)) for text in texts]
         find: Any = pipeline(
             task.pipeline, model=model, tokenizer=tokenizer, device="cpu", aggregation_strategy="first"
@@ -95,10 +94,8 @@ def answered_by_transformers(task: Task, student: Path, texts: list[str]) -> lis
 
 def decoded(model: Any, tokenizer: Any, task: Task, text: str) -> Any:
     """The answer of the runtime's decoder to PyTorch's logits."""
-    decoder, encoding = (
-        DECODERS[task.name],
-        tokenizer(text, truncation=True, max_length=MAX_LENGTH).encodings[0],
-    )
+    decoder = DECODERS[task.name]
+    encoding = tokenizer(text, truncation=True, max_length=MAX_LENGTH).encodings[0]
     assert isinstance(decoder, TokenDecoder)
     with torch.inference_mode():
         logits = model(input_ids=torch.tensor([encoding.ids])).logits[0].numpy()

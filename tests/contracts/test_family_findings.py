@@ -37,7 +37,7 @@ EXPORTED_ELSEWHERE = ("bert", "distilbert")
 
 
 def is_slow(family: str, capability: str) -> bool:
-    """What needs a further export, of some seconds; a fused variant that is refused does not."""
+    """Whether a probe needs a further export, which takes seconds; a fused variant that is refused needs none."""
     found = find_family(family)
     assert found is not None
     if capability in ("runtime", "int8"):
@@ -100,7 +100,7 @@ def test_the_page_is_that_of_the_record(request: pytest.FixtureRequest) -> None:
     assert as_markdown(record) == PAGE.read_text(encoding="utf-8"), HOW
 
 
-FORMS_TRIED = ("depth", "heads", "rows", "first_token", "students", "token_types", "runtime", "int8")
+PROBES_OF_FORMS = ("depth", "heads", "rows", "first_token", "students", "token_types", "runtime", "int8")
 
 
 @pytest.mark.parametrize(
@@ -108,7 +108,7 @@ FORMS_TRIED = ("depth", "heads", "rows", "first_token", "students", "token_types
     [
         pytest.param(form, each, marks=[pytest.mark.slow] if each in ("runtime", "int8") else [])
         for form in OTHER_FORMS
-        for each in FORMS_TRIED
+        for each in PROBES_OF_FORMS
     ],
 )
 def test_other_configurations_of_a_family_do_what_its_first_does(
@@ -148,7 +148,7 @@ OTHERS: dict[str, tuple[str, dict[str, Any]]] = {
     "deberta": ("roberta", {**SMALL, "relative_attention": True, "pos_att_type": ["c2p", "p2c"]}),
     "gpt2": ("roberta", {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 66}),
 }
-"""The family whose tokenizer it has, and sizes."""
+"""Model type -> the family whose tokenizer it has, and its sizes."""
 
 
 @pytest.fixture(params=list(OTHERS))

@@ -1,4 +1,4 @@
-"""What every loss term keeps, and one that is added from outside."""
+"""The contract of every loss term, and a term registered from outside."""
 
 from __future__ import annotations
 
@@ -150,7 +150,7 @@ def test_the_terms_of_micro_batches_add_up(arrays, term):
 
 
 @pytest.mark.parametrize("term", TERMS, ids=NAMES)
-def test_a_term_needs_what_it_says_and_gives_the_teacher_no_gradient(arrays, term):
+def test_a_term_needs_what_it_declares_and_gives_the_teacher_no_gradient(arrays, term):
     made = term.of_arguments(args_for(term))
     inputs = inputs_of(arrays, learns=True)
     made.value(inputs).backward()

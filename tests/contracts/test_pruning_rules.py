@@ -1,4 +1,4 @@
-"""What every pruning rule keeps, and one that is added from outside."""
+"""The contract of every pruning rule, and a rule registered from outside."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ SHAPE = (8, 10)
 
 
 def matrix_of(rule) -> tuple[PrunedMatrix, np.ndarray, np.ndarray]:
-    """A matrix with its weights and its scores, if any, as arrays too."""
+    """A matrix, with its scores if the rule has any, and the weights and scores as arrays."""
     random = np.random.default_rng(0)
     weights, scores = random.normal(size=SHAPE), random.normal(size=SHAPE)
     matrix = PrunedMatrix.of(
@@ -41,16 +41,16 @@ def matrix_of(rule) -> tuple[PrunedMatrix, np.ndarray, np.ndarray]:
     return matrix, weights, scores
 
 
-def of_rank(values: np.ndarray, sparsity: float) -> np.ndarray:
+def largest(values: np.ndarray, sparsity: float) -> np.ndarray:
     mask = np.ones(values.size, dtype=bool)
     mask[np.argsort(values.ravel())[: round(sparsity * values.size)]] = False
     return mask.reshape(values.shape)
 
 
-# The mask of each rule, with its default keys and the schedule risen so far, in NumPy.
+# The mask of each rule in NumPy, with its default keys, where the schedule has risen to `risen` of its end.
 REFERENCES = {
-    "magnitude": lambda weights, scores, risen: of_rank(np.abs(weights), 0.5 * risen),
-    "movement": lambda weights, scores, risen: of_rank(scores, 0.5 * risen),
+    "magnitude": lambda weights, scores, risen: largest(np.abs(weights), 0.5 * risen),
+    "movement": lambda weights, scores, risen: largest(scores, 0.5 * risen),
     "soft_movement": lambda weights, scores, risen: 1 / (1 + np.exp(-scores)) > 0.1 * risen,
 }
 

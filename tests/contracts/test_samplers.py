@@ -1,4 +1,4 @@
-"""What every sampler keeps, and one that is added from outside."""
+"""The contract of every sampler, and a sampler registered from outside."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ every_sampler = pytest.mark.parametrize("entry", ENTRIES, ids=SAMPLERS.names)
 
 
 def suggesting(entries: list[type[Sampler]]) -> pytest.MarkDecorator:
-    """Samplers whose suggestions a test waits for; those of a Gaussian process take a second each."""
+    """Parametrize a test that waits for suggestions; those of a Gaussian process take a second each."""
     slow = [pytest.mark.slow, pytest.mark.timeout(120)]
     each = [
         pytest.param(entry, id=SAMPLERS.name_of(entry), marks=slow if entry is Gp else [])
@@ -57,14 +57,14 @@ def results(arguments: dict[str, Any]) -> dict[str, float]:
 
 
 class Search:
-    """Asks and tells a searcher as Tune does, with trials that end in an order of their own."""
+    """Drive a searcher as Tune does, with trials that end in a given order."""
 
     def __init__(self, sampler: Sampler, *, num_trials: int = 12, window: int = 3, **more: Any) -> None:
         from distiltune.search.study.searcher import StudySearcher
 
         space, startup = more.pop("space", SPACE), more.pop("num_startup_trials", NUM_STARTUP)
         objectives = [MAX] if type(sampler).one_objective else [MAX, MIN]
-        self.most_at_a_time = more.pop("max_concurrent", 2)
+        self.max_concurrent = more.pop("max_concurrent", 2)
         self.searcher = StudySearcher(
             space,
             objectives=more.pop("objectives", objectives),
@@ -72,7 +72,7 @@ class Search:
             num_trials=num_trials,
             num_startup_trials=startup,
             window=window,
-            max_concurrent=self.most_at_a_time,
+            max_concurrent=self.max_concurrent,
             sampler=sampler,
             **more,
         )
@@ -80,7 +80,7 @@ class Search:
         self.running: list[int] = []
 
     def run(self, num: int, order: tuple[int, ...] = (0,)) -> list[dict[str, Any]]:
-        """Go on until ``num`` trials have been suggested; returns the arguments of all."""
+        """Continue until ``num`` trials have been suggested; returns the arguments of all."""
         while True:
             while len(self.found) < num:
                 suggested = self.searcher.suggest(f"t{len(self.found)}")
@@ -248,9 +248,9 @@ def test_constraints_are_passed_on_and_respected_by_a_sampler_that_learns(entry)
     space = {"x": FloatRange(low=0.0, high=1.0), "k": Fixed(value=5)}
     search = Search(sampler_of(entry), space=space, constraints=constraints, window=1, max_concurrent=1)
     found = search.run(num_of(entry))
-    told = search.searcher.study.get_trials(states=[TrialState.COMPLETE])
-    assert len(told) >= num_of(entry) - 2
-    for trial in told:
+    completed = search.searcher.study.get_trials(states=[TrialState.COMPLETE])
+    assert len(completed) >= num_of(entry) - 2
+    for trial in completed:
         assert trial.constraints == {"cost <= 0.15": pytest.approx(trial.params["x"] - 0.15)}
     if entry.learns and entry.one_objective:
         excess = [max(0.0, each["x"] - 0.15) for each in found]
@@ -263,8 +263,10 @@ def test_several_objectives_are_optimised(entry):
     assert entry.several_objectives
     search = Search(sampler_of(entry), objectives=[MAX, MIN])
     found = search.run(num_of(entry))
-    told = search.searcher.study.get_trials(states=[TrialState.COMPLETE])
-    assert [trial.values for trial in told] == [list(results(each).values()) for each in found[: len(told)]]
+    completed = search.searcher.study.get_trials(states=[TrialState.COMPLETE])
+    assert [trial.values for trial in completed] == [
+        list(results(each).values()) for each in found[: len(completed)]
+    ]
     config = config_of(entry, objectives=[{"metric": "validation_loss", "mode": "min"}])
     check_space(config, TrainingConfig())
 
@@ -275,15 +277,15 @@ def test_one_objective_is_optimised_or_refused(entry):
     if entry.one_objective:
         check_space(config, TrainingConfig())
         return
-    said = refusal(config)
+    message = refusal(config)
     for part in (
         "search.sampler",
         "nsga2",
         "accepted for this search: tpe, random, qmc, gp",
         "search.objectives",
     ):
-        assert part in said
-    assert "\n" not in said
+        assert part in message
+    assert "\n" not in message
 
 
 @every_sampler
@@ -298,9 +300,9 @@ def test_early_stopping_is_accepted_or_refused(entry):
         search.running.clear()
         assert len(search.run(8)) == 8
         return
-    said = refusal(config)
+    message = refusal(config)
     for part in ("search.sampler", SAMPLERS.name_of(entry), "'asha'", "tpe, random, qmc", "scheduler: none"):
-        assert part in said
+        assert part in message
 
 
 @every_sampler
@@ -309,13 +311,13 @@ def test_a_warm_start_of_a_sampler_that_learns_nothing_is_refused(entry):
     if entry.learns:
         check_space(config, TrainingConfig())
         return
-    said = refusal(config)
+    message = refusal(config)
     for part in ("search.warm_start", "'former'", SAMPLERS.name_of(entry), "tpe, nsga2, gp", "remove"):
-        assert part in said
+        assert part in message
 
 
 class Coordinates(Sampler):
-    """Draw from a grid; it takes nothing but one metric into account."""
+    """Draw from a grid; it supports a single metric and nothing else."""
 
     type: Literal["coordinates"] = "coordinates"
     steps: int = Field(default=3, ge=2, le=9, description="Values of an argument.")
@@ -340,18 +342,18 @@ class Coordinates(Sampler):
 )
 def test_what_a_sampler_does_not_support_is_refused_before_anything_starts(values, parts):
     with SAMPLERS.temporarily(Coordinates):
-        said = refusal(SearchConfig.model_validate({"sampler": "coordinates", **values}))
+        message = refusal(SearchConfig.model_validate({"sampler": "coordinates", **values}))
     for part in ("search.sampler", "'coordinates'", "accepted for this search: tpe", *parts):
-        assert part in said
-    assert "\n" not in said
+        assert part in message
+    assert "\n" not in message
 
 
 def test_conditional_arguments_are_refused_by_their_name():
     space = {"adam_beta2": {"type": "float", "low": 0.9, "high": 0.99, "when": {"alpha": 0.0}}, "alpha": 0.0}
     with SAMPLERS.temporarily(Coordinates):
-        said = refusal(SearchConfig.model_validate({"sampler": "coordinates", "space": space}))
+        message = refusal(SearchConfig.model_validate({"sampler": "coordinates", "space": space}))
     for part in ("'coordinates'", "search.space.adam_beta2", "tpe, random, qmc, gp", "`when`"):
-        assert part in said
+        assert part in message
 
 
 def test_a_sampler_that_is_added_from_outside_suggests_trials():
@@ -375,6 +377,6 @@ def test_a_sampler_that_is_added_from_outside_suggests_trials():
 def test_a_generation_as_large_as_the_search_is_refused(size, num_trials):
     sampler = {"type": "nsga2", "population_size": size}
     several = {"objectives": [{"metric": "validation_loss", "mode": "min"}]}
-    said = refusal(SearchConfig.model_validate({"sampler": sampler, "num_trials": num_trials, **several}))
+    message = refusal(SearchConfig.model_validate({"sampler": sampler, "num_trials": num_trials, **several}))
     for part in ("search.sampler.population_size", str(size), f"below {num_trials}", "search.num_trials"):
-        assert part in said
+        assert part in message

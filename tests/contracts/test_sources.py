@@ -1,4 +1,4 @@
-"""What every data source keeps, and one that is added from outside."""
+"""The contract of every data source, and a source registered from outside."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ ROWS = [
 
 
 def made(source: str, folder: Path) -> DataConfig:
-    """The section of a source that holds ``ROWS`` in each split; the embedded corpus is as it is."""
+    """The section of a source that has ``ROWS`` in each split; the embedded corpus is unchanged."""
     if source == "clinc_json":
         path = folder / "clinc.json"
         path.write_text(json.dumps(dict.fromkeys(("train", "val", "test"), ROWS)))

@@ -1,4 +1,4 @@
-"""What every student kind keeps, and one that is added from outside."""
+"""The contract of every student kind, and a kind registered from outside."""
 
 from __future__ import annotations
 
@@ -61,13 +61,13 @@ def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def other(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkpoint that is not the teacher, of other labels and with other word pieces."""
+    """A checkpoint other than the teacher, with other labels and other word pieces."""
     folder = tmp_path_factory.mktemp("kinds") / "other"
     return tiny_classifier(folder, family="distilbert", label_names=["a", "b"], texts=TEXTS[:30], seed=1)
 
 
 class FreshStudent(StudentConfig):
-    """One layer of the teacher's shape and any number of rows, of which nothing is trained."""
+    """One untrained layer of the teacher's shape, with any number of feed-forward rows."""
 
     kind: Literal["fresh"] = Field(default="fresh", description="An untrained layer.")
     rows: Width = Field(default=16, description="fresh: feed-forward rows.")
@@ -153,11 +153,11 @@ def test_a_student_is_built_and_its_checkpoint_answers(config, teacher, tmp_path
     assert is_own == config.own_tokenizer
 
 
-def test_the_seed_decides_what_is_drawn(config, teacher, tmp_path):
+def test_the_seed_determines_new_weights(config, teacher, tmp_path):
     first, again = (built(config, teacher, tmp_path / name) for name in ("first", "again"))
     assert first.keys() == again.keys()
     assert all(torch.equal(value, again[name]) for name, value in first.items())
-    torch.rand(3)  # what was drawn before makes no difference
+    torch.rand(3)  # random numbers that were drawn before make no difference
     moved = built(config.model_copy(update={"seed": 1}), teacher, tmp_path / "moved")
     same = all(torch.equal(value, moved[name]) for name, value in first.items())
     assert same == (config.kind == "layers"), "a student of the teacher's layers has no new weights"
@@ -170,15 +170,14 @@ def test_a_section_survives_json_the_printed_job_and_its_own_keys(config, teache
         printed = parse_yaml(as_yaml(given, all_keys=all_keys))
         assert JobConfig.model_validate(printed) == given
     alone = {key: value for key, value in values_of(config.kind, other).items() if key != "kind"}
-    if (
-        STUDENT_KINDS.named_by(alone) is not None or config.kind == "layers"
-    ):  # else several kinds have these keys
+    is_selected = STUDENT_KINDS.named_by(alone) is not None or config.kind == "layers"
+    if is_selected:  # otherwise several kinds have these keys
         assert student_config(**alone) == config
     with pytest.raises(ValidationError, match="speed"):
         student_config(**values_of(config.kind, other), speed=3)
 
 
-def test_a_kind_is_described_and_refuses_keys_that_it_has_not(config, other):
+def test_a_kind_is_described_and_refuses_keys_of_other_kinds(config, other):
     section = STUDENT_KINDS[config.kind]
     schema = JobConfig.model_json_schema()["$defs"][section.__name__]
     assert all("description" in each for each in schema["properties"].values())
@@ -222,7 +221,7 @@ def test_a_kind_passes_the_checks_of_a_job(config, teacher):
         check_texts(given, data)
 
 
-def test_a_search_varies_the_keys_that_a_kind_names_alone(config, teacher):
+def test_a_search_varies_only_the_keys_that_a_kind_names(config, teacher):
     choices: Mapping[str, Any] = {
         "student.layers": [[0], [0, 1]],
         "student.window_sizes": [[3], [1, 3]],
@@ -265,7 +264,7 @@ def test_a_kind_that_is_added_from_outside_is_configured_and_built(teacher, tmp_
 
 
 def trained(student: Path, folder: Path, num_epochs: int, resume: str | None = None) -> DistillationTrainer:
-    """A few steps from a student's checkpoint, in the logits of a teacher that answers at random."""
+    """Train a student's checkpoint for a few steps on a teacher's random logits."""
     model, tokenizer = load_classifier(student)
     split = tokenize_split(TEXTS, np.array(TARGETS), tokenizer, 16)
     logits = np.random.default_rng(0).normal(size=(len(TEXTS), len(LABELS))).astype(np.float32)

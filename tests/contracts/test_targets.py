@@ -1,4 +1,4 @@
-"""What every registered target keeps, and one that is registered from outside the package."""
+"""The contract of every registered target, and a target registered from outside the package."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -45,7 +45,7 @@ QUICK = {
     "lengths": [64, 96],
     "effort": "quick",
 }
-# A target of variants opens one of them, any other a checkpoint; one on a GPU what another opens on the CPU.
+# A target opens a variant, or else a checkpoint; one on a GPU opens what the target that it `measures` opens.
 VARIANT_OF = {each.target: each.name for each in reversed(kinds.variants())}
 ON_GPU = [each for each in targets.names() if targets.get(each).needs_gpu]
 
@@ -82,8 +82,8 @@ def throughput_is_quick(monkeypatch) -> None:
 
 
 @pytest.fixture(autouse=True)
-def threads_stay(monkeypatch) -> None:
-    """Keep what a target sets for a whole process from the other tests: it is opened in a process of its own."""
+def keep_threads(monkeypatch) -> None:
+    """Do not let a target set the threads of this process for the other tests; outside of tests it has its own."""
     for module in (targets.pytorch, targets.pytorch_int8, targets.torch_cuda):
         monkeypatch.setattr(module, "set_threads", lambda num_threads: None)
 
@@ -96,7 +96,7 @@ def gpu(request, monkeypatch) -> FakeSessions | None:
 
 
 def specification(name: str, directory: Path, logits_file: Path) -> dict[str, Any]:
-    """What the worker of a row is given."""
+    """The input of a row's worker."""
     row = {"name": "a-row", "kind": name, "directory": str(directory), "max_length": 16}
     columns = {
         f"{split}_{kind}": value
@@ -131,7 +131,7 @@ def test_it_opens_a_row_that_answers_each_text_alone(name, folders) -> None:
 
 
 @pytest.mark.parametrize("name", targets.names())
-def test_its_rows_are_measured_as_it_says(name, folders, tmp_path) -> None:
+def test_its_rows_are_measured_as_it_declares(name, folders, tmp_path) -> None:
     logits = tmp_path / "logits.npz"
     target, measured = targets.get(name), worker.measure(specification(name, folders[name], logits))
     assert logits.exists() == target.has_accuracy
@@ -152,7 +152,7 @@ def test_its_rows_are_measured_as_it_says(name, folders, tmp_path) -> None:
         assert all(each > 0 for each in profile.values())
     lengths = measured["length_ms"]
     if lengths is not None:  # TensorRT has one length
-        # A graph has the positions of the job's texts, 16, and the checkpoint 66.
+        # A graph has 16 positions, as many as the job's texts need; the checkpoint has 66.
         most = 16 if target.is_onnx else 66 if name != "baseline" else 200
         assert list(lengths) == [each for each in ("16", "64", "96") if int(each) <= most]
         assert all(each["p50"] > 0 for each in lengths.values())
@@ -193,7 +193,7 @@ def measurement(name: str, kind: str, p50: float = 1.0) -> Measurement:
 
 
 @pytest.mark.parametrize("name", targets.names())
-def test_its_rows_are_gated_chosen_and_drawn_as_it_says(name, tmp_path) -> None:
+def test_its_rows_are_gated_chosen_and_drawn_as_it_declares(name, tmp_path) -> None:
     target, others = targets.get(name), [measurement("student-pytorch", "pytorch", 9.0)]
     choice = select_variant([*others, measurement("a-row", name)], ChooseConfig(), place=target.place)
     [row] = [each for each in choice.measurements if each.name == "a-row"]
@@ -217,20 +217,20 @@ def test_what_is_on_a_gpu_is_an_entry_of_the_configuration() -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "said"),
+    ("given", "message"),
     [
         (["cpu", "cpu"], "each target once"),
         (["cuda", "tensor-rt"], "did you mean 'tensorrt'"),
         ([], "at least 1"),
     ],
 )
-def test_a_wrong_list_of_targets_is_refused(given, said) -> None:
-    with pytest.raises(ValidationError, match=said):
+def test_a_wrong_list_of_targets_is_refused(given, message) -> None:
+    with pytest.raises(ValidationError, match=message):
         BenchmarkConfig(targets=given)
 
 
 @pytest.mark.parametrize("name", ON_GPU)
-def test_what_its_runtime_lacks_is_said_with_the_remedy(name, monkeypatch) -> None:
+def test_what_its_runtime_lacks_is_reported_with_the_remedy(name, monkeypatch) -> None:
     monkeypatch.undo()  # no GPU is faked
     monkeypatch.setattr("torch.version.cuda", None)
     reason = targets.get(name).missing()
@@ -279,10 +279,8 @@ def test_a_graph_that_cannot_be_captured_is_measured_without(folders, gpu, tmp_p
 
 
 def test_an_engine_takes_every_batch_up_to_the_largest(folders, gpu, tmp_path, monkeypatch) -> None:
-    fake, given = (
-        FakeSessions(monkeypatch),
-        specification("tensorrt", folders["tensorrt"], tmp_path / "x.npz"),
-    )
+    fake = FakeSessions(monkeypatch)
+    given = specification("tensorrt", folders["tensorrt"], tmp_path / "x.npz")
     given["config"] = {**QUICK, "gpu_batch_sizes": [1, 7]}
     worker.measure(given)
     [(_, options), _] = fake.opened[0]
@@ -305,7 +303,7 @@ def test_every_variant_names_a_target_that_there_is() -> None:
 def test_a_target_from_outside_is_prepared_opened_and_measured(
     folders, tmp_path, monkeypatch, request
 ) -> None:
-    """Its process is this one here: a worker knows the targets of the package."""
+    """It is measured in this process, since a worker knows only the targets of the package."""
     prepared = []
 
     def prepare(given: Preparation) -> Prepared:

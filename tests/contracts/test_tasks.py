@@ -1,4 +1,4 @@
-"""What every registered task keeps, in training and in the runtime; and one that is added from outside."""
+"""The contract of every registered task, in training and in the runtime, and a task registered from outside."""
 
 from __future__ import annotations
 
@@ -44,9 +44,9 @@ NUM_TEXTS, TEMPERATURE = 60, 3.0
 TINY: dict[str, Any] = {
     "vocab_size": 120, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16,
 }  # fmt: skip
-# Calls of argmax outside the tasks' folders; none of them predicts the label of a model.
+# Calls of argmax outside the tasks' folders; none of them computes the prediction of a task's model.
 NO_PREDICTIONS = {
-    "export/baselines/fit.py": "what a baseline answers, which is no model of a task",
+    "export/baselines/fit.py": "the answer of a baseline, which is not a task's model",
     "export/runtime/session/graph.py": "the largest logit, which shows whether all are finite",
     "training/data/analysis/diagnostics.py": "the most probable of the labels whose threshold is reached",
     "training/data/sampling.py": "the group with the longest text",
@@ -57,7 +57,7 @@ NO_PREDICTIONS = {
 
 
 def drawn(task: Task, labels: list[str], seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Logits of a student and of a teacher, and labels that are what the teacher predicts, four times in five."""
+    """Logits of a student and of a teacher, and labels; in four of five texts they are the teacher's predictions."""
     random = np.random.default_rng(seed)
     student, teacher = random.normal(size=(2, NUM_TEXTS, task.num_outputs(labels))).astype(np.float32)
     missing = torch.from_numpy(task.missing_labels(NUM_TEXTS, teacher.shape[-1]))
@@ -72,7 +72,7 @@ def drawn(task: Task, labels: list[str], seed: int = 0) -> tuple[np.ndarray, np.
 
 
 OF_TEXTS = [task for task in TASKS if not task.of_tokens]
-"""Tasks with outputs for a text; what a task of tokens computes is in the tests of its own."""
+"""Tasks with outputs for a text; the computations of a task of tokens are tested in a module of its own."""
 
 
 @pytest.fixture(params=OF_TEXTS, ids=[task.name for task in OF_TEXTS])
@@ -91,7 +91,7 @@ def softmax(logits: np.ndarray) -> np.ndarray:
 
 
 def cross_entropy(logits: np.ndarray, labels: np.ndarray) -> float:
-    """Of single labels, in plain NumPy."""
+    """The sum over texts for single labels, in plain NumPy."""
     return float(-np.log(softmax(logits)[np.arange(len(labels)), labels]).sum())
 
 
@@ -125,13 +125,13 @@ def argmax(logits: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Reference:
-    """What a task computes, in plain NumPy: the sums over texts of its losses, and its predictions as labels."""
+    """A task's computations in plain NumPy: the sums of its losses over texts, and its predictions as labels."""
 
     hard: Callable[[np.ndarray, np.ndarray], float]
     soft: Callable[[np.ndarray, np.ndarray, float], float]
     own: Callable[[np.ndarray], np.ndarray]
     accuracy: str | None
-    """The metric that is the share of right texts; None where none is right."""
+    """The metric that is the share of right texts; None if texts are neither right nor wrong."""
 
 
 REFERENCES: dict[str, Reference] = {
@@ -353,7 +353,7 @@ def test_an_artifact_is_decoded_as_the_task_that_it_records(tmp_path, task):
 
 
 class LeastLabel(SingleLabel):
-    """All is the other way round: the class of the smallest logit; there are no out-of-scope texts."""
+    """Predict the class of the smallest logit; there are no out-of-scope texts."""
 
     name = "least_label"
     description = "the least likely label"

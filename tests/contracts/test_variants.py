@@ -1,4 +1,4 @@
-"""What every registered export variant keeps, and one that is registered from outside the package."""
+"""The contract of every registered export variant, and a variant registered from outside the package."""
 
 import ast
 import json
@@ -39,7 +39,7 @@ TEXTS = [text for text, _ in tiny_data()]
 LABELS = [f"label_{n}" for n in range(4)]
 OPSET = 18
 FUSED = [each.name for each in kinds.variants() if each.source is Source.FUSED_GRAPH]
-# Each fused one exports a graph of its own, which takes seconds, as the histograms of the entropy do.
+# Each fused variant exports a graph of its own, which takes seconds, as do the histograms of the entropy.
 FAST_FUSED = "onnx-fused-int8"
 SLOW = {*FUSED, "onnx-static-entropy"} - {FAST_FUSED}
 EACH = [
@@ -56,7 +56,7 @@ def student(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def make(student: Path, tmp_path_factory: pytest.TempPathFactory, plain_graph) -> Callable[[str], Made]:
-    """Make a variant, once, with training texts only where it says that it needs them."""
+    """Make a variant, once, with training texts only if it declares that it needs them."""
     root = tmp_path_factory.mktemp("variants")
 
     @cache
@@ -96,7 +96,7 @@ def test_it_is_made_and_recorded(variant, make, capfd) -> None:
 
 
 @pytest.mark.parametrize("variant", EACH)
-def test_its_logits_are_as_close_as_it_says(variant, make, student, rows) -> None:
+def test_its_logits_are_as_close_as_it_declares(variant, make, student, rows) -> None:
     folder, record = make(variant.name)
     expected = alone(torch_logits(load_model(student).eval()), rows)
     difference = np.abs(alone(variant.open_logits(folder), rows) - expected).max()
@@ -107,7 +107,7 @@ def test_its_logits_are_as_close_as_it_says(variant, make, student, rows) -> Non
 
 
 @pytest.mark.parametrize("variant", EACH)
-def test_its_logits_depend_on_the_batch_where_it_says_so(variant, make, rows) -> None:
+def test_its_logits_depend_on_the_batch_only_if_it_declares_so(variant, make, rows) -> None:
     length = len(rows[0])
     same = np.stack([row for row in rows if len(row) == length])
     logits = variant.open_logits(make(variant.name)[0])
@@ -130,7 +130,7 @@ def test_the_runtime_opens_what_can_be_sealed(variant, make, rows) -> None:
 
 
 @pytest.mark.parametrize("variant", EACH)
-def test_its_graph_has_the_bits_and_operators_that_it_says(variant, make) -> None:
+def test_its_graph_has_the_bits_and_operators_that_it_declares(variant, make) -> None:
     if variant.file != "model.onnx":
         return
     model = onnx.load(str(make(variant.name)[0] / "model.onnx"))
@@ -179,7 +179,7 @@ def test_what_needs_texts_is_refused_without(variant, make, student, tmp_path) -
 
 
 @pytest.mark.parametrize("name", kinds.names())
-def test_the_configuration_knows_it(name) -> None:
+def test_the_configuration_accepts_it(name) -> None:
     items = JobConfig.model_json_schema()["$defs"]["ExportConfig"]["properties"]["variants"]["items"]
     assert name in items["enum"]
     assert kinds.get(name).description in items["enumDescriptions"]
@@ -187,17 +187,17 @@ def test_the_configuration_knows_it(name) -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "said"),
+    ("given", "message"),
     [("onnx-int9", "onnx-int8"), ("onnx-fussed", "onnx-fused"), ("zebra", "onnx-weights-4bit")],
 )
-def test_an_unknown_name_is_refused_with_the_nearest(given, said) -> None:
+def test_an_unknown_name_is_refused_with_the_nearest(given, message) -> None:
     with pytest.raises(ValidationError) as raised:
         JobConfig.model_validate({"export": {"variants": ["onnx", given]}})
     [fault] = described(raised.value, JobConfig)
     assert fault.startswith("export.variants.1: ")
-    assert said in fault
+    assert message in fault
     assert given in fault
-    with pytest.raises(ConfigError, match=rf"export\.variants: '{given}' given.*{said}"):
+    with pytest.raises(ConfigError, match=rf"export\.variants: '{given}' given.*{message}"):
         kinds.get(given)
 
 
@@ -282,7 +282,7 @@ def test_fp16_for_tensorrt_keeps_sums_in_32_bits(make) -> None:
 
 
 def test_a_variant_from_outside_is_made_measured_and_chosen(student, make, tmp_path, request) -> None:
-    """All that it takes: a function that writes a file, and what it declares."""
+    """A function that writes a file, and a declaration, are all that it takes."""
 
     def rounded(source: Path, target: Path, _: VariantInputs) -> Quantized:
         model = onnx.load(str(source))
@@ -326,7 +326,7 @@ def test_the_registries_load_no_runtime() -> None:
 
 
 def test_only_the_registries_name_variants_and_targets() -> None:
-    """Some are words that mean other things as well: a device of PyTorch, a package."""
+    """Names that have other meanings too are excluded: a device of PyTorch, a package."""
     ours = {*kinds.names(), *targets.names()} - {"onnx", "pytorch", "reference", "cuda", "tensorrt"}
     folders = [ROOT / "export/variants/kinds", ROOT / "export/benchmark/targets"]
     allowed = {ROOT / "export/variants/config.py"}  # the default of export.variants

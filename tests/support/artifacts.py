@@ -1,4 +1,4 @@
-"""A tiny artifact made by hand in a moment: no torch, no export; its products can be counted on paper."""
+"""A tiny artifact built by hand, quickly and without torch; its products can be counted on paper."""
 
 import json
 from pathlib import Path
@@ -64,7 +64,7 @@ def tiny_artifact(directory: Path, **config) -> Path:
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
     tokenizer.save(str(directory / "tokenizer.json"))
-    told = {
+    values = {
         "task": "single_label",
         "labels": LABELS,
         "max_length": MAX_LENGTH,
@@ -72,5 +72,5 @@ def tiny_artifact(directory: Path, **config) -> Path:
         "num_threads": 1,
         **config,
     }
-    (directory / "distiltune.json").write_text(json.dumps(told))
+    (directory / "distiltune.json").write_text(json.dumps(values))
     return directory

@@ -1,4 +1,4 @@
-"""Questions with contexts that a tiny model learns in seconds, such a model, and files of them."""
+"""Questions with contexts that a tiny model learns in seconds, such a model, and SQuAD files."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ Row = tuple[str, str, list[list[int]]]
 
 
 def questions(count: int, *, unanswerable: bool = False) -> list[Row]:
-    """Question, context, and answers as the data's column holds them; a prefix of those of a larger count."""
+    """Question, context, and answers as in the data's column; the rows of a smaller count are a prefix."""
     asked = list(_ASKED.items())[: 3 if unanswerable else 2]
     rows: list[Row] = []
     for number in range(count):

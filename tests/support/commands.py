@@ -26,12 +26,12 @@ def command_line(*arguments):
 
 def environment(state: Path, **others):
     kept = {name: value for name, value in os.environ.items() if name not in OF_THE_USER}
-    # A home of its own: no token of the user's is found there.
+    # A home of its own, in which no token of the user is found.
     return {**kept, "HOME": str(state.parent), "DISTILTUNE_STATE_DIR": str(state), "COLUMNS": "160", **others}
 
 
 def distiltune(state: Path, *arguments, prefix=(), timeout=150, **others):
-    """Run it; `prefix` is what the command is given to, `ip netns exec …` for example."""
+    """Run the command line; `prefix` is a command that runs it, such as `ip netns exec …`."""
     return subprocess.run(
         [*prefix, *command_line(*arguments)],
         capture_output=True,
@@ -43,7 +43,7 @@ def distiltune(state: Path, *arguments, prefix=(), timeout=150, **others):
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on, outside of those of Ray's workers (10002 to 19999)."""
+    """Free ports outside the range of Ray's workers (10002 to 19999)."""
     found: list[int] = []
     while len(found) < count:
         with socket.socket() as probe:
@@ -55,7 +55,7 @@ def free_ports(count: int) -> list[int]:
 
 
 def lives(pid: int) -> bool:
-    """Whether a process runs; one that has ended and was not waited for does not."""
+    """Whether a process runs; a zombie does not."""
     try:
         return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
@@ -63,7 +63,7 @@ def lives(pid: int) -> bool:
 
 
 def soon(condition: Callable[[], bool], within_s: float = 8.0) -> bool:
-    """Whether a condition comes to hold within some seconds."""
+    """Whether a condition becomes true within some seconds."""
     deadline = time.monotonic() + within_s
     while not condition():
         if time.monotonic() > deadline:
@@ -73,7 +73,7 @@ def soon(condition: Callable[[], bool], within_s: float = 8.0) -> bool:
 
 
 def one_line(done, *parts, status=2):
-    """What every expected fault looks like: one line on stderr, that has `parts`, and nothing on stdout."""
+    """Check the form of an expected fault: one line on stderr with all `parts`, and nothing on stdout."""
     assert done.returncode == status, done.stderr
     assert done.stdout == ""
     lines = done.stderr.strip().splitlines()

@@ -31,7 +31,9 @@ def static(seed: int = 0, **shape: Any) -> StaticForSequenceClassification:
     """A weighted mean of word pieces, likewise."""
     config = StaticConfig(**{**_SIZES, **shape}, **_DRAWN)
     model = _made(seed, lambda: StaticForSequenceClassification(config))
-    model.get_input_embeddings().weight.data[config.vocab_size :] *= 20  # of pairs as large as of pieces
+    model.get_input_embeddings().weight.data[config.vocab_size :] *= (
+        20  # rows of pairs as large as those of pieces
+    )
     return model
 
 

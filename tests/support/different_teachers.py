@@ -1,4 +1,4 @@
-"""Teachers of different kinds for the same texts: two tokenizers, a file of logits, and what they say."""
+"""Teachers of different kinds for the same texts: a checkpoint with another tokenizer, and a file of logits."""
 
 import csv
 from pathlib import Path

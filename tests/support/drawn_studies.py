@@ -1,4 +1,4 @@
-"""Made-up studies to draw."""
+"""Made-up studies for the tests of plots."""
 
 import numpy as np
 import optuna

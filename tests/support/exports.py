@@ -11,7 +11,7 @@ from distiltune.training.checkpoints.load import load_model
 
 
 def exported(student: Path, max_length: int, folder: Path) -> Path:
-    """Return the plain graph of a checkpoint; it lies in ``folder``, shared by all with equal weights and shape."""
+    """Return the plain graph of a checkpoint, a file in ``folder`` that equal weights and shapes share."""
     config = json.loads((student / "config.json").read_text())
     shape = {name: value for name, value in config.items() if name not in ("id2label", "label2id")}
     content = hashlib.sha256(json.dumps([shape, max_length], sort_keys=True).encode())

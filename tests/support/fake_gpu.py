@@ -1,4 +1,4 @@
-"""A GPU's providers of ONNX Runtime at their boundary: sessions that say they run on them, and compute on the CPU."""
+"""Fake GPU providers of ONNX Runtime: sessions that report to run on them, and compute on the CPU."""
 
 from typing import Any
 
@@ -10,12 +10,12 @@ CPU = "CPUExecutionProvider"
 
 
 class FakeSessions:
-    """What stands in for ``onnxruntime`` and PyTorch's device; lists the providers that each session was given.
+    """Replace the sessions of ``onnxruntime`` and PyTorch's device; lists the providers given to each session.
 
     Args:
-        monkeypatch: Undoes it.
+        monkeypatch: Undoes the replacement.
         available: Providers of the build, beside the CPU's.
-        starts: Those that start.
+        starts: Those that can be started.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""GPUs that only torch's answers and a made-up ``nvidia-smi`` know of."""
+"""Fake GPUs, reported by torch and by a made-up ``nvidia-smi``."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees
 
 
 def fake_cuda(monkeypatch: pytest.MonkeyPatch, num: int = 4, *, initialised: bool = False) -> None:
-    """Let torch answer as on a machine with some GPUs: it counts those that CUDA_VISIBLE_DEVICES names."""
+    """Make torch report some GPUs, of which it counts those that CUDA_VISIBLE_DEVICES names."""
 
     def count() -> int:
         named = os.environ.get("CUDA_VISIBLE_DEVICES")
@@ -47,7 +47,7 @@ def fake_command(monkeypatch: pytest.MonkeyPatch, folder: Path, name: str, scrip
 
 
 def fake_driver(monkeypatch: pytest.MonkeyPatch, folder: Path, answer: str, status: int = 0) -> None:
-    """Let ``nvidia-smi`` answer with a text and an exit status."""
+    """Make ``nvidia-smi`` print a text and exit with a status."""
     (folder / "answer.xml").write_text(answer, encoding="utf-8")
     fake_command(monkeypatch, folder / "bin", "nvidia-smi", f'cat "{folder}/answer.xml"; exit {status}')
     machine.gpus.cache_clear()

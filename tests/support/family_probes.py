@@ -1,4 +1,4 @@
-"""What a family's models can do, tried one capability at a time: it works, or it is refused by name with the reason."""
+"""Probes of what a family's models can do: each capability works, or is refused by name with the reason."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ from distiltune.training.student.width import check_width, importance
 
 MAX_LENGTH = 32
 PAIRS = list(zip(TOPICS[:12], TOPICS[7:19], strict=True))
-# Words of pieces that TOPICS do not use, and characters that no text has.
+# Words with pieces that TOPICS do not use, and characters that no text has.
 RARE = ["berlin goes to san juan", "xyz white ?", "new york's grey paris", "日本 red"]
 
 
@@ -68,7 +68,7 @@ class Finding:
 
     Attributes:
         works: Whether it works.
-        note: Why it is refused, or what there is to say of it.
+        note: Why it is refused, or a remark.
     """
 
     works: bool
@@ -86,7 +86,7 @@ class Subject:
         family: Name of the family.
         folder: An empty folder.
         fields: Fields of the configuration in which the form differs.
-        graphs: Plain graphs of families that are alike, which is filled.
+        graphs: Cache of the plain graphs that families of the same computation share.
     """
 
     def __init__(
@@ -131,7 +131,7 @@ class Subject:
 
     @cached_property
     def exported(self) -> Path:
-        """The plain graph of the trained model, whose logits the export has compared."""
+        """The folder of the trained model's plain graph, whose logits the export has compared."""
         alike = ALIKE.get(self.name)
         given = {} if alike not in self.graphs else {"base_onnx": self.graphs[alike]}
         self.build("onnx", self.trained, self.folder / "onnx", **given)
@@ -144,13 +144,13 @@ class Subject:
         return build_variant(variant, student, folder, **options)
 
     def refused(self, capability: Capability, call: Callable[[], Any], key: str = "") -> Finding:
-        """What a capability that is ruled out says: the parameter, the model type and the reason."""
+        """Check that a capability is refused with the parameter, the model type and the reason."""
         reason = self.family.why_not(capability, self.config())
-        assert reason, f"{self.name}: a capability that does not work says why"
+        assert reason, f"{self.name}: a capability that does not work has a reason"
         with pytest.raises((ModelError, ExportError)) as refusal:
             call()
-        said = str(refusal.value)
-        assert reason in said and self.model_type in said and said.startswith(key), said
+        message = str(refusal.value)
+        assert reason in message and self.model_type in message and message.startswith(key), message
         return Finding(False, reason)
 
 
@@ -170,7 +170,7 @@ def logits_of(model: Any, tokenizer: Any, texts: Sequence[Any] = TEXTS[:6]) -> t
 
 
 def bypass(model: PreTrainedModel, family: Family, layer: int) -> None:
-    """Remove a layer of a model without what the package has for it."""
+    """Remove a layer of a model without the functions of the package."""
     if family.shared_layers and model.config.num_hidden_groups == 1:
         model.config.num_hidden_layers -= 1
         return
@@ -184,7 +184,7 @@ def bypass(model: PreTrainedModel, family: Family, layer: int) -> None:
 
 
 def depth(subject: Subject) -> Finding:
-    """Some of its layers are a model that computes what they did, and a checkpoint."""
+    """A student of some layers computes what the model without the others does, and can be saved."""
     model, tokenizer, family = subject.model(), subject.tokenizer, subject.family
     if not family.supports("layers", model.config):
         return subject.refused("layers", lambda: student_from_layers(model, [0, 2]), "student.layers")
@@ -212,12 +212,12 @@ def depth(subject: Subject) -> Finding:
 
 
 def heads(subject: Subject) -> Finding:
-    """Attention heads that contribute nothing are cut, and nothing changes."""
+    """Pruning attention heads that contribute nothing changes nothing."""
     return _cut(subject, "heads", WidthConfig(num_attention_heads=3), "student.width.num_attention_heads")
 
 
 def rows(subject: Subject) -> Finding:
-    """Feed-forward rows that contribute nothing are cut, and nothing changes."""
+    """Pruning feed-forward rows that contribute nothing changes nothing."""
     return _cut(subject, "rows", WidthConfig(intermediate_size=40), "student.width.intermediate_size")
 
 
@@ -292,7 +292,7 @@ def masked_lm(subject: Subject) -> Finding:
 
 
 def vocabulary(subject: Subject) -> Finding:
-    """Pieces are removed; texts of the others have the same pieces and logits, and no text becomes unknown."""
+    """Pieces are removed; texts of kept pieces have the same pieces and logits, and no text becomes unknown."""
     model, tokenizer = load_classifier(subject.checkpoint)
     small, _ = load_classifier(subject.checkpoint)
     kept = pieces_of(tokenizer, VocabularyConfig(), TOPICS, [], range(first_position(model)))
@@ -330,14 +330,14 @@ def _check_masked_rows(old: Any, new: Any) -> None:
     again = respelled(split, old, new, 64)
     for number in range(3):
         before, after = split.row(number).tolist(), again.row(number).tolist()
-        for place in (0, 1, -1):  # what begins and ends a text, and the mask
+        for place in (0, 1, -1):  # the special tokens at both ends, and the mask
             names = [each.convert_ids_to_tokens(row[place]) for each, row in ((old, before), (new, after))]
             assert names[0] == names[1]
         assert new.decode(after) == old.decode(before)
 
 
 def _made_up() -> Iterator[str]:
-    """Words of the characters of the texts, in any order."""
+    """Words of the texts' characters in random order."""
     characters, draw = sorted({c for text in TEXTS for c in text if c != " "}), random.Random(0)
     for _ in range(60):
         yield " ".join("".join(draw.choices(characters, k=draw.randint(1, 7))) for _ in range(3))
@@ -366,7 +366,7 @@ def teacher(subject: Subject) -> Finding:
 
 
 def students(subject: Subject) -> Finding:
-    """Of its checkpoints come students: whole, shallower, narrower and with fewer pieces."""
+    """Students are built from its checkpoints: whole, shallower, narrower and with fewer pieces."""
     other = tiny_classifier(subject.folder / "other", label_names=["a", "b", "c", "d"], num_layers=1)
     source, tokenizer = load_classifier(subject.checkpoint)
     own: Any = source.base_model
@@ -532,8 +532,8 @@ class Probe:
     Attributes:
         title: Its title there.
         run: Tries it on a subject; fails where something is computed wrongly.
-        is_slow: Whether an own export is needed, or several.
         means: One sentence for the page.
+        is_slow: Whether it needs one or several exports of its own.
     """
 
     title: str
@@ -573,5 +573,5 @@ PROBES: dict[str, Probe] = {
 
 
 def with_other_form(name: str, family: str, fields: dict[str, Any], folder: Path) -> Subject:
-    """A subject of another form, whose fields come on top of those of the family's own."""
+    """A subject of another form, with its fields in addition to those of the family's tiny model."""
     return Subject(name, family, folder, {**TINY[family].fields, **fields})

@@ -1,7 +1,7 @@
-"""A model hub in memory: the HTTP that huggingface_hub speaks to create, commit to, read and download repositories.
+"""A model hub in memory: the HTTP interface by which huggingface_hub creates, commits to and downloads repositories.
 
-Large files take the way of git LFS: a batch request says where to put them, and their address is answered by a host of
-another name, as the hub's storage is, which refuses a request that still has the hub's token.
+Large files use git LFS: a batch request returns their address for the upload. Downloads are redirected to a host of
+another name, like the hub's storage, which refuses requests that still have the hub's token.
 """
 
 import base64
@@ -65,7 +65,7 @@ class Refused(Exception):
 
 
 class Hub:
-    """What the server holds; tests look into it and set ``faults``: part of a path → status, or content to serve."""
+    """State of the server; tests inspect it and set ``faults``: part of a path → status, or content to serve."""
 
     def __init__(self, endpoint: str = "") -> None:
         self.repos: dict[str, Repo] = {}
@@ -156,7 +156,7 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             raise Refused(404, "no such page")
 
-    # Who asks
+    # Authorization
 
     def _user(self) -> str | None:
         token = self.headers.get("Authorization", "").removeprefix("Bearer ")
@@ -225,7 +225,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._may_write(name)
             self._add_commit(name, rest)
         else:
-            raise Refused(404, f"not spoken here: {what}")
+            raise Refused(404, f"not supported here: {what}")
 
     def _info(self, name: str, revision: str) -> None:
         repo, commit = self._repo(name), self._commit(name, revision)

@@ -32,7 +32,7 @@ def reason_to_skip() -> str | None:
 class Host:
     """One namespace with one address, and a home that no other host sees: its own disk.
 
-    Of what lies outside of the network's directory every host sees the same, the code and Ray's directories too.
+    All hosts share what is outside of the network's directory, including the code and Ray's directories.
     """
 
     name: str
@@ -46,7 +46,7 @@ class Host:
     @property
     def prefix(self) -> tuple[str, ...]:
         home, network = shlex.quote(str(self.home)), shlex.quote(str(self.home.parent))
-        # `.` is the home, also where nothing is to be seen of it; `ip netns exec` keeps mounts to itself.
+        # `.` is the home even while the mount hides its path; `ip netns exec` keeps mounts to itself.
         mount = f"mount -t tmpfs none {network} && mkdir {home} && mount -c --bind . {home}"
         script = f'cd {home} && {mount} && cd {home} && exec "$@"'
         return ("ip", "netns", "exec", self.name, "sh", "-c", script, "sh")
@@ -67,9 +67,9 @@ class Host:
 
     @contextmanager
     def running(self, *arguments) -> Iterator[tuple[subprocess.Popen, Path]]:
-        """The command line on this host while the block runs, and the file of what it says on stdout."""
-        said = self.home.parent / f"{self.home.name}-{arguments[0]}-{secrets.token_hex(3)}.out"
-        with said.open("w") as out, said.with_suffix(".err").open("w") as errors:
+        """The command line on this host while the block runs, and the file of its stdout."""
+        output = self.home.parent / f"{self.home.name}-{arguments[0]}-{secrets.token_hex(3)}.out"
+        with output.open("w") as out, output.with_suffix(".err").open("w") as errors:
             process = subprocess.Popen(
                 [*self.prefix, *command_line(*arguments)],
                 env=environment(self.state, **self.own),
@@ -77,7 +77,7 @@ class Host:
                 stderr=errors,
             )
         try:
-            yield process, said
+            yield process, output
         finally:
             process.terminate()
             process.wait(timeout=30)

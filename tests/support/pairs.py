@@ -1,4 +1,4 @@
-"""Tiny classifiers of pairs whose token types decide, and data labelled by one: without types most labels are wrong."""
+"""Tiny classifiers of pairs that depend on token types, and data labelled by one: without types most are wrong."""
 
 import csv
 import random
@@ -35,7 +35,7 @@ def drawn_pairs(count: int, seed: int = 0) -> list[tuple[str, str]]:
 
 
 def pair_classifier(directory: Path, family: str = "bert") -> Path:
-    """Write a sure classifier of pairs without dropout; a bert's answers depend on token types."""
+    """Write a confident classifier of pairs without dropout; the answers of a BERT depend on token types."""
     texts = [text for pair in drawn_pairs(60) for text in pair]
     tiny_classifier(directory, family=family, label_names=LABELS, texts=texts)
     model, tokenizer = load_classifier(directory, SINGLE_LABEL)
@@ -43,7 +43,7 @@ def pair_classifier(directory: Path, family: str = "bert") -> Path:
     pairs = drawn_pairs(200, seed=1)
     logits = torch.from_numpy(logits_of(model, tokenizer, pairs))
     gaps = logits[:, 0] - logits[:, 1]
-    with torch.no_grad():  # most answers are sure, and both labels are frequent
+    with torch.no_grad():  # most answers are confident, and both labels are frequent
         head = model.classifier.out_proj if family == "roberta" else model.classifier
         head.weight.mul_(_GAP / gaps.std())
         middle = gaps.median() * _GAP / gaps.std()

@@ -37,7 +37,7 @@ def row(name, kind, size, p50):
 
 
 class Writer:
-    """Writes one run; while it runs, its lease is that of a driver on another machine."""
+    """Write one run; while it is running, its lease is that of a driver on another machine."""
 
     def __init__(self, storage, run_id="a", created=None):
         self.run = storage.create(run_id)
@@ -154,7 +154,7 @@ class Writer:
 
 @contextmanager
 def meanwhile(work):
-    """Do something in a thread while the block runs; what goes wrong there is raised here."""
+    """Run ``work`` in a thread while the block runs; fail if it raises."""
     faults = []
 
     def guarded():

@@ -23,7 +23,7 @@ OUT_OF_SCOPE = 3
 
 
 def split(num_rows: int, seed: int) -> TokenizedSplit:
-    """Texts of 3 to 8 tokens; the label is the first token's, which one text in eight has wrong."""
+    """Texts of 3 to 8 tokens; the first token determines the label, wrongly in one text of eight."""
     random = np.random.default_rng(seed)
     lengths = random.integers(3, 9, num_rows)
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
@@ -34,7 +34,7 @@ def split(num_rows: int, seed: int) -> TokenizedSplit:
 
 
 def trial_inputs(student: Path) -> TrialInputs:
-    """What every trial reads; the student's checkpoint and the logits are written to a directory."""
+    """The inputs of every trial; the student's checkpoint and the logits are written to a directory."""
     torch.manual_seed(0)
     model = BertForSequenceClassification(
         BertConfig(
@@ -65,7 +65,7 @@ TRAINING = TrainingConfig(learning_rate=5e-3, batch_size=16)
 
 
 def search_config(num_trials: int, **space) -> SearchConfig:
-    """A short search in which one learning rate of the two ruins its trials."""
+    """A short search in which one of the two learning rates makes its trials diverge."""
     short = {
         "num_train_epochs": {"type": "int", "low": 2, "high": 4},
         "learning_rate": {"type": "choice", "values": [5e-3, 1e30]},
@@ -77,7 +77,7 @@ def search_config(num_trials: int, **space) -> SearchConfig:
 
 
 def linked(inputs: TrialInputs, directory: Path) -> TrialInputs:
-    """The inputs with keys of a store in ``directory``, where the models that they name by their paths are linked."""
+    """Link the models that ``inputs`` names by path into a store in ``directory``; returns the inputs with its keys."""
     directory.mkdir(exist_ok=True)
     for name, path in (("student", inputs.students[ONLY_STUDENT].key), ("teacher", inputs.teacher)):
         if path is not None and not (directory / name).exists():
@@ -87,7 +87,7 @@ def linked(inputs: TrialInputs, directory: Path) -> TrialInputs:
 
 
 def search(config: SearchConfig, inputs: TrialInputs, directory: Path, **options):
-    """A search in ``directory``, below which the models that ``inputs`` names by their paths are linked."""
+    """Run a search in ``directory``, into which the models that ``inputs`` names by path are linked."""
     return run_search(
         config,
         options.pop("training", TRAINING),

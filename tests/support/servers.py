@@ -1,4 +1,4 @@
-"""What tests need of the machine: servers over loopback, each a process of its own, and a small disk."""
+"""Servers on the loopback interface, each in a process of its own, and a small disk."""
 
 import os
 import socket
@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-# What every client of the S3 server needs; the server takes any.
+# Credentials that every client of the S3 server needs; the server accepts any.
 S3_ENVIRONMENT = {
     "AWS_ACCESS_KEY_ID": "test",
     "AWS_SECRET_ACCESS_KEY": "test",
@@ -31,7 +31,7 @@ def free_port(host: str = "127.0.0.1") -> int:
 def s3_server(
     host: str = "127.0.0.1", port: int | None = None, prefix: tuple[str, ...] = ()
 ) -> Iterator[str]:
-    """moto's S3 server; gives ``host:port``. ``prefix`` runs it elsewhere, such as in a network namespace."""
+    """Run moto's S3 server; yields ``host:port``. ``prefix`` runs it elsewhere, such as in a network namespace."""
     port = port or free_port()
     server = subprocess.Popen(
         [*prefix, sys.executable, "-m", "moto.server", "-H", host, "-p", str(port)],
@@ -49,7 +49,7 @@ def s3_server(
 
 
 def make_bucket(endpoint: str, name: str) -> str:
-    """A new bucket; its URL for storage."""
+    """Create a bucket; returns its URL for storage."""
     request = urllib.request.Request(f"http://{endpoint}/{name}", method="PUT")
     urllib.request.urlopen(request, timeout=10).close()
     return f"s3://{name}?endpoint_override={endpoint}&scheme=http"
@@ -68,7 +68,7 @@ def wait_for_http(url: str, timeout_s: float = 60) -> None:
 
 @contextmanager
 def small_disk(path: Path, size: str) -> Iterator[None]:
-    """Mount a file system of a size, such as ``16m``, at a new directory; skip the test without the right to."""
+    """Mount a file system of a size, such as ``16m``, at a new directory; skip the test if that is not permitted."""
     path.mkdir()
     if subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", path], check=False).returncode:
         pytest.skip("needs the right to mount a file system")

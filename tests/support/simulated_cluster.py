@@ -1,6 +1,6 @@
-"""A Ray cluster of several nodes on one machine, as a program: a node's id on stdin takes it away at once.
+"""A Ray cluster of several nodes on one machine, as a program: a node's id on stdin removes that node at once.
 
-A process of its own, because Ray reads how to authenticate once a process.
+It is a process of its own, because Ray reads its authentication settings once per process.
 """
 
 import sys

@@ -1,4 +1,4 @@
-"""Searches whose trials report what a training would, in milliseconds instead of seconds."""
+"""Searches whose trials report metrics like a training's, in milliseconds instead of seconds."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SLOW_RATE, GOOD_RATE, RUINOUS_RATE = 1e-9, 5e-3, 1e30
 
 
 def metrics_of(arguments: dict[str, Any], number: int, epoch: int) -> dict[str, float]:
-    """Metrics of an epoch; as in a training, the learning rate decides whether it learns, and whether it diverges."""
+    """Metrics of an epoch; as in a training, the learning rate determines whether it learns or diverges."""
     rate = arguments["learning_rate"]
     if rate > 1:
         raise ValueError(f"the training loss is nan (learning_rate {rate:g})")

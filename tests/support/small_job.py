@@ -42,7 +42,7 @@ def environment():
 
 
 def eventually(read, good, timeout_s=60):
-    """Read until the answer is good; a server that does not listen yet is waited for."""
+    """Read until the answer is good; wait for a server that does not listen yet."""
     deadline = time.monotonic() + timeout_s
     while True:
         try:

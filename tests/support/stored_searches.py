@@ -1,4 +1,4 @@
-"""Searches whose state is in a store: their student, drivers of their own, and what may fail around them."""
+"""Searches whose state is in a store: their student, separate drivers, and failures around them."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def search(store: Store, num_trials: int, num_epochs: int, num_rows: int = 96, *
 
 @contextmanager
 def proxy(url: str):
-    """A way to the S3 server that can be cut: its URL, and an event that cuts it while it is set."""
+    """A proxy of the S3 server that can be interrupted: its URL, and an event that interrupts it while it is set."""
     found = re.search(r"127\.0\.0\.1:(\d+)", url)
     assert found
     away = threading.Event()
@@ -110,7 +110,7 @@ def proxy(url: str):
 
 
 def driver(url: str, num_trials: int, num_epochs: int, num_rows: int, result: str) -> None:
-    """A driver of its own, with a Ray of its own."""
+    """Run a search as the driver of a process of its own, with its own Ray."""
     from distiltune.cluster.session.ray_session import ray_session
     from distiltune.cluster.specification.resources import ResourcesConfig
 
@@ -120,7 +120,7 @@ def driver(url: str, num_trials: int, num_epochs: int, num_rows: int, result: st
 
 
 def kill(process: subprocess.Popen) -> None:
-    """The whole machine at once: the driver, its Ray and its workers."""
+    """Kill a whole machine at once: the driver, its Ray and its workers."""
     import psutil
 
     family = [process.pid]

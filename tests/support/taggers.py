@@ -31,7 +31,7 @@ _FRAMES = [
 
 
 def sentences(count: int) -> list[tuple[list[str], list[str]]]:
-    """Tokens and IOB2 tags; the same for the same count and a prefix of those of a larger one."""
+    """Tokens and IOB2 tags, always the same; those of a smaller count are a prefix."""
     made = []
     for number in range(count):
         chosen = {

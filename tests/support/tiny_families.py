@@ -145,7 +145,7 @@ def _deberta() -> Any:
 
 @dataclass(frozen=True)
 class Tiny:
-    """What is the family's own of a tiny model: its tokenizer, and fields of its configuration."""
+    """What a family's tiny model has of its own: its tokenizer, and fields of its configuration."""
 
     tokenizer: Callable[[], Any]
     fields: dict[str, Any] = field(default_factory=dict)
@@ -168,7 +168,7 @@ TINY: dict[str, Tiny] = {
     "roberta": Tiny(_roberta, _ROBERTA),
     "xlm-roberta": Tiny(_xlm_roberta, _ROBERTA),
 }
-"""One of every family: DeBERTa as v3 is configured."""
+"""One for every family; DeBERTa is configured like v3."""
 OTHER_FORMS: dict[str, tuple[str, dict[str, Any]]] = {
     "albert-groups": ("albert", {"num_hidden_groups": 3}),
     "deberta-v2-unshared": (
@@ -187,7 +187,7 @@ OTHER_FORMS: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 ALIKE = dict.fromkeys(("roberta", "xlm-roberta", "camembert"), ("roberta", "xlm-roberta", "camembert"))
-"""Families whose models compute the same, so that one trained on the pieces of all has one graph for all."""
+"""Families of the same computation, so that one model trained on the pieces of all has one graph for all."""
 
 
 @cache
@@ -206,7 +206,7 @@ def names_of_labels(task: Task) -> list[str]:
 def config_of(
     family: str, task: Task = SINGLE_LABEL, names: Sequence[str] | None = None, **fields: Any
 ) -> PreTrainedConfig:
-    """The configuration of a tiny model of 3 layers; BERT's names of the sizes are known to the other families."""
+    """The configuration of a tiny model of 3 layers; the other families accept BERT's names of the sizes."""
     tokenizer, own = tokenizer_of(family), TINY[family]
     ids = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("pad", "bos", "eos")}
     if family == "modernbert":

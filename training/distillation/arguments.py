@@ -57,8 +57,8 @@ class FastTrainingArguments(TrainingArguments):
 
     Differences from transformers' defaults: batches are grouped by length, bf16 is used where the hardware supports
     it, AdamW is fused, a NaN loss is logged instead of filtered, and checkpoints are saved once per epoch. A process
-    computes on one GPU, and ``tf32`` applies while it trains alone. Batches of long texts are split into passes that
-    fit in memory.
+    uses a single GPU, and ``tf32`` applies only during training. Batches of long texts are split into passes that fit
+    in memory.
     """
 
     bf16: bool | None = field(  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -100,8 +100,8 @@ class FastTrainingArguments(TrainingArguments):
         if self.bf16 is None:
             resolved = not self.fp16 and hardware_has_bf16(use_cpu=self.use_cpu)
             self.bf16 = resolved  # pyright: ignore[reportIncompatibleVariableOverride]
-        # transformers would set it for the whole process, also for what is trained afterwards, and reject it where the
-        # arguments are checked but not used. The trainers set it while they train.
+        # transformers would set it for the whole process, including later trainings, and reject it even where the
+        # arguments are only checked. The trainers set it while they train.
         tf32, self.tf32 = self.tf32, None
         if self.accelerator_config is None and not self.use_cpu and torch.cuda.is_available():
             self.accelerator_config = {"non_blocking": True}  # copies of pinned batches need not wait
@@ -123,7 +123,7 @@ class DistillationTrainingArguments(FastTrainingArguments):
     """``FastTrainingArguments`` with the arguments of distillation.
 
     Raises:
-        InputError: a value is out of its range.
+        InputError: A value is out of its range.
     """
 
     alpha: float = field(
@@ -254,11 +254,11 @@ def hardware_has_bf16(*, use_cpu: bool) -> bool:
 
 
 def resumed_bf16(checkpoint: Path | None, *, use_cpu: bool) -> bool | None:
-    """Return whether a training is resumed in bfloat16, as it began; None if it begins now and its hardware decides.
+    """Return whether to resume a training in bfloat16, as it began; None for a new one, where the hardware decides.
 
     Args:
-        checkpoint: What ``KeepEpochs`` has kept, or None.
-        use_cpu: Whether it is resumed on a CPU.
+        checkpoint: The checkpoint that ``KeepEpochs`` has kept, or None.
+        use_cpu: Whether the training is resumed on a CPU.
     """
     began = kept_in_bf16(checkpoint)
     if began and not hardware_has_bf16(use_cpu=use_cpu):
@@ -284,15 +284,15 @@ def arguments_from_config(
     """Build the arguments of one training.
 
     Args:
-        config: the ``training`` section; its ``arguments`` take precedence over its other fields.
-        output_dir: directory for checkpoints.
-        **overrides: arguments, short names (``batch_size``, ``eval_batch_size``, ``warmup_ratio``) or keys of loss
+        config: The ``training`` section; its ``arguments`` take precedence over its other fields.
+        output_dir: Directory for checkpoints.
+        **overrides: Arguments, short names (``batch_size``, ``eval_batch_size``, ``warmup_ratio``) or keys of loss
             terms (``training.losses.NAME.KEY``); they take precedence over both.
 
     Raises:
-        ConfigError: a name is unknown (the nearest valid one is given), or a value is rejected.
+        ConfigError: A name is unknown (the nearest valid one is given), or a value is rejected.
     """
-    apart = {
+    no_arguments = {
         "arguments",
         "max_length",
         "logits_precision",
@@ -301,7 +301,7 @@ def arguments_from_config(
         "losses",
         "by_kind",
     }
-    values = config.model_dump(exclude=apart)
+    values = config.model_dump(exclude=no_arguments)
     values = {_SHORT_NAMES.get(name, name): value for name, value in values.items()}
     values["disable_tqdm"], values["max_batch_tokens"] = True, config.batch_tokens
     values["losses"] = _losses(config, overrides)

@@ -1,4 +1,4 @@
-"""Balance labels with different numbers of training texts, by weights in the loss or in what a sampler draws."""
+"""Balance labels with different numbers of training texts, by weights in the loss or by a sampler."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ class ClassBalance:
             self._weights = torch.from_numpy(class_weights(classes, num_classes)).to(device)
 
     def total_weight(self, batches: Sequence[Mapping[str, Any]]) -> Tensor | None:
-        """Return the sum of the weights of some micro-batches; an example without a label counts 1.
+        """Return the sum of the weights of some micro-batches; None if the loss is not weighted.
 
-        That is the mean weight of the labelled training texts, so that weighing changes neither the size of the loss
-        nor its ratio to the other terms. None where the loss is not weighted.
+        An example without a label counts 1, the mean weight of the labelled training texts, so that weighing changes
+        neither the size of the loss nor its ratio to the other terms.
         """
         if self._weights is None:
             return None
@@ -80,7 +80,7 @@ def class_weights(classes: np.ndarray, num_classes: int) -> np.ndarray:
 def class_balance(
     args: DistillationTrainingArguments, task: Task, dataset: Any, num_classes: int
 ) -> ClassBalance | None:
-    """Return the balance that ``args.balance`` asks for; None where it is ``none``, or there is no training dataset.
+    """Return the balance that ``args.balance`` requests; None if it is ``none``, or there is no training dataset.
 
     Raises:
         InputError: The task or the dataset does not allow it.

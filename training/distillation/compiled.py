@@ -14,21 +14,21 @@ from ...errors import first_line
 logger = logging.getLogger(__name__)
 
 MULTIPLE = 8
-"""Tokens to whose multiples batches are padded, unless the arguments give another number: few shapes are compiled."""
+"""Batches are padded to multiples of this many tokens by default, so that few shapes are compiled."""
 
 _MOST_SHAPES = 64
 
 
 class CompiledModel:
-    """Calls a model compiled, or as it is where that is not possible.
+    """Call a model compiled if possible, otherwise uncompiled.
 
-    A batch of fewer texts, as the last of an epoch, is not compiled for. If compiling fails, for example because there
-    is no C++ compiler, a warning is logged once, and the model is called as it is from then on.
+    A batch of fewer texts, such as the last of an epoch, is run uncompiled. If compiling fails, for example because
+    there is no C++ compiler, a warning is logged once, and the model is called uncompiled from then on.
 
     Args:
         model: The model, in training.
         batch_size: Texts of a full batch.
-        compiler: Stands for ``torch.compile``.
+        compiler: ``torch.compile``, or a substitute for it in tests.
     """
 
     def __init__(

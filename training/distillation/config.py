@@ -43,7 +43,7 @@ MaxLength = Annotated[
 
 
 class KindTraining(Section):
-    """Training of the students of one kind; a key without a value has that of the section ``training``."""
+    """Training of the students of one kind; a key that is not given has the value of the section ``training``."""
 
     learning_rate: LearningRate | None = Field(default=None, description="Peak learning rate of AdamW.")
     batch_size: BatchSize | None = Field(default=None, description="Texts per step.")
@@ -114,13 +114,13 @@ class TrainingConfig(OptimizationConfig):
     )
 
     def of_kind(self, kind: str | None) -> Self:
-        """Return the section with the values of ``by_kind`` for a kind of student; None has none."""
+        """Return the section with the values of ``by_kind`` for a kind of student, of which None has none."""
         own = self.by_kind.get(kind or "")
         return self if own is None else self.model_copy(update=own.model_dump(exclude_none=True))
 
     @property
     def batch_tokens(self) -> int | None:
-        """Most tokens of a forward pass of several texts; None: by the memory that is free."""
+        """Most tokens of a forward pass of several texts; None: derived from free memory."""
         return None if isinstance(self.max_batch_tokens, str) else self.max_batch_tokens
 
     @property
@@ -128,7 +128,7 @@ class TrainingConfig(OptimizationConfig):
         """Tokens to which texts are truncated.
 
         Raises:
-            ValueError: ``max_length`` is ``auto``, which the checks of a job replace by a number.
+            ValueError: ``max_length`` is ``auto``, which the checks of a job replace with a number.
         """
         if isinstance(self.max_length, str):
             raise ValueError(f"max_length is {AUTO}, and no texts were measured")

@@ -16,7 +16,7 @@ from ..data.tokenized import EXAMPLES, IGNORED_LABEL, TokenizedDataset, Tokenize
 from ..models.attention_mask import PADDED
 from ..ragged import Ragged, Rows, flat, offsets_of
 
-_SHARE = 0.25  # of a GPU's free memory: the rest is for the model, its gradients and activations
+_SHARE_OF_FREE = 0.25  # of a GPU's memory: the rest is for the model, its gradients and activations
 _NUM_COMPARED = 16  # texts
 _KNOWN = {"input_ids", "offsets", "labels", "example_ids", "token_types", "questions"}
 
@@ -27,7 +27,7 @@ class DeviceTexts:
     Args:
         parts: The texts, in the order of the training set.
         device: Where they are kept.
-        collator: Gives the padding id and the multiple to which batches are padded.
+        collator: Determines the padding id, and the multiple to which batches are padded.
     """
 
     def __init__(
@@ -38,15 +38,16 @@ class DeviceTexts:
         self.lengths: np.ndarray = lengths
         """Tokens of each text, int64[N], on the host."""
         self._device, self._collator = device, collator
-        self._ids = _joined([_own(each.input_ids, each) for each in splits], device, np.int32)  # int32[total]
+        ids = [_tokens_of(each.input_ids, each) for each in splits]
+        self._ids = _concatenated(ids, device, np.int32)  # int32[total]
         self._starts = torch.from_numpy(np.cumsum(lengths) - lengths).to(device)  # int64[N]
         self._lengths = torch.from_numpy(lengths.copy()).to(device)
-        types = [_own(each.token_types, each) for each in splits if each.token_types is not None]
-        self._types = _joined(types, device, np.int8) if types else None  # int8[total]
+        types = [_tokens_of(each.token_types, each) for each in splits if each.token_types is not None]
+        self._types = _concatenated(types, device, np.int8) if types else None  # int8[total]
         labels = [_values(each.labels) for each in splits]
-        self._labels = _joined(labels, device, np.float32 if labels[0].dtype.kind == "f" else np.int64)
+        self._labels = _concatenated(labels, device, np.float32 if labels[0].dtype.kind == "f" else np.int64)
         logits = [_values(each.teacher_logits) for each in parts if each.teacher_logits is not None]
-        self._logits = _joined(logits, device, np.float32) if logits else None  # [N, C] or [total, C]
+        self._logits = _concatenated(logits, device, np.float32) if logits else None  # [N, C] or [total, C]
         of_tokens = isinstance(splits[0].labels, Ragged)
         self._words = _Words(np.concatenate(labels), lengths, device) if of_tokens else None
         self._columns = torch.arange(self._width(int(lengths.max())), device=device)
@@ -63,7 +64,7 @@ class DeviceTexts:
 
         Args:
             rows: Numbers of the texts, int64[B], on the device.
-            numbers: The same on the host, so that all shapes are known without asking the device.
+            numbers: The same on the host, so that all shapes are known without waiting for the device.
         """
         lengths = self.lengths[numbers]
         width = self._width(int(lengths.max()))
@@ -116,7 +117,7 @@ class _Words:
     """The tokens with a label of N texts, on a device.
 
     Args:
-        labels: Labels of all tokens, int[total]; ``IGNORED_LABEL`` for a token without.
+        labels: Labels of all tokens, int[total]; ``IGNORED_LABEL`` for a token without a label.
         lengths: Tokens of each text, int64[N].
         device: Where their places are kept.
     """
@@ -131,17 +132,17 @@ class _Words:
         self._at = torch.from_numpy(tokens - starts[text_of]).to(device)  # int64[W], the place in its text
 
     def places(self, rows: Tensor, numbers: np.ndarray, width: int) -> Tensor:
-        """Return the numbers of a batch's words among its B · width tokens, ascending, without asking the device."""
+        """Return the ascending indices of a batch's words in its B · width tokens, without waiting for the device."""
         num, total = self._num[rows], int(self._counts[numbers].sum())
-        of = torch.repeat_interleave(torch.arange(len(rows), device=num.device), num, output_size=total)
-        within = torch.arange(total, device=num.device) - (num.cumsum(0) - num)[of]
-        return of * width + self._at[self._first[rows][of] + within]
+        text_of = torch.repeat_interleave(torch.arange(len(rows), device=num.device), num, output_size=total)
+        within = torch.arange(total, device=num.device) - (num.cumsum(0) - num)[text_of]
+        return text_of * width + self._at[self._first[rows][text_of] + within]
 
 
 class _EpochOrder(Sampler[int]):
     """The order of an epoch, copied to the device once; a batch is a slice of it.
 
-    As a dataset it has the places of the order, 0 to N - 1, as its items.
+    As a dataset, its items are the places in the order, 0 to N - 1.
     """
 
     def __init__(self, texts: DeviceTexts, sampler: Sampler[int]) -> None:
@@ -177,10 +178,10 @@ class _EpochOrder(Sampler[int]):
 
 
 def device_texts(dataset: Any, collator: Any, device: torch.device) -> DeviceTexts | None:
-    """Return the texts of a training set on a device; None where they have to be collated on the host.
+    """Return the texts of a training set on a device, or None if they have to be collated on the host.
 
-    That is where the dataset or the collator is of another kind, has columns that are not known here, collates a batch
-    to something else, or would take more than a quarter of a GPU's free memory.
+    They have to if the dataset or the collator is of another class, the dataset has columns that are not known here,
+    the collator returns different batches, or the texts would take more than a quarter of a GPU's free memory.
 
     Args:
         dataset: A ``TokenizedDataset``, or several that are joined.
@@ -190,7 +191,7 @@ def device_texts(dataset: Any, collator: Any, device: torch.device) -> DeviceTex
     if not can_be_kept(dataset, collator):
         return None
     parts = _parts(dataset)
-    if device.type == "cuda" and _num_bytes(parts) > _SHARE * torch.cuda.mem_get_info(device)[0]:
+    if device.type == "cuda" and _num_bytes(parts) > _SHARE_OF_FREE * torch.cuda.mem_get_info(device)[0]:
         return None
     found = DeviceTexts(parts, device, collator)
     return found if found.agrees_with_collator(dataset) else None
@@ -201,9 +202,9 @@ def _parts(dataset: Any) -> list[Any]:
 
 
 def can_be_kept(dataset: Any, collator: Any) -> bool:
-    """Return whether a training set consists of tokenized splits of one kind, and its collator is known here.
+    """Return whether a training set consists of tokenized splits of the same form, and its collator is known here.
 
-    None of the splits has another column than those known here.
+    No split has a column that is not known here.
     """
     parts = _parts(dataset)
     if type(collator) is not DistillationCollator or not all(
@@ -215,13 +216,13 @@ def can_be_kept(dataset: Any, collator: Any) -> bool:
     return (
         sum(map(len, splits)) > 0
         and all(getattr(split, name) is None for split in splits for name in others)
-        and all(map(_is_whole, parts))
+        and all(map(_has_numbers, parts))
         and len({_form(each) for each in parts}) == 1
     )
 
 
-def _is_whole(part: TokenizedDataset) -> bool:
-    """Return whether labels are numbers, one for each text or each token, and the teacher's logits likewise."""
+def _has_numbers(part: TokenizedDataset) -> bool:
+    """Return whether labels are numbers, one for each text or one for each token, and the teacher's logits likewise."""
     labels, logits = part.split.labels, part.teacher_logits
     if isinstance(labels, Ragged):
         same = np.array_equal(labels.lengths, part.split.lengths)
@@ -230,10 +231,10 @@ def _is_whole(part: TokenizedDataset) -> bool:
 
 
 def _form(part: TokenizedDataset) -> tuple[Any, ...]:
-    """Return what parts that are joined have in common."""
+    """Return what all parts of a training set must have in common."""
     labels = part.split.labels
-    of_token = flat(labels)
-    shape = (isinstance(labels, Ragged), of_token.dtype, of_token.shape[1:])
+    values = flat(labels)
+    shape = (isinstance(labels, Ragged), values.dtype, values.shape[1:])
     return *shape, part.teacher_logits is None, part.split.token_types is None
 
 
@@ -243,13 +244,13 @@ def _num_bytes(parts: Sequence[TokenizedDataset]) -> int:
     return sum(5 * int(each.lengths.sum()) + 32 * len(each) for each in parts) + labels + 4 * logits
 
 
-def _own(of_tokens: np.ndarray, split: TokenizedSplit) -> np.ndarray:
-    """Return what a flat array has for the tokens of a split, which may be a part of another one."""
-    return of_tokens[split.offsets[0] : split.offsets[-1]]
+def _tokens_of(values: np.ndarray, split: TokenizedSplit) -> np.ndarray:
+    """Return the values of a split's own tokens from a flat array, which the split may share with others."""
+    return values[split.offsets[0] : split.offsets[-1]]
 
 
 def _values(rows: Rows) -> np.ndarray:
-    """Return an array, or the values of rows of different lengths, which may be a part of others."""
+    """Return an array, or the values of only these rows, which may share their array with others."""
     return rows.values[rows.offsets[0] : rows.offsets[-1]] if isinstance(rows, Ragged) else rows
 
 
@@ -259,6 +260,6 @@ def _are_same(one: Tensor, other: Tensor) -> bool:
     return same and torch.allclose(one, other, rtol=0, atol=0, equal_nan=True)
 
 
-def _joined(parts: Sequence[np.ndarray], device: torch.device, dtype: Any) -> Tensor:
+def _concatenated(parts: Sequence[np.ndarray], device: torch.device, dtype: Any) -> Tensor:
     """Return the concatenation of arrays on a device; they may be read-only, and are copied one at a time."""
     return torch.cat([torch.from_numpy(np.array(each, dtype=dtype)).to(device) for each in parts])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 LONG = 512
-"""Tokens of a text from which on torch's flash kernel pays, which holds no attention scores."""
+"""Number of tokens of a text from which torch's flash kernel, which keeps no attention scores, pays off."""
 
 
 def set_dropout(model: nn.Module, probability: float, *, on_cpu: bool, longest: int = 0) -> None:

@@ -1,4 +1,4 @@
-"""The learning rate of a head whose weights are as large as the numbers that it predicts."""
+"""The learning rate of a head whose weights grow with the numbers that it predicts."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from ..tasks import Task
 
 
 def scale_head(optimizer: torch.optim.Optimizer, model: Any, task: Task, dataset: Any) -> None:
-    """Let the head learn as many times faster as the task says; the decay of its weights stays the same.
+    """Multiply the head's learning rate by the task's ``head_scale``; the decay of its weights stays the same.
 
     Args:
-        optimizer: Its groups are divided, in place.
+        optimizer: Its parameter groups are divided, in place.
         model: The model without wrappers.
-        task: The task; one without ``scales_head`` changes nothing.
+        task: The task; without ``scales_head``, nothing is changed.
         dataset: The training set, whose labels determine the factor.
     """
     if not task.scales_head or not hasattr(dataset, "__len__"):

@@ -1,4 +1,4 @@
-"""A ``transformers.Trainer`` whose passes fit in memory, and one without what costs a step time and gives nothing."""
+"""A ``transformers.Trainer`` whose passes fit in memory, and one whose steps also save needless work."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ class BoundedTrainer(Trainer):
     """Train as ``Trainer`` does, in forward passes with a bounded number of tokens.
 
     A batch with more, padding included, is split into passes of texts of similar lengths. Loss and gradients of a step
-    are those of the whole batch: only their rounding differs, and the numbers that dropout draws. The bound is
-    ``args.max_batch_tokens``, or follows from the memory that is free.
+    are those of the whole batch, except for rounding and the random numbers of dropout. The bound is
+    ``args.max_batch_tokens``, or follows from free memory.
     """
 
     learns_tokens: bool = False
@@ -44,7 +44,7 @@ class BoundedTrainer(Trainer):
         return super().train(*args, **kwargs)
 
     def pass_limit(self, *, is_trained: bool) -> PassLimit:
-        """Return the bound on passes with gradients, or on those without; found out once for each training."""
+        """Return the bound on passes with gradients, or on those without; determined once for each training."""
         limits = self._limits = {} if self._limits is None else self._limits
         if is_trained not in limits:
             model, given = self.bare_model(), getattr(self.args, "max_batch_tokens", None)
@@ -66,14 +66,15 @@ class BoundedTrainer(Trainer):
     ) -> Tensor:
         """Compute loss and gradients as ``Trainer`` does, in one pass or several."""
         step = super().training_step
-        if num_items_in_batch is None:  # what a loss is divided by is known for a whole batch alone
+        # Without the divisor, the loss of each part would be a mean over that part alone.
+        if num_items_in_batch is None:
             return step(model, inputs)
         parts = self.parts(inputs, is_trained=True)
         if len(parts) == 1:
             return step(model, parts[0].batch, num_items_in_batch)
         if self.state.global_step == 0:
             num, length = inputs["input_ids"].shape
-            logger.info("%d texts of up to %d tokens are learned from in %d passes", num, length, len(parts))
+            logger.info("training on %d texts of up to %d tokens in %d passes", num, length, len(parts))
         return step_in_parts(
             parts, lambda part: step(model, part, num_items_in_batch), self.accelerator, model
         )

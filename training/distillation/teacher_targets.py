@@ -23,13 +23,13 @@ class TeacherTargets:
     """Provide the teacher's outputs for a batch's loss; the constructor checks that they fit the student.
 
     Args:
-        student: the student without wrappers.
-        teacher: the teacher, or ``None`` if only a ``teacher_logits`` column is available.
-        args: read at every batch, so that a search may change alpha later.
+        student: The student without wrappers.
+        teacher: The teacher, or ``None`` if only a ``teacher_logits`` column is available.
+        args: The training arguments, read at every batch, so that a search may change alpha later.
 
     Raises:
         InputError: A term of the loss needs the teacher itself, and it is missing or does not fit.
-        ModelError: teacher and student have the same labels in different orders.
+        ModelError: Teacher and student have the same labels in different orders.
     """
 
     def __init__(self, student: Any, teacher: Any, args: DistillationTrainingArguments) -> None:
@@ -59,7 +59,7 @@ class TeacherTargets:
             raise self._missing_teacher_error()
 
     def student_inputs(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the inputs of the student's forward, without labels, for which it would compute its own loss."""
+        """Return the inputs of the student's forward, without labels, from which it would compute its own loss."""
         features = _inputs_for(self.student_columns, self.teacher_columns, inputs)
         return with_known_padding(self._student, features, inputs.get(PADDED))
 
@@ -110,7 +110,7 @@ class TeacherTargets:
         # The same names in another order would silently train the wrong classes.
         if student and teacher and student != teacher and sorted(student) == sorted(teacher):
             raise ModelError(
-                "teacher and student have the same labels in different order (id2label of their configs); reorder "
+                "teacher and student have the same labels in different orders (id2label of their configs); reorder "
                 "the rows of one head to match the other"
             )
 
@@ -128,6 +128,7 @@ class TeacherTargets:
 
 
 def _inputs_for(columns: set[str], other_columns: set[str], inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a batch's inputs for a model, without those that only the other model reads."""
     left_out = {"labels", TEACHER_COLUMN, PADDED, EXAMPLES, *({*other_columns, TOKEN_TYPES} - columns)}
     return {name: value for name, value in inputs.items() if name not in left_out}
 

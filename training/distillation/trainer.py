@@ -60,16 +60,16 @@ class DistillationTrainer(LeanTrainer):
     callbacks is a ``PruningCallback``.
 
     Args:
-        model: the student.
-        args: the training arguments.
-        teacher_model: the teacher; set to evaluation mode, moved to the student's device when first needed,
+        model: The student.
+        args: The training arguments.
+        teacher_model: The teacher; set to evaluation mode, moved to the student's device when first needed,
             run without gradient in its own precision, never saved.
-        task: the task, which provides losses and metrics.
-        **kwargs: all other arguments of ``transformers.Trainer``, except ``compute_loss_func``.
+        task: The task, which provides losses and metrics.
+        **kwargs: All other arguments of ``transformers.Trainer``, except ``compute_loss_func``.
 
     Raises:
-        InputError: the teacher's outputs are missing although they have weight, or do not fit the student.
-        ModelError: teacher and student have the same labels in different orders.
+        InputError: The teacher's outputs are missing although they have weight, or do not fit the student.
+        ModelError: Teacher and student have the same labels in different orders.
     """
 
     args: DistillationTrainingArguments
@@ -99,7 +99,7 @@ class DistillationTrainer(LeanTrainer):
         self._step_texts: Tensor | int = 0
         self._compiled: CompiledModel | None = None
         super().__init__(model=model, args=args, **kwargs)
-        if task.of_windows:  # transformers would look for one label of each end
+        if task.of_windows:  # transformers would look for start_positions and end_positions
             self.label_names = ["labels"]
         # transformers before 5.20 divides the loss by the number of micro-batches if this is False.
         self.model_accepts_loss_kwargs = True
@@ -151,11 +151,11 @@ class DistillationTrainer(LeanTrainer):
         return LengthGroupedSampler(lengths, group, seed, classes)
 
     def get_train_dataloader(self) -> DataLoader:
-        """Return the loader that ``Trainer`` does, or one that gathers the same batches on the device."""
+        """Return ``Trainer``'s loader, or one that gathers the same batches on the device."""
         args, on_gpu = self.args, self.args.device.type == "cuda"
         wanted = on_gpu if args.data_on_device is None else args.data_on_device
-        alone = args.world_size == 1 and not args.dataloader_num_workers
-        if not (wanted and alone and can_be_kept(self.train_dataset, self.data_collator)):
+        is_single_process = args.world_size == 1 and not args.dataloader_num_workers
+        if not (wanted and is_single_process and can_be_kept(self.train_dataset, self.data_collator)):
             return super().get_train_dataloader()
         sampler = self._get_train_sampler()
         if not isinstance(sampler, LengthGroupedSampler | LengthSortedSampler | BalancedSampler):
@@ -198,7 +198,7 @@ class DistillationTrainer(LeanTrainer):
         """Return a process's share of the epoch's last batch without the rows that accelerate repeated.
 
         accelerate pads that batch with the epoch's first rows, so that all processes have the same number. A process
-        with repeated rows only keeps the first of them, marked, since every process must take every step.
+        that has only repeated rows keeps the first one, marked, since every process must take every step.
         """
         state = self.accelerator.gradient_state
         sampler = getattr(state.active_dataloader, "batch_sampler", None)
@@ -242,7 +242,7 @@ class DistillationTrainer(LeanTrainer):
             inputs, outputs["logits"], inputs.get("labels"), teacher_logits
         )
         assert logits is not None
-        read = LossInputs(
+        loss_inputs = LossInputs(
             logits=logits,
             num_items=num_items,
             num_texts=_num_rows(inputs) if num_items_in_batch is None else self._step_texts,
@@ -255,7 +255,7 @@ class DistillationTrainer(LeanTrainer):
             label_weights=label_weights,
         )
         try:
-            loss, values = weighted_sum(terms, read)
+            loss, values = weighted_sum(terms, loss_inputs)
         except ValueError as error:
             raise InputError(f"the training data does not match the loss: {error}") from error
         # Gradients are averaged over processes, and num_items counts the examples of all of them.
@@ -265,19 +265,19 @@ class DistillationTrainer(LeanTrainer):
         return (loss, outputs) if return_outputs else loss
 
     def _num_examples(self, inputs: Mapping[str, Any]) -> Tensor | int:
-        """Return how many examples of a batch the loss is averaged over: texts, or words of a task of tokens."""
+        """Count the examples of a batch that the loss is averaged over: texts, or the words of a task of tokens."""
         examples = self.task.examples(inputs)
         return _num_rows(inputs) if examples is None else max(1, len(examples))
 
     def _of_examples(self, inputs: Mapping[str, Any], *of_batch: Tensor | None) -> list[Tensor | None]:
-        """Return the logits [B, ..., C] or labels [B, ...] of the examples alone."""
+        """Return only the examples' logits, of [B, ..., C], or labels, of [B, ...]."""
         examples = self.task.examples(inputs)
         if examples is None:
             return list(of_batch)
         return [None if each is None else each.flatten(0, 1).index_select(0, examples) for each in of_batch]
 
     def _runnable(self, model: nn.Module) -> Any:
-        """Return the model, or the same compiled if the arguments request it."""
+        """Return the model, compiled if the arguments request it."""
         if not self.args.compile_step:
             return model
         if self._compiled is None or self._compiled.model is not model:

@@ -1,4 +1,4 @@
-"""What text classifiers without attention share: weights that are drawn, batch normalization, hidden layer and head."""
+"""The base of text classifiers without attention: initialization, batch normalization, hidden layer and head."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from transformers import CONFIG_MAPPING, PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-_SHARE_OF_MORE_ROWS = 0.05
+_SCALE_OF_MORE_ROWS = 0.05  # of their first values, relative to those of word pieces
 
 
 class AttentionFreeConfig(PreTrainedConfig):
@@ -53,12 +53,12 @@ class AttentionFreeConfig(PreTrainedConfig):
 
 
 def has_no_attention(model_type: str) -> bool:
-    """Return whether models of a type, as in ``config.json``, are those of this module."""
+    """Return whether models of a type, as in ``config.json``, are built on this module."""
     return model_type in CONFIG_MAPPING and issubclass(CONFIG_MAPPING[model_type], AttentionFreeConfig)
 
 
 class AttentionFreePreTrainedModel(PreTrainedModel):
-    """A model over a table of word pieces, or its encoder, with its way of drawing new weights."""
+    """A model over a table of word pieces, or its encoder: initializes new weights."""
 
     base_model_prefix = "encoder"
     supports_gradient_checkpointing = False
@@ -67,7 +67,7 @@ class AttentionFreePreTrainedModel(PreTrainedModel):
     def _init_weights(self, module: nn.Module) -> None:
         head: Any = getattr(self, "classifier", None)
         if module is head:
-            # Logits begin near 0: a text has no label before anything is learned.
+            # Logits begin near 0, so that no label is preferred before training.
             nn.init.normal_(head.weight, std=self.config.initializer_range)
             nn.init.zeros_(head.bias)
         elif isinstance(module, nn.Linear):
@@ -76,8 +76,8 @@ class AttentionFreePreTrainedModel(PreTrainedModel):
                 nn.init.zeros_(module.bias)
         elif isinstance(module, nn.Embedding):
             nn.init.normal_(module.weight, std=self.config.initializer_range)
-            # Nearly nothing before training, but not zero: equal rows are tied.
-            module.weight[self.config.vocab_size :] *= _SHARE_OF_MORE_ROWS
+            # Small, so that they add little before training, but not zero: equal rows would be tied.
+            module.weight[self.config.vocab_size :] *= _SCALE_OF_MORE_ROWS
             if module.padding_idx is not None:
                 module.weight[module.padding_idx].zero_()
         elif isinstance(module, nn.BatchNorm1d):
@@ -85,14 +85,14 @@ class AttentionFreePreTrainedModel(PreTrainedModel):
 
 
 class AttentionFreeEncoder(AttentionFreePreTrainedModel):
-    """A table of word pieces and how the rows of a text become one vector: token ids in, [B, P] out.
+    """A table of word pieces, and how the rows of a text become one vector: token ids in, [B, P] out.
 
     A subclass calls ``forward(input_ids[B, L], attention_mask[B, L] or None)``; padding must not change its result.
 
     Args:
         config: Has ``vocab_size`` V and ``pad_token_id``.
         num_columns: Columns of the table.
-        num_more_rows: Rows after those of the word pieces, which ``rows_of`` names.
+        num_more_rows: Rows after those of the word pieces, for ``rows_of`` to use.
 
     Attributes:
         num_rows: Rows of the table.
@@ -143,7 +143,7 @@ class AttentionFreeClassifier(AttentionFreePreTrainedModel):
 
     Args:
         config: Has ``classifier_size``, ``dropout`` and the labels.
-        encoder: Gives a text's vector.
+        encoder: Computes a text's vector.
     """
 
     def __init__(self, config: PreTrainedConfig, encoder: AttentionFreeEncoder) -> None:

@@ -1,4 +1,4 @@
-"""Attention masks of batches whose padding is known on the host, so that a model need not ask its device."""
+"""Attention masks of batches whose padding is known on the host, so that no model has to ask its device for it."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from transformers import PreTrainedModel
 from .families import find_family
 
 PADDED = "padded"
-"""Key of a batch: whether any of its texts is padded, a Boolean; a batch without it is not known."""
+"""Key of a batch: whether any of its texts is padded, a Boolean; not known for a batch without the key."""
 
 
 def with_known_padding(
     model: PreTrainedModel, features: Mapping[str, Any], padded: bool | None
 ) -> dict[str, Any]:
-    """Return the inputs of a model with an attention mask that it takes as it is.
+    """Return the inputs of a model with an attention mask that it uses as it is.
 
-    Given ``attention_mask[B, L]``, transformers asks with ``.all()`` whether anything is padded, at every step: on a
-    GPU the host waits for the device to answer. Without padding it then uses no mask, and otherwise the one made here,
-    so the results are the same in every bit.
+    Given ``attention_mask[B, L]``, transformers calls ``.all()`` at every step to find out whether anything is padded,
+    for which the host waits on a GPU. It then uses no mask if there is no padding, and otherwise the mask built here,
+    so that the results are the same bit for bit.
 
     Args:
         model: A model without wrappers.

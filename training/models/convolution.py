@@ -87,7 +87,7 @@ class ResidualBlock(nn.Module):
         self.second = nn.Linear(config.block_size, config.hidden_size)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Add what the block computes to its input."""
+        """Return the input plus the block's change."""
         return x + self.second(torch.relu(self.first(x)))
 
 

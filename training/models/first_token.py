@@ -28,8 +28,8 @@ Attend = Callable[[Any, Projections, Tensor, Tensor, Tensor | None], Tensor]
 def reads_first_token(model: PreTrainedModel) -> bool:
     """Return whether a model's head reads only the first token's state of the last layer.
 
-    This is known only for the classes that a family has for tasks whose head has outputs for the text; a derived class
-    may read more, and the head of a task of tokens does.
+    This is known only for a family's classes of tasks with outputs for a whole text: a derived class may read more, and
+    the head of a task of tokens does.
     """
     family = find_family(model)
     if family is None or not family.supports("first_token", model.config):
@@ -46,7 +46,8 @@ def first_token_in_last_layer(model: PreTrainedModel) -> AbstractContextManager[
     The last of the model's ``hidden_states`` is then ``[B, 1, H]``, so do not use this where those are read.
 
     Args:
-        model: any classifier; it is not changed if its head may read more, or it is chunked or has another attention.
+        model: Any classifier; it is not changed if its head may read more, its feed-forward parts are chunked, or its
+            attention is neither ``eager`` nor ``sdpa``.
 
     Returns:
         A context manager that restores the model on exit; if it is never entered, the change is permanent.

@@ -40,7 +40,7 @@ def compute_logits(
 ) -> Rows:
     """Compute a model's logits float32[N, C] over a split, or rows of [L, C]; each distinct text is run once.
 
-    The model may be in training, also in mixed precision; its mode is restored.
+    The model may be in the middle of a training, even in mixed precision; its mode is restored.
 
     Args:
         model: A classifier of texts or of tokens; it is moved to the device that is used.
@@ -98,7 +98,7 @@ class LogitsTable:
         self._logits: Rows | None = None
 
     def put(self, rows: np.ndarray, found: Tensor) -> None:
-        """Set the logits [B, C] or [B, L, C] of the texts ``rows``, int[B]; padding is left out."""
+        """Set the logits [B, C] or [B, L, C] of the texts ``rows``, int[B]; those of padding are left out."""
         values = found.float().cpu().numpy()
         if self._logits is None:
             offsets = offsets_of(self._lengths)
@@ -121,7 +121,7 @@ class LogitsTable:
 def logits_of_batches(
     model: PreTrainedModel, split: TokenizedSplit, batches: Iterable[np.ndarray], *, pad_token_id: int
 ) -> Iterator[tuple[np.ndarray, Tensor, Tensor]]:
-    """Run a model on batches of a split, without dropout and mixed precision, one batch at a time.
+    """Run a model on batches of a split, one at a time, without dropout and mixed precision.
 
     Gradients are recorded if the caller enables them. The model's mode is restored.
 
@@ -209,17 +209,16 @@ class KeptBatches:
         return self._kept
 
     def _rows_for(self, model: PreTrainedModel) -> list[np.ndarray]:
-        """Return the rows of each batch, the shortest texts first; one with too many tokens is cut up."""
+        """Return the rows of each batch, the shortest texts first; a batch with too many tokens is split."""
         lengths, size = self._split.lengths, self._batch_size
         limit = inference_limit(model, self._num_tokens, most=MOST_TOKENS)
         order = np.argsort(lengths, kind="stable")
-        wholes = [order[start : start + size] for start in range(0, len(order), size)]
-        return [
-            whole[start : start + num]
-            for whole in wholes
-            for num in [limit.rows(max(1, int(lengths[whole[-1]])))]
-            for start in range(0, len(whole), num)
-        ]
+        found = []
+        for start in range(0, len(order), size):
+            batch = order[start : start + size]
+            num_rows = limit.rows(max(1, int(lengths[batch[-1]])))
+            found += [batch[first : first + num_rows] for first in range(0, len(batch), num_rows)]
+        return found
 
     @property
     def _can_be_kept(self) -> bool:
@@ -233,7 +232,7 @@ def _logits_of_rows(
 ) -> Iterator[tuple[np.ndarray, Tensor, Tensor]]:
     """Run a model on rows of a split as ``logits_of_batches`` does, in batches as large as memory allows.
 
-    On a GPU, where a batch does not fit all the same, the rest is run in batches of half the tokens.
+    If a batch does not fit on a GPU nevertheless, the rest is run in batches of half as many tokens.
     """
     lengths, num_done = split.lengths[rows], 0
     longest = int(lengths.max(initial=1))
@@ -254,5 +253,5 @@ def _logits_of_rows(
 
 
 def batch_tokens(model: PreTrainedModel, length: int) -> int:
-    """Return the most tokens of a batch in which ``compute_logits`` runs several texts of up to ``length`` tokens."""
+    """Return the most tokens of a batch of several texts in ``compute_logits``, the longest of ``length`` tokens."""
     return inference_limit(model).tokens(length)

@@ -1,4 +1,4 @@
-"""How many tokens a forward pass may have, given or by the memory that is free, and batches split into passes."""
+"""The limit on the tokens of a forward pass, given or derived from free memory, and batches split into passes."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from ..machine import free_memory, num_usable_cores
 from .attention_mask import PADDED
 
-_SHARE = 0.5  # of the free memory: the rest is for fragments, the caches of libraries and other processes
-_NUM_BYTES = 4  # of a number in 32 bits; fewer in mixed precision, whose copies of the weights make up for it
-_BYTES_TRAINED = 12  # of a parameter: its gradient and Adam's two moments
+_SHARE_OF_FREE = 0.5  # the rest is for fragmentation, the caches of libraries and other processes
+_BYTES_PER_NUMBER = 4  # in 32 bits; fewer in mixed precision, whose copies of the weights make up for it
+_BYTES_PER_TRAINED = 12  # of a trained parameter: its gradient and Adam's two moments
 MOST_TOKENS = 2**19
 """Tokens of a pass beyond which it gets no faster."""
 _MOST_ON_CPU = 16_384  # without gradients
@@ -29,7 +29,7 @@ _given: ContextVar[int | None] = ContextVar("num_tokens", default=None)
 
 @contextmanager
 def tokens_of_passes(num_tokens: int | None) -> Iterator[None]:
-    """Bound the passes of every model inside the block; None: by the memory that is free."""
+    """Bound the passes of every model inside the block; None: by free memory."""
     token = _given.set(num_tokens)
     try:
         yield
@@ -45,11 +45,11 @@ class PassShape:
         width: Hidden size H.
         inner: Feed-forward rows I.
         num_states: States of a token in a layer, each of H numbers.
-        num_maps: Matrices of L x L numbers of a text in a layer: attention scores and what is made of them in each
-            head, or the mask alone where the attention's kernel keeps no scores.
+        num_maps: Matrices of L x L numbers of a text in a layer: attention scores and what is computed from them in
+            each head, or the mask alone if the attention kernel keeps no scores.
         num_held: Layers whose states are held at a time: all of them for a backward pass, otherwise one.
-        num_masks: Matrices of L x L numbers that the masks of the model need, which one of a sliding window has more of
-            while they are made.
+        num_masks: Matrices of L x L numbers that exist while the model's masks are built, more of them for a sliding
+            window.
     """
 
     width: int
@@ -68,7 +68,7 @@ class PassShape:
         Args:
             config: transformers configuration of the model.
             is_trained: Whether gradients are computed.
-            fuses_dropout: Whether it runs on a GPU, whose attention kernel holds no scores for dropout, or without any.
+            fuses_dropout: Whether fused attention keeps no scores even in training: on a GPU, or without dropout.
             attention: Implementation of attention; None: that of the configuration, which a built model has.
         """
         width, num_heads = config.hidden_size, getattr(config, "num_attention_heads", 0)
@@ -89,12 +89,12 @@ class PassShape:
     def token_bytes(self, length: int) -> int:
         """Estimate the bytes of a token: 4 · (layers · (states · H + 2 · I + maps · L) + masks · L).
 
-        L is ``length``. The terms are those of Korthikanti et al., "Reducing Activation
-        Recomputation in Large Transformer Models", 2022, equation 1; the numbers bound what BERT and ModernBERT were
-        measured to take in 32 bits on a CPU.
+        L is ``length``. The terms are those of Korthikanti et al., "Reducing Activation Recomputation in Large
+        Transformer Models", 2022, equation 1; the numbers are upper bounds of what BERT and ModernBERT were measured to
+        take in 32 bits on a CPU.
         """
         of_layer = self.num_states * self.width + 2 * self.inner + self.num_maps * length
-        return _NUM_BYTES * (self.num_held * of_layer + self.num_masks * length)
+        return _BYTES_PER_NUMBER * (self.num_held * of_layer + self.num_masks * length)
 
     def text_bytes(self, length: int) -> int:
         """Estimate the bytes of one text of ``length`` tokens."""
@@ -106,8 +106,8 @@ class PassLimit:
     """Bound on the tokens of a forward pass, padding included. One text is always allowed.
 
     Attributes:
-        shape: Sizes of the model; None where they are not known, and its passes have up to ``most`` tokens.
-        num_tokens: The bound, where it is given.
+        shape: Sizes of the model; None if they are not known, so that its passes have up to ``most`` tokens.
+        num_tokens: The bound, if it is given.
         num_bytes: Otherwise, bytes that a pass may take.
         most: Most tokens in that case.
     """
@@ -133,8 +133,8 @@ class PassLimit:
 def training_limit(model: Any, num_tokens: int | None = None) -> PassLimit:
     """Return the bound on a model's passes in training, before its optimizer exists.
 
-    By default it follows from the memory that is free, rounded down to a power of two, so that the same machine has
-    the same bound, and the same sums in its last bits, in spite of small changes.
+    By default it follows from the free memory, rounded down to a power of two, so that small changes of it alter
+    neither the bound nor the last bits of sums.
 
     Args:
         model: The model, on its device.
@@ -144,7 +144,7 @@ def training_limit(model: Any, num_tokens: int | None = None) -> PassLimit:
     if given is not None or shape is None:
         return PassLimit(shape, given)
     trained = sum(each.numel() for each in model.parameters() if each.requires_grad)
-    usable = bytes_of_passes(model.device) - _BYTES_TRAINED * trained
+    usable = bytes_of_passes(model.device) - _BYTES_PER_TRAINED * trained
     return PassLimit(shape, num_bytes=1 << (usable.bit_length() - 1) if usable > 0 else 0)
 
 
@@ -169,24 +169,25 @@ def _shape_of(model: Any, *, is_trained: bool) -> PassShape | None:
     if getattr(config, "hidden_size", None) is None:  # of a class that is not transformers'
         return None
     on_gpu = model.device.type == "cuda"
-    # Those of a configuration may have been switched off for the training.
+    # The configuration's dropout may have been switched off for the training.
     drops = any(each.p > 0 for each in model.modules() if isinstance(each, nn.Dropout))
     return PassShape.of(config, is_trained=is_trained, fuses_dropout=on_gpu or not drops)
 
 
 def bytes_of_passes(device: torch.device, num_threads: int | None = None) -> int:
-    """Return the bytes that passes on a device may take: half of what is free, and of a CPU's the threads' share.
+    """Return the bytes that passes on a device may take: half of free memory, on a CPU times this process's share.
 
     Args:
         device: The device.
-        num_threads: Threads of this process on a CPU; default: those that PyTorch uses. Others use the other cores.
+        num_threads: Threads of this process on a CPU, default: those that PyTorch uses; divided by the number of cores,
+            they are its share.
     """
     if device.type == "cuda":
         free, total = torch.cuda.mem_get_info(device)
         own_share = torch.cuda.get_per_process_memory_fraction(device)
-        return int(_SHARE * min(free, own_share * total))
+        return int(_SHARE_OF_FREE * min(free, own_share * total))
     threads = torch.get_num_threads() if num_threads is None else num_threads
-    return int(_SHARE * free_memory() * min(1.0, threads / num_usable_cores()))
+    return int(_SHARE_OF_FREE * free_memory() * min(1.0, threads / num_usable_cores()))
 
 
 def length_batches(
@@ -200,9 +201,9 @@ def length_batches(
     Args:
         lengths: Tokens of each text, int[N].
         batch_size: Most texts of a batch.
-        num_tokens: Most tokens of a batch of several texts, padding included; or what returns them by the length of
-            its longest text.
-        start: How many of the longest texts are left out.
+        num_tokens: Most tokens of a batch of several texts, padding included; or a function that returns them for the
+            length of its longest text.
+        start: How many of the longest texts to skip.
     """
     order = np.argsort(-lengths, kind="stable")
     while start < len(order):
@@ -231,13 +232,13 @@ def parts_of(
 ) -> list[Part]:
     """Split a batch into passes of texts of similar lengths, the longest first, with as little padding as possible.
 
-    A batch within the limit is returned as it is, and its tensors are not read: on a GPU that would wait for it.
+    A batch within the limit is returned as it is, without reading its tensors, which would wait for a GPU.
 
     Args:
         batch: ``input_ids[B, L]`` and other tensors of B rows.
         limit: The bound.
-        multiple: Tokens to whose multiples passes are padded.
-        of_tokens: Whether labels and logits [B, L, ...] are those of tokens too.
+        multiple: Passes are padded to a multiple of this many tokens.
+        of_tokens: Whether labels and logits, too, are those of tokens, [B, L, ...].
     """
     ids: Tensor | None = batch.get("input_ids")
     if ids is None or ids.ndim != 2 or len(ids) <= limit.rows(max(1, ids.shape[1])):
@@ -249,7 +250,9 @@ def parts_of(
     for rows in length_batches(padded, len(ids), limit.tokens):
         kept = int(padded[rows[0]])
         own = torch.from_numpy(rows).to(ids.device)
-        part = {name: _taken(name, each, own, kept, ids, of_tokens=of_tokens) for name, each in batch.items()}
+        part = {
+            name: _selected(name, each, own, kept, ids, of_tokens=of_tokens) for name, each in batch.items()
+        }
         if PADDED in batch:
             part[PADDED] = bool((lengths[rows] < kept).any())
         found.append(Part(part, own))
@@ -265,7 +268,7 @@ def _lengths(batch: Mapping[str, Any], width: int) -> np.ndarray:
     return (places * (mask != 0)).amax(dim=1).cpu().numpy()
 
 
-def _taken(name: str, value: Any, rows: Tensor, width: int, ids: Tensor, *, of_tokens: bool) -> Any:
+def _selected(name: str, value: Any, rows: Tensor, width: int, ids: Tensor, *, of_tokens: bool) -> Any:
     """Return the rows of a batch's tensor, cut to ``width`` tokens where it has a column for each token."""
     if not isinstance(value, Tensor) or not value.ndim or len(value) != len(ids):
         return value
@@ -307,13 +310,13 @@ def step_in_parts(
 ) -> Tensor:
     """Accumulate the gradients of a batch's parts, and return the sum of their losses.
 
-    Each loss is a sum over the part's examples, divided by the number of those of the whole optimizer step. Several
-    processes exchange their gradients at the last part of each alone: their numbers of parts may differ.
+    Each loss is a sum over the part's examples, divided by the number of examples in the whole optimizer step. Several
+    processes exchange gradients only at their last part, since they may have different numbers of parts.
 
     Args:
         parts: The parts.
         step: Computes the loss of a part and its gradients.
-        accelerator: accelerate's.
+        accelerator: An ``accelerate.Accelerator``.
         model: The model with its wrappers.
     """
     total: Tensor | None = None

@@ -15,7 +15,7 @@ from ...errors import InputError
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Make both libraries log only errors and show no progress bars; restore their settings on exit."""
+    """Make transformers and huggingface_hub log only errors and show no progress bars; restore both on exit."""
     hub_level, level = hub_logging.get_verbosity(), transformers_logging.get_verbosity()
     bars = transformers_logging.is_progress_bar_enabled()
     hub_logging.set_verbosity_error()
@@ -61,7 +61,8 @@ def float32_products(
     if tf32 and (device.type != "cuda" or torch.cuda.get_device_capability(device) < (8, 0)):
         name = torch.cuda.get_device_name(device) if device.type == "cuda" else "a CPU"
         raise InputError(
-            f"{given}, but {name} has no TF32, as NVIDIA GPUs have from compute capability 8.0 on; set another value"
+            f"{given}, but {name} has no TF32 (NVIDIA GPUs of compute capability 8.0 or more have it); set another "
+            "value"
         )
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("high" if tf32 else "highest")
@@ -73,7 +74,7 @@ def float32_products(
 
 @contextmanager
 def without_mixed_precision(model: nn.Module) -> Iterator[None]:
-    """Run ``model`` without autocast, as it will be loaded from its checkpoint; restore autocast on exit.
+    """Run ``model`` without autocast, like a model loaded from its checkpoint; restore autocast on exit.
 
     Training in mixed precision wraps the model's own forward in autocast (accelerate's ``prepare_model``)
     permanently, so measurements through it would differ from those of the loaded checkpoint.
@@ -90,7 +91,7 @@ def without_mixed_precision(model: nn.Module) -> Iterator[None]:
 
 
 def end_mixed_precision(model: nn.Module) -> None:
-    """Remove the autocast that a training in mixed precision has left around a model, so that another may begin."""
+    """Remove the autocast that a training in mixed precision leaves around a model, so that another can begin."""
     if "_original_forward" in vars(model):
         vars(model).pop("_original_forward")
         vars(model).pop("forward")

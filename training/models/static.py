@@ -22,7 +22,7 @@ class StaticConfig(AttentionFreeConfig):
         hidden_size: Columns of a word piece, D; the table has one more, the logarithm of its weight.
         **kwargs: As for :class:`AttentionFreeConfig`; ``pooling`` is ``mean``, the weighted mean of the text's pieces,
             or ``max_mean``, their maximum as well.
-        hashed_bigrams: Rows of the table for pairs of consecutive word pieces, R; pairs of equal hash have one row.
+        hashed_bigrams: Rows of the table for pairs of consecutive word pieces, R; pairs with equal hashes share a row.
     """
 
     model_type = MODEL_TYPE
@@ -36,8 +36,8 @@ class StaticConfig(AttentionFreeConfig):
 class StaticModel(AttentionFreeEncoder):
     """The table of word pieces and the mean of a text's rows: token ids in, [B, P] out.
 
-    The weight of a piece stands in its row, and rows of pairs stand after those of pieces, so that what shares, trims,
-    quantizes or trains rows needs no second table.
+    The weight of a piece is stored in its row, and rows of pairs follow those of pieces, so that code that ties, trims,
+    quantizes or trains rows has a single table to handle.
     """
 
     config_class = StaticConfig
@@ -66,8 +66,8 @@ class StaticModel(AttentionFreeEncoder):
     def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """Return the mean of the rows' columns, weighted by exp of their last one, float[B, P].
 
-        With ``max_mean`` the maxima, or 0 where all are negative, stand before the means. Padding has weight 0, and so
-        has a pair whose second piece is padding.
+        With ``max_mean`` the maxima, or 0 where all are negative, precede the means. Padding and pairs whose second
+        piece is padding have weight 0.
         """
         rows = self.word_embeddings(self.rows_of(input_ids))
         kept = kept_positions(input_ids, attention_mask, rows)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PreTrainedModel
 
-_FEW_ROWS = 0.95  # of a table: where fewer of its rows differ, it is smaller with equal ones stored once
+_FEW_ROWS = 0.95  # share of distinct rows below which a table is smaller with equal rows stored once
 _CHUNK = 2048  # rows compared with all kept rows at a time
 
 
@@ -31,7 +31,7 @@ def share_rows(model: PreTrainedModel, kept: Sequence[int]) -> int:
     Similarity is the cosine between the rows: "pictures" gets the row of "picture".
 
     Args:
-        model: The rows of its token embedding are changed, except for those of ``kept`` and those of no piece.
+        model: The rows of its token embedding are changed, except for rows of ``kept`` and rows of no piece.
         kept: Ids of the pieces whose rows are kept.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Token types, by which a model tells the two texts of a pair apart: which models read them, and how they are fed."""
+"""Token types, by which a model distinguishes the two texts of a pair: which models read them, and their inputs."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from ..data.tokenized import TOKEN_TYPES
 
 
 def reads_token_types(model: Any) -> bool:
-    """Return whether a model's result depends on token types: bert's and electra's do, distilbert's and roberta's not.
+    """Return whether a model's result depends on token types, as in BERT and ELECTRA, but not in RoBERTa.
 
-    A table of a single row, as roberta has it, tells nothing apart; without a size in the configuration, what
-    ``forward`` accepts decides.
+    A table with a single row, like RoBERTa's, distinguishes nothing. If the configuration has no size of the table, it
+    depends on whether ``forward`` accepts token types.
 
     Args:
         model: A model of transformers, or another module.

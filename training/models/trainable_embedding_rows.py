@@ -24,7 +24,7 @@ def train_used_rows(model: PreTrainedModel, token_ids: np.ndarray) -> None:
     would shrink them. Equal rows are trained as one and stay equal. The state dict's format does not change.
 
     Args:
-        model: any model; it is not changed if its token embedding is not a plain table, or is frozen.
+        model: Any model; it is not changed if its token embedding is not a plain table, or is frozen.
         token_ids: int[N], every token id of the training texts, possibly repeated. Other rows (such as that of
             padding, which has no gradient) can still be looked up.
     """
@@ -33,7 +33,7 @@ def train_used_rows(model: PreTrainedModel, token_ids: np.ndarray) -> None:
         return
     first = first_equal_rows(table.weight)
     encoder = model.base_model
-    if isinstance(encoder, AttentionFreeEncoder):  # also rows of other pairs, where two texts meet
+    if isinstance(encoder, AttentionFreeEncoder):  # includes some unused pairs, across the ends of texts
         token_ids = encoder.rows_of(torch.from_numpy(token_ids.astype(np.int64))[None])[0].numpy()
     rows = np.unique(first.numpy()[token_ids])
     used = torch.from_numpy(rows[rows != table.padding_idx]).long()
@@ -44,8 +44,8 @@ def table_range(table: nn.Embedding, num_rows: int | None = None) -> tuple[Tenso
     """Return the smallest and largest value of a table, extended to include 0.
 
     Args:
-        table: any embedding, including one of which only some rows are trained.
-        num_rows: use only this many first rows, if the whole table is trained.
+        table: Any embedding, including one of which only some rows are trained.
+        num_rows: Use only this many first rows, if the whole table is trained.
     """
     low, high = torch.aminmax(table.weight.detach()[:num_rows])
     if isinstance(table, _UsedRows):
@@ -68,8 +68,8 @@ class _UsedRows(nn.Embedding):
         place = torch.full((table.num_embeddings,), -1).index_put((rows,), torch.arange(len(rows)))
         self._place = place[first]
         self._kept_range: tuple[Tensor, Tensor] | None = None
-        self.register_state_dict_post_hook(_whole_table)
-        self.register_load_state_dict_pre_hook(_taken_apart)
+        self.register_state_dict_post_hook(_save_whole_table)
+        self.register_load_state_dict_pre_hook(_load_whole_table)
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 (as in nn.Embedding)
         place = self._place[input]
@@ -92,12 +92,12 @@ class _UsedRows(nn.Embedding):
         return super()._apply(fn, recurse)
 
 
-def _whole_table(module: _UsedRows, state: dict[str, Any], prefix: str, _: Any) -> None:
+def _save_whole_table(module: _UsedRows, state: dict[str, Any], prefix: str, _: Any) -> None:
     table = module._table.index_copy(0, module._rows, module.weight.detach())
     state[f"{prefix}weight"] = table[module._first]
 
 
-def _taken_apart(module: _UsedRows, state: dict[str, Any], prefix: str, *_: Any) -> None:
+def _load_whole_table(module: _UsedRows, state: dict[str, Any], prefix: str, *_: Any) -> None:
     name = f"{prefix}weight"
     if name in state and len(state[name]) == len(module._table):
         module._table = state[name].detach().to(module._table)

@@ -14,7 +14,7 @@ class PretrainingArguments(FastTrainingArguments):
     """``FastTrainingArguments`` with the weights of DistilBERT's loss, by default those of its published script.
 
     Raises:
-        InputError: a value is out of its range.
+        InputError: A value is out of its range.
     """
 
     alpha: float = field(default=2.0, metadata={"help": "Weight of masked-language-model cross-entropy."})
@@ -39,8 +39,8 @@ class PretrainingArguments(FastTrainingArguments):
     def __post_init__(self) -> None:
         for name in ("alpha", "beta", "gamma"):
             check_range(name, getattr(self, name), getattr(self, name) >= 0, "a number of 0 or more")
-        weighed = self.alpha + self.beta + self.gamma > 0
-        check_range("alpha", self.alpha, weighed, "a number above 0, since beta and gamma are 0")
+        has_weight = self.alpha + self.beta + self.gamma > 0
+        check_range("alpha", self.alpha, has_weight, "a number above 0, since beta and gamma are 0")
         check_range("temperature", self.temperature, self.temperature > 0, "a number above 0")
         share = self.mlm_probability
         check_range("mlm_probability", share, 0 < share < 1, "a number between 0 and 1")

@@ -17,8 +17,8 @@ from ..distillation.losses import cosine_loss, cross_entropy, soft_target_loss
 from .arguments import PretrainingArguments
 
 PARTS = ("masked_lm", "distillation", "cosine")
-# Maximum number of logits of one model: 128 MB per tensor in 32 bits, of which a few exist at once. Larger
-# numbers are computed in chunks, and recomputed in the backward pass.
+# Maximum number of logits of one model at a time: 128 MB per tensor in 32 bits, of which a few exist at once. More are
+# computed in chunks, and recomputed in the backward pass.
 LOGITS_AT_ONCE = 2**25
 
 
@@ -44,12 +44,12 @@ def pretraining_loss(
         student_logits: [B, L, V].
         teacher_logits: [B, L, V].
         labels: [B, L], -100 where the token was not masked.
-        student_states: last hidden states [B, L, D].
-        teacher_states: last hidden states [B, L, D].
+        student_states: Last hidden states [B, L, D].
+        teacher_states: Last hidden states [B, L, D].
         attention_mask: [B, L], 1 for a token, 0 for padding.
-        alpha: weight of masked-language-model cross-entropy.
-        beta: weight of the soft-target loss.
-        gamma: weight of the cosine loss.
+        alpha: Weight of masked-language-model cross-entropy.
+        beta: Weight of the soft-target loss.
+        gamma: Weight of the cosine loss.
         temperature: T of the soft-target loss.
     """
     keep = attention_mask.bool()
@@ -64,7 +64,7 @@ class TripleLoss:
     Args:
         student: A masked-language model of a known family, without wrappers.
         teacher: Another one with the same vocabulary; required, and run, only if beta or gamma is not 0.
-        args: The weights, the temperature, and the tokens to distil.
+        args: The weights, the temperature, and at which tokens to distil.
         autocast: Context manager for the precision of teacher and heads.
 
     Raises:
@@ -142,9 +142,9 @@ class TripleLoss:
         parts = torch.zeros(3, device=states.device)
         for start in range(0, len(states), rows):
             at = slice(start, start + rows)
-            piece = (states[at], None if teacher_states is None else teacher_states[at], labels[at], counts)
-            made: Any = checkpoint(self._of_rows, *piece, use_reentrant=False, preserve_rng_state=False)
-            parts = parts + made
+            chunk = (states[at], None if teacher_states is None else teacher_states[at], labels[at], counts)
+            found: Any = checkpoint(self._of_rows, *chunk, use_reentrant=False, preserve_rng_state=False)
+            parts = parts + found
         return parts
 
     def _of_rows(
@@ -202,6 +202,5 @@ def _check_fit(student: Any, teacher: Any, args: PretrainingArguments) -> None:
     if args.gamma and width != others:
         raise InputError(
             f"gamma is {args.gamma}: the cosine needs equal widths, but the student's is {width}, the teacher's "
-            f"{others}; "
-            "set gamma to 0"
+            f"{others}; set gamma to 0"
         )

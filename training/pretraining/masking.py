@@ -32,7 +32,7 @@ class Masking:
         if getattr(tokenizer, "mask_token_id", None) is None:
             raise InputError(
                 "pretraining masks word pieces, but there is no tokenizer with a mask token; pass one "
-                "(processing_class), or use a student and teacher that have it"
+                "(processing_class), or use a student and a teacher that have one"
             )
         # Used for masking only: its own generator's state advances with each batch and is lost on resuming.
         self._collator = DataCollatorForLanguageModeling(tokenizer, mlm_probability=probability)

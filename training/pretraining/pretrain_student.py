@@ -67,8 +67,8 @@ def pretrain_student(
         num_threads: Intra-op threads; None does not change them.
         use_gpu: Whether a GPU may be used; None uses one if available.
         report: Called with the losses of the last steps.
-        unfinished: Place for the last completed epoch of each training, from which an interrupted one is resumed, in
-            the same bits on CPUs; to be deleted by the caller once the student is stored.
+        unfinished: Place for the last completed epoch of each training, from which an interrupted one is resumed, bit
+            for bit on CPUs; to be deleted by the caller once the student is stored.
 
     Returns:
         ``num_texts``, ``steps``, ``head`` (source of the teacher's masked-language head: ``checkpoint``, ``trained``,
@@ -85,14 +85,14 @@ def pretrain_student(
         raise ModelError(
             "student.pretraining: there are no texts to train on; set data.unlabelled, or remove the section"
         )
-    learnt_from = resolve_checkpoint(config.checkpoint) if config.checkpoint else str(teacher_dir)
+    learnt_from = _learnt_from(config, teacher_dir)
     check_pair(config, student.config, tokenizer, load_config(learnt_from), load_tokenizer(learnt_from))
     with intra_op_threads(num_threads or torch.get_num_threads()), quiet():
         torch.manual_seed(config.seed)
         split = _tokenized(texts, tokenizer, config, max_length)
         run = _Run(config, tokenizer, split, evaluation_device(use_gpu).type == "cpu", report, unfinished)
         teacher, head = _teacher(learnt_from, run)
-        torch.manual_seed(config.seed)  # whether or not the head's training was resumed
+        torch.manual_seed(config.seed)  # again: the head's training may or may not have been resumed
         model = masked_lm_around(student, teacher if head != "none" else None)
         losses, steps = run.train(
             model, teacher, config, config.num_train_epochs, "pretraining", kept_as="encoder"
@@ -157,9 +157,15 @@ def check_pair(
         )
 
 
+def _learnt_from(config: PretrainingConfig, teacher_dir: Path) -> str:
+    """Return the checkpoint of the model to learn from: that of the section, or else the teacher's."""
+    return resolve_checkpoint(config.checkpoint) if config.checkpoint else str(teacher_dir)
+
+
 def _tokenized(
     texts: Sequence[TextOrPair], tokenizer: Any, config: PretrainingConfig, max_length: int
 ) -> TokenizedSplit:
+    """Tokenize the texts, or a sample of ``max_texts`` of them in their order."""
     order = np.random.default_rng(config.seed).permutation(len(texts))[: config.max_texts]
     chosen = [texts[int(index)] for index in np.sort(order)]
     return tokenize_split(chosen, None, tokenizer, max_length)
@@ -228,7 +234,7 @@ class _Run:
         saves: bool,
         bf16: bool | None = None,
     ) -> PretrainingTrainer:
-        """Create a trainer; ``work`` is its directory for checkpoints, which it writes after each epoch if it saves."""
+        """Create a trainer; if it ``saves``, it writes a checkpoint to ``work`` after each epoch."""
         config = self.config
         trainer = PretrainingTrainer(
             model=model,
@@ -291,13 +297,13 @@ def _teacher(name: str, run: _Run) -> tuple[PreTrainedModel | None, str]:
 
 
 def _only_head(teacher: PreTrainedModel, config: PretrainingConfig) -> PretrainingConfig:
-    """Freeze all of a teacher but its masked-language head; return the section that trains it."""
+    """Freeze all of a teacher but its masked-language head; return the section to train that head with."""
     teacher.requires_grad_(False)
     for _, parameter in head_parameters(teacher):
         parameter.requires_grad_(True)
     for module in teacher.modules():
         if isinstance(module, nn.Dropout):
-            module.p = 0.0  # train the head on the same inputs that it gets afterwards
+            module.p = 0.0  # so that the head is trained on the same inputs that it gets afterwards
     return config.model_copy(update={"alpha": 1.0, "beta": 0.0, "gamma": 0.0})
 
 
@@ -326,7 +332,7 @@ def pretraining_trainers(
         Each trainer with its epochs and its texts: that of the teacher's masked-language head, where it needs one,
         and that of the student's encoder.
     """
-    learnt_from = resolve_checkpoint(config.checkpoint) if config.checkpoint else str(teacher_dir)
+    learnt_from = _learnt_from(config, teacher_dir)
     split = _tokenized(texts, tokenizer, config, max_length)
     run = _Run(config, tokenizer, split, evaluation_device(None).type == "cpu", None, None)
     teacher, has_head, needs_head = None, False, False

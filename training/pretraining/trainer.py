@@ -36,17 +36,18 @@ class PretrainingTrainer(BoundedTrainer):
     reports them with the prefix ``eval_``, using the same masks at every evaluation. There are no predictions.
 
     Args:
-        model: the student, an ``AutoModelForMaskedLM`` of a known family (bert, distilbert, roberta).
-        args: the training arguments.
-        teacher_model: another one, with the same vocabulary; required unless beta and gamma are 0. Set to evaluation
-            mode, moved to the student's device, run without gradient in the student's precision, never saved.
-        **kwargs: all other arguments of ``transformers.Trainer``, except ``compute_loss_func``;
+        model: The student, an ``AutoModelForMaskedLM`` of a known family.
+        args: The training arguments.
+        teacher_model: Another such model, with the same vocabulary; required unless beta and gamma are 0. Set to
+            evaluation mode, moved to the student's device, run without gradient in the student's precision, never
+            saved.
+        **kwargs: All other arguments of ``transformers.Trainer``, except ``compute_loss_func``;
             ``processing_class`` is the tokenizer and must have a mask token. Rows need ``input_ids``; their labels
             are ignored.
 
     Raises:
-        InputError: the teacher or the mask token is missing, or the teacher does not fit the student.
-        ModelError: the masked-language head of a family is unknown.
+        InputError: The teacher or the mask token is missing, or the teacher does not fit the student.
+        ModelError: The masked-language head of a family is unknown.
     """
 
     args: PretrainingArguments
@@ -74,8 +75,8 @@ class PretrainingTrainer(BoundedTrainer):
             )
         bare = self.accelerator.unwrap_model(self.model)
         self.triple_loss = TripleLoss(bare, teacher_model, args, lambda: self.accelerator.autocast())
-        self._part_sums = torch.zeros(len(PARTS) + 1, device=args.device)  # and how many steps
-        self._eval_sums = torch.zeros(2 * len(PARTS), device=args.device)  # and over how many tokens
+        self._part_sums = torch.zeros(len(PARTS) + 1, device=args.device)  # the parts, and how many steps
+        self._eval_sums = torch.zeros(2 * len(PARTS), device=args.device)  # the parts, and the tokens of each
         self._num_evaluated = 0
 
     def train(self, *args: Any, **kwargs: Any) -> Any:

@@ -39,7 +39,7 @@ def build_student(
 
     A student may have its own tokenizer (``config.own_tokenizer``), so that its token ids, and the example ids computed
     from them, differ from the teacher's. Tokenize the same texts in the same order for it and transfer the teacher's
-    logits row by row; join by example id only inside the logits cache.
+    logits row by row; example ids join rows only inside the logits cache.
 
     Args:
         config: The ``student`` section, of any kind.
@@ -49,10 +49,10 @@ def build_student(
         max_length: Tokens that texts are cut to; None skips the check of the student's positions.
         texts: Training texts, and others without labels.
         labels: Labels of the training texts.
-        validation_texts: Texts on which what is left out of the student is measured.
+        validation_texts: Texts on which the coverage of a trimmed vocabulary is measured.
         num_threads: Intra-op threads; None does not change them.
         use_gpu: Whether a GPU may be used; None uses one if available.
-        report: Called with the progress of what takes long: the pretraining, the teacher's states of word pieces.
+        report: Called with the progress of slow steps: the pretraining, and the teacher's states of word pieces.
         task: The task of student and teacher.
         unfinished: Place for the last completed epoch of the pretraining; see ``pretrain_student``.
         states: Keeps the teacher's states of word pieces for other students; None: they are not kept.

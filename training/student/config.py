@@ -24,7 +24,7 @@ __all__ = [
 ]
 
 STUDENT: Final[OneSection] = STUDENT_KINDS.field(default="layers", by_own_keys=True)
-"""Without ``kind``, a key that only one kind has selects that one."""
+"""Without ``kind``, a key that only one kind has selects that kind."""
 
 AnyStudentConfig = Annotated[StudentConfig, STUDENT]
 """The section of any kind of student."""

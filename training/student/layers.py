@@ -35,7 +35,7 @@ def check_layers(layers: list[int], source: PreTrainedConfig, owner: str) -> Non
         owner: Its name, for the error message.
 
     Raises:
-        ModelError: They are not, its layers cannot be selected, or its first one must be among them.
+        ModelError: They are not, the model's layers cannot be selected, or its first layer is required and missing.
     """
     family, num_layers = family_of(source, "student.layers", "layers"), source.num_hidden_layers
     if not layers or layers != sorted(set(layers)) or not 0 <= layers[0] <= layers[-1] < num_layers:
@@ -55,7 +55,7 @@ def student_from_layers(
 ) -> PreTrainedModel:
     """Build a new model from the teacher's embeddings, the given layers, its pooler and its head.
 
-    Layers that share weights in the teacher share them in the student, unless others do not: then each gets its own.
+    If all the given layers share weights in the teacher, they do so in the student; otherwise each has its own weights.
 
     Args:
         teacher: A sequence classifier of a known family.
@@ -74,9 +74,9 @@ def student_from_layers(
         f"{place}.{family.place_of_layer(config, number)}.": f"{place}.{family.place_of_layer(teacher.config, layer)}."
         for number, layer in enumerate(layers)
     }
-    taken = {}
+    copied = {}
     for name in student.state_dict():
-        own = next((own for own in source_of if name.startswith(own)), "")
-        taken[name] = weights[source_of.get(own, "") + name.removeprefix(own)]
-    student.load_state_dict(taken)
+        prefix = next((prefix for prefix in source_of if name.startswith(prefix)), "")
+        copied[name] = weights[source_of.get(prefix, "") + name.removeprefix(prefix)]
+    student.load_state_dict(copied)
     return student.eval()

@@ -31,7 +31,7 @@ class StepParity:
     Attributes:
         steps: For each step its name ``step``, ``logits_rmse``, the root mean squared difference of the logits divided
             by their standard deviation before the step, and ``predictions_changed``, the share of texts, 0 to 1, whose
-            prediction changed; both None if nothing is compared, the share also where predictions are numbers.
+            prediction changed. Both are None if nothing is compared; the share is None if predictions are numbers.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class StepParity:
         self._before = self._logits(model, tokenizer)
 
     def after(self, step: str, model: PreTrainedModel, tokenizer: Any) -> None:
-        """Compare the logits after a step, computed with the present tokenizer."""
+        """Compare the logits after a step, computed with the current tokenizer."""
         after = self._logits(model, tokenizer)
         found: dict[str, Any] = {"logits_rmse": None, "predictions_changed": None}
         if self._before is not None and after is not None:
@@ -66,7 +66,7 @@ class StepParity:
         self.steps.append({"step": step, **found})
 
     def _logits(self, model: PreTrainedModel, tokenizer: Any) -> Rows | None:
-        """Return the logits of texts, or of the words of each, and move the model to the CPU."""
+        """Return the logits of the texts, or of their words, and move the model to the CPU."""
         if not self._texts:
             return None
         num_outputs = int(model.config.num_labels or 0)
@@ -84,7 +84,7 @@ class StepParity:
 
 
 def of_labelled(logits: Rows, labels: Rows) -> Rows:
-    """Return the logits of the words of each text, where tokens have labels; else all of them."""
+    """Return the logits of each text's labelled tokens if labels are those of tokens, otherwise all logits."""
     if not isinstance(logits, Ragged) or not isinstance(labels, Ragged):
         return logits
     known = flat(labels) != IGNORED_LABEL
@@ -94,8 +94,8 @@ def of_labelled(logits: Rows, labels: Rows) -> Rows:
 def compare_logits(before: Rows, after: Rows, task: Task = SINGLE_LABEL) -> dict[str, float | None]:
     """Return ``logits_rmse`` and ``predictions_changed`` of two float[N, C], as defined in :class:`StepParity`.
 
-    Of words, rows of float[W, C], a text that has become one of another number of words counts as changed. Windows of
-    which there are more or fewer now are not compared: both values are None.
+    With logits of words, rows of float[W, C], a text whose number of words has changed counts as changed. If the number
+    of windows has changed, nothing is compared: both values are None.
     """
     num_texts = len(before)
     if len(after) != num_texts:
@@ -104,9 +104,9 @@ def compare_logits(before: Rows, after: Rows, task: Task = SINGLE_LABEL) -> dict
         alike = np.flatnonzero(before.lengths == after.lengths)
         before, after = before[alike], after[alike]
     given: tuple[Any, Any] = before, after
-    wide, narrow = (flat(each).astype(float) for each in given)
-    error = np.sqrt(np.mean(np.square(narrow - wide))) if wide.size else 0.0
-    spread = max(float(wide.std()) if wide.size else 0.0, float(np.finfo(np.float32).tiny))
+    old, new = (flat(each).astype(float) for each in given)
+    error = np.sqrt(np.mean(np.square(new - old))) if old.size else 0.0
+    spread = max(float(old.std()) if old.size else 0.0, float(np.finfo(np.float32).tiny))
     changed = task.changed(*(task.predictions(each) for each in reversed(given)))
     num_unlike = num_texts - len(before)
     return {

@@ -33,18 +33,18 @@ _REPORT_EVERY_S = 1.0
 
 @dataclass(frozen=True)
 class StatesCache:
-    """A place for states, which students of the same teacher share.
+    """A cache of states, which students of the same teacher share.
 
     Attributes:
         store: The store.
-        folder: Key of the folder that contains those of each teacher and each list of word pieces.
+        folder: Key of the folder that contains the states of each teacher and each list of word pieces.
     """
 
     store: Store
     folder: str
 
     def read(self, name: str, num_pieces: int) -> tuple[np.ndarray | None, bool]:
-        """Return the states float32[N, H], or None, and whether there are some that are damaged."""
+        """Return the stored states float32[N, H], or None, and whether damaged ones are stored."""
         try:
             folder = self.store.fetch(f"{self.folder}/{name}")
         except FileNotFoundError:
@@ -105,12 +105,12 @@ def states_of_pieces(
     held, is_damaged = (None, False) if cache is None else cache.read(name, len(ids))
     if held is not None:
         return held, name
-    with torch.random.fork_rng(devices=[]):  # what is drawn later does not depend on what is stored
+    with torch.random.fork_rng(devices=[]):  # later random numbers must not depend on what is cached
         teacher, tokenizer = load_classifier(teacher_dir, task)
         threads = num_threads or torch.get_num_threads()
         states = compute_states(teacher, tokenizer, ids, num_threads=threads, use_gpu=use_gpu, report=report)
     if cache is not None:
-        # What was written concurrently is equal and may be in use, so keep it; replace what is damaged.
+        # States written concurrently are equal and may be in use, so keep them; replace damaged ones.
         cache.keep(name, states, keep_existing=not is_damaged)
     return states, name
 

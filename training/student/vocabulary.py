@@ -1,7 +1,7 @@
 """Trim a vocabulary, in tokenizer and embedding, to the pieces that texts use.
 
 The remaining pieces spell every text that could be spelled before: every single character of any piece is kept, so that
-a removed piece is split into shorter ones. What a vocabulary needs besides depends on the tokenizer's model, see
+a removed piece is split into shorter ones. What else a vocabulary needs depends on the tokenizer's model, see
 :mod:`.pieces`.
 """
 
@@ -74,14 +74,14 @@ def with_pieces(
     kept: Sequence[int],
     validation_texts: Sequence[TextOrPair] = (),
 ) -> tuple[Any, int, dict[str, Any]]:
-    """Remove the rows of the token embedding of all but some pieces, or tie them to the kept ones, in place.
+    """Remove the token embedding's rows of all pieces but some, or tie them to rows of kept pieces, in place.
 
     Args:
         model: Its token embedding is changed.
         tokenizer: The model's tokenizer; it is not changed.
         config: The section ``student.vocabulary``.
         kept: Ids returned by :func:`pieces_of`.
-        validation_texts: Texts on which the kept share is measured.
+        validation_texts: Texts on which ``covered_share`` is measured.
 
     Returns:
         The tokenizer, the number of distinct rows, and what is recorded under ``vocabulary``.
@@ -110,11 +110,11 @@ def pieces_to_keep(
         others: Further texts, whose pieces come after those of ``texts``.
         min_count: Keep pieces that occur at least this often in both together.
         size: Keep at most this many pieces: those of ``texts`` first, frequent ones before rare ones.
-        others_spelled: Whether single characters are kept, so that they spell the removed pieces.
+        others_spelled: Whether single characters are kept, so that they can spell the removed pieces.
         fixed: Ids that are kept in any case.
 
     Raises:
-        ModelError: The tokenizer has another model, or ``size`` is less than the pieces that every text needs.
+        ModelError: The tokenizer's model is not registered, or ``size`` is less than the pieces that every text needs.
     """
     needed = set(tokenizer.all_special_ids) | set(tokenizer.added_tokens_decoder) | set(fixed)
     model = piece_model(tokenizer) if others_spelled else None
@@ -167,7 +167,7 @@ def trim_vocabulary(model: PreTrainedModel, tokenizer: Any, kept: Sequence[int])
     new_id = {old: new for new, old in enumerate(kept)}
     embedding: Any = model.get_input_embeddings()
     pad = model.config.pad_token_id
-    rows = [*kept, *range(model.config.vocab_size, embedding.num_embeddings)]  # those of no piece stay
+    rows = [*kept, *range(model.config.vocab_size, embedding.num_embeddings)]  # rows of no piece stay
     trimmed = nn.Embedding(
         len(rows), embedding.embedding_dim, padding_idx=None if pad is None else new_id.get(pad)
     )
@@ -197,7 +197,10 @@ def respelled(split: TokenizedSplit, old: Any, new: Any, max_length: int) -> Tok
         split: Token ids of ``old``.
         old: The tokenizer before.
         new: The tokenizer returned by ``trim_vocabulary``.
-        max_length: Pieces after which a row is cut; its last one, which ends every text, is kept.
+        max_length: Pieces after which a row is cut; its last piece, which ends every text, is kept.
+
+    Raises:
+        ModelError: The tokenizers' models differ in type.
     """
     model, before = piece_model(new), piece_model(old)
     if model.type != before.type:
@@ -245,12 +248,13 @@ def _pieces(tokenizer: Any, texts: Sequence[TextOrPair]) -> list[int]:
 
 
 def _with_new_ids(tokenizer: Any, new_id: dict[int, int]) -> dict[str, Any]:
-    whole = json.loads(tokenizer.backend_tokenizer.to_str())
-    whole["model"] = piece_model(tokenizer).with_new_ids(new_id)
-    for token in whole["added_tokens"]:
+    """Return a tokenizer, as in its ``tokenizer.json``, with only the pieces that have a new id."""
+    content = json.loads(tokenizer.backend_tokenizer.to_str())
+    content["model"] = piece_model(tokenizer).with_new_ids(new_id)
+    for token in content["added_tokens"]:
         token["id"] = new_id[token["id"]]
-    _renumber(whole.get("post_processor") or {}, new_id)
-    return whole
+    _renumber(content.get("post_processor") or {}, new_id)
+    return content
 
 
 def _renumber(processor: dict[str, Any], new_id: dict[int, int]) -> None:

@@ -25,7 +25,7 @@ NUM_TEXTS = 1000
 _BATCH_SIZE = 32
 _MAX_LENGTH = 128  # default number of tokens that texts are cut to
 
-_Place = tuple[str, int]  # of a mask: on "heads" or "rows", and the entry of the list of layers
+_Place = tuple[str, int]  # of a mask: "heads" or "rows", and the index in the list of layers
 
 
 def check_width(width: WidthConfig, config: PreTrainedConfig, where: str = "student.width") -> None:
@@ -93,9 +93,9 @@ def narrow(
         split = task.tokenize_texts(chosen, tokenizer, length, model.config.num_labels or 0)
     head_scores, row_scores = importance(model, split, task)
     if head_scores is not None and width.num_attention_heads not in (None, num_heads(model.config)):
-        keep_heads(model, _best(head_scores, width.num_attention_heads))
+        keep_heads(model, _highest(head_scores, width.num_attention_heads))
     if row_scores is not None and width.intermediate_size not in (None, num_rows(model.config)):
-        keep_rows(model, _best(row_scores, width.intermediate_size))
+        keep_rows(model, _highest(row_scores, width.intermediate_size))
 
 
 def importance(
@@ -107,8 +107,8 @@ def importance(
     ``E_x |sum_s Att_h(x)_s . dL(x) / dAtt_h(x)_s|`` over a text's positions s (Michel, Levy and Neubig 2019,
     arXiv:1905.10650, section 4.1). That of row i is the same for its activation a, ``E_x |sum_s a_is dL / da_is|``
     (Molchanov et al. 2017, arXiv:1611.06440, section 2.2). L is the task's loss against the labels; for a text
-    without a label the model's prediction is used. Values are comparable only within a layer. Layers that share weights
-    have one mask.
+    without a label the model's prediction is used. Values are comparable only within a layer. Layers that share
+    weights share a mask.
 
     Args:
         model: A classifier; it is run without dropout, and its mode is restored.
@@ -117,7 +117,7 @@ def importance(
 
     Returns:
         float32[layers, heads] and float32[layers, rows], or None where the family does not support their pruning;
-        layers that share weights are one.
+        layers that share weights count as one.
 
     Raises:
         ModelError: The family is not known.
@@ -170,7 +170,7 @@ def _per_text(loss: Tensor, read: list[tuple[_Place, Tensor]], size: int) -> dic
     return changes
 
 
-def _best(scores: Tensor, count: int | None) -> list[list[int]]:
+def _highest(scores: Tensor, count: int | None) -> list[list[int]]:
     """Return for each layer the ascending indices of the ``count`` highest scores; on ties, the first."""
     best = torch.argsort(scores, dim=1, descending=True, stable=True)[:, :count]
     return best.sort(dim=1).values.tolist()

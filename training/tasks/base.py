@@ -1,7 +1,7 @@
 """The base class of tasks, which relate texts, labels and logits, and the registry of tasks.
 
 Shapes: N texts, B texts of a batch, C outputs of the model for a text. Importing this loads neither torch nor
-transformers: a specification is read by names.
+transformers, because reading a specification imports it.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 LEAST_PROBABILITY = 1e-6
-"""Below it, a probability of another model counts as this much: 0 has no logarithm."""
+"""Lower bound of another model's probabilities before their logarithm is taken."""
 
 
 @dataclass(frozen=True)
@@ -52,23 +52,24 @@ class Task(Measured):
     Attributes:
         name: The value of the job's key ``task``.
         description: One phrase, for the documentation.
-        title, does, answer: For a model card: what a model is, what one with ``num`` outputs does, how it answers.
-        example: What it is called with there, as Python writes it; empty: a text or a pair.
+        title, does, answer: For a model card: the kind of model, what it does (with ``{num}`` outputs), and the form of
+            its answer.
+        example: For a model card: the argument of an example call, as Python source; empty for a text or a pair.
         pipeline: What transformers and the model hub call the task.
         text_columns: Columns of the data that the model reads.
-        columns: Keys of a source with columns -> their names by default; empty: those of every source.
-        fixed_outputs: Names of the model's outputs where every data has the same.
+        columns: Key of a source with columns -> default name of the column; empty: the defaults of every source.
+        fixed_outputs: Names of the model's outputs if they are the same for all data; otherwise empty.
         label_column: Column of the data that holds the labels.
-        label_kind: What the labels are, from a file's value to the numbers of that column.
-        label_dtype: NumPy's name of the labels' type.
-        auto_class: Name of the class of transformers that selects the model of each family, with its head.
-        problem_type: What transformers calls the task in a model's configuration; None where it has no name for it.
-        of_tokens: Whether the head reads the state of every token, and labels, logits and predictions are those of
-            tokens, ``Ragged`` rows of [L] and [L, C]; otherwise it has outputs for the text, of its first token's state
-            where the family's head reads no other.
-        of_windows: Whether a text is a pair of a question and a context, which is read in windows: the rows of a
-            tokenized split; what is predicted and measured is one answer for each question.
-        has_label_sets: Whether a text has any number of labels, each of which is predicted by a logit above 0.
+        label_kind: How labels are read, from a file's values to the numbers in that column.
+        label_dtype: NumPy name of the labels' type.
+        auto_class: Name of the transformers class that selects each family's model and head.
+        problem_type: What transformers calls the task in a model's configuration; None if it has no name for it.
+        of_tokens: Whether the head reads the state of every token, so that labels, logits and predictions are
+            ``Ragged`` rows of [L] and [L, C]. Otherwise outputs are those of texts, computed from the first token's
+            state alone if the family's head reads no other.
+        of_windows: Whether a text is a pair of a question and a context, read in windows, which are the rows of a
+            tokenized split. Predictions and metrics are still those of questions, with one answer each.
+        has_label_sets: Whether a text may have any number of labels, each predicted by a logit above 0.
         scales_head: Whether the learning rate of the head depends on the labels, see ``head_scale``.
         has_temperature: Whether the soft loss depends on the temperature.
         has_label_smoothing: Whether the hard loss has label smoothing.
@@ -136,7 +137,7 @@ class Task(Measured):
     def with_logits_of(
         self, split: LabelledSplit, texts: Sequence[TextOrPair], old: Any, new: Any, max_length: int
     ) -> LabelledSplit:
-        """Return a split with the teacher's logits at its own tokens.
+        """Return a split with the teacher's logits moved to its own tokens.
 
         Args:
             split: N texts in the tokens of ``new``, with the teacher's logits on them in the tokens of ``old``.
@@ -173,9 +174,9 @@ class Task(Measured):
         }
 
     def head_scale(self, labels: Any) -> float:
-        """Return how many times the learning rate of the other weights the head's is; asked only where ``scales_head``.
+        """Return the ratio of the head's learning rate to that of the other weights; called only if ``scales_head``.
 
-        Outputs in the unit of the labels, such as thousands of euros, need a head that learns as much faster.
+        A head whose outputs have the labels' unit, such as thousands of euros, must learn proportionally faster.
 
         Args:
             labels: Labels of the training texts; missing ones are ignored.
@@ -184,7 +185,7 @@ class Task(Measured):
         return 1.0
 
     def labels_of_head(self, labels: Sequence[Any]) -> np.ndarray:
-        """Return labels of the data's column for ``head_scale`` and ``start_head``, none if these read none."""
+        """Return the labels for ``head_scale`` and ``start_head``, or an empty array if these read none."""
         return np.asarray(labels if self.scales_head else [], dtype=self.label_dtype)
 
     def start_head(self, head: Any, labels: np.ndarray) -> None:
@@ -194,10 +195,10 @@ class Task(Measured):
     # ---- Losses -----------------------------------------------------------------------------------------
 
     def examples(self, batch: Mapping[str, Any]) -> Tensor | None:
-        """Return the tokens of a batch that a loss is averaged over; None: its B texts.
+        """Return the tokens of a batch that a loss is averaged over, or None if it is averaged over the B texts.
 
-        They are numbers of tokens in the flattened batch [B · L], ascending, int64[W]. Logits, labels and the teacher's
-        logits of these tokens are what the losses get: [B] below is their number.
+        Tokens are ascending indices into the flattened batch [B · L], int64[W]. The losses receive the logits, labels
+        and teacher's logits of these tokens only, so that B below is their number.
         """
         del batch
         return None
@@ -270,13 +271,13 @@ class Task(Measured):
             num_outputs: C.
 
         Raises:
-            NotImplementedError: Texts have no labels that two of them may share.
+            NotImplementedError: Texts of this task cannot share labels.
         """
         raise NotImplementedError
 
     @property
     def shares_labels(self) -> bool:
-        """Whether two texts may have the same label, so that ``label_sets`` tells which do."""
+        """Whether texts can share labels, so that ``label_sets`` is implemented."""
         return type(self).label_sets is not Task.label_sets
 
     # ---- Predictions ------------------------------------------------------------------------------------
@@ -292,7 +293,7 @@ class Task(Measured):
         return None
 
     def measured_labels(self, texts: Sequence[TextOrPair], labels: Sequence[Any]) -> np.ndarray:
-        """Return the labels of N texts in the form of ``predictions``, [N, ...], whatever the tokenizer.
+        """Return the labels of N texts in the form of ``predictions``, [N, ...], independent of any tokenizer.
 
         Args:
             texts: The texts.
@@ -323,7 +324,7 @@ class Task(Measured):
         also: Iterable[str] = (),
         label_names: Sequence[str] = (),
     ) -> dict[str, float | None]:
-        """Measure the predictions of logits on a split, as ``compute_logits`` returns them; else as ``measured``."""
+        """Measure the predictions of a split's logits, as ``compute_logits`` returns them; else like ``measured``."""
         return self.measured(
             self.predictions(logits), split.labels, out_of_scope_id, also=also, label_names=label_names
         )
@@ -339,7 +340,7 @@ class Task(Measured):
 
     @abstractmethod
     def correct(self, predictions: Any, labels: Any) -> np.ndarray | None:
-        """Return whether each prediction is correct, bool[N], by which an exact test compares models.
+        """Return whether each prediction is correct, bool[N], for the exact test that compares models.
 
         None for a task whose predictions are neither right nor wrong.
         """
@@ -361,7 +362,7 @@ class Task(Measured):
 
     @property
     def has_named_labels(self) -> bool:
-        """Whether labels have names, which a model's outputs have as well; otherwise they are numbers."""
+        """Whether labels have names, as the model's outputs then do too; otherwise labels are numbers."""
         return self.label_kind.strata_are_labels
 
 
@@ -373,7 +374,7 @@ def get(name: str) -> Task:
     """Return the task with this name.
 
     Raises:
-        InputError: There is none.
+        InputError: No task has this name.
     """
     if name not in TASKS:
         raise InputError(f"task: {shown(name)} given; accepted: {', '.join(TASKS.names)}")

@@ -1,4 +1,4 @@
-"""The values of the job's keys ``task``, the name of a registered task or one that is recognised, and ``metric``."""
+"""The job's keys ``task`` and ``metric``: their descriptions, and how a task that is not given is recognised."""
 
 from __future__ import annotations
 
@@ -15,8 +15,7 @@ from . import MULTI_LABEL, QUESTION_ANSWERING, TASKS, TOKEN_CLASSIFICATION
 
 TaskName = Annotated[str, RegisteredName(lambda: TASKS, "a task")]
 
-
-_MOST_BYTES = 2**24
+_MOST_BYTES = 2**24  # of a config.json
 
 
 def task_description() -> str:
@@ -30,10 +29,10 @@ def task_description() -> str:
 
 
 def recognised_task(values: Mapping[str, Any]) -> str | None:
-    """Return the name of the task that a job's values show without its data; None where they show none.
+    """Return the name of the task that a job's values imply, or None; of the data, only the beginning may be read.
 
-    A separator of labels means several labels, and so do several columns, unless the teacher's checkpoint is of a task
-    for numbers. A CoNLL file has tokens with tags, a file of SQuAD questions with answers.
+    A CoNLL file implies token classification, a SQuAD file question answering. Otherwise the task is that of the
+    teacher's checkpoint; if that is unknown, a label separator or several label columns imply several labels.
     """
     data, teacher = (values.get(name) for name in ("data", "teacher"))
     members = teacher.get("ensemble") if isinstance(teacher, Mapping) else None
@@ -53,21 +52,22 @@ def recognised_task(values: Mapping[str, Any]) -> str | None:
 
 
 def task_of_checkpoint(name: str) -> str | None:
-    """Return the task of a local checkpoint, by its ``problem_type`` or a head that only one task has; None: unknown.
+    """Return the task of a local checkpoint, by its ``problem_type`` or a head that only one task has, or None.
 
-    A check of the checkpoint reports any fault.
+    Faults of the checkpoint are not reported here, but when it is checked.
     """
     try:
         config = json.loads(read_regular(Path(name).expanduser() / "config.json", _MOST_BYTES))
         config = config if isinstance(config, dict) else {}
-    except (OSError, RuntimeError, ValueError):  # such as the home of nobody
+    except (OSError, RuntimeError, ValueError):  # RuntimeError: the home directory of an unknown user
         return None
-    given, named = config.get("problem_type"), config.get("architectures")
-    if given is not None:
-        return next((task.name for task in TASKS if task.problem_type == given), None)
+    problem_type, architectures = config.get("problem_type"), config.get("architectures")
+    if problem_type is not None:
+        return next((task.name for task in TASKS if task.problem_type == problem_type), None)
     heads = {task.name: task.auto_class.removeprefix("AutoModel") for task in TASKS}
-    ends = [each for each in named if isinstance(each, str)] if isinstance(named, list) else []
-    found = [name for name, head in heads.items() if any(each.endswith(head) for each in ends)]
+    listed = architectures if isinstance(architectures, list) else []
+    classes = [each for each in listed if isinstance(each, str)]
+    found = [task for task, head in heads.items() if any(each.endswith(head) for each in classes)]
     return found[0] if len(found) == 1 else None
 
 

@@ -2,8 +2,8 @@
 
 Tags are numbers: 0 is ``O``; entities of type t begin with 2 t + 1 (``B-``) and continue with 2 t + 2 (``I-``). Spans
 are those of conlleval (Tjong Kim Sang and De Meulder, "Introduction to the CoNLL-2003 Shared Task", 2003), and of
-seqeval by default: ``I-`` after another type or ``O`` begins an entity as well. A predicted entity is right where the
-text has one of the same words and type. Shapes: N texts, W words of all texts, E entities; ``...`` resamples.
+seqeval by default: ``I-`` after another type or ``O`` begins an entity as well. A predicted entity is right if the text
+has an entity of the same words and type. Shapes: N texts, W words of all texts, E entities; ``...`` resamples.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ def entities(tags: np.ndarray, texts: np.ndarray) -> np.ndarray:
 
     Args:
         tags: int64[W], of all texts one after another.
-        texts: int64[W]; number of each word's text. No entity reaches into the next one.
+        texts: int64[W]; number of each word's text. No entity continues into the next text.
 
     Returns:
-        int64[E, 3]: the number of its first word, of the word after its last one, and its type.
+        int64[E, 3]: for each entity the index of its first word, the index after its last word, and its type.
     """
     inside, types = tags > 0, (tags - 1) // 2
     continues = np.zeros(len(tags), dtype=bool)
@@ -34,7 +34,7 @@ def entities(tags: np.ndarray, texts: np.ndarray) -> np.ndarray:
 
 
 def entity_counts(predictions: Ragged, labels: Ragged, kind: int | None = None) -> np.ndarray:
-    """Count the entities of each text: int64[N, 3], those that are right, predicted, and there.
+    """Count the entities of each text, int64[N, 3]: the right ones, the predicted ones, and those of the labels.
 
     Args:
         predictions: Tags of each text's words.
@@ -52,7 +52,7 @@ def entity_counts(predictions: Ragged, labels: Ragged, kind: int | None = None) 
 
 
 def word_counts(predictions: Ragged, labels: Ragged) -> np.ndarray:
-    """Count the words of each text: int64[N, 2], those whose tag is right, and all."""
+    """Count the words of each text, int64[N, 2]: those whose tag is right, and all."""
     right = np.bincount(
         labels.row_numbers, weights=predictions.values == labels.values, minlength=len(labels)
     )
@@ -80,6 +80,6 @@ def word_accuracy(counts: np.ndarray) -> np.ndarray:
 
 
 def _keys(found: np.ndarray, num_words: int) -> np.ndarray:
-    """Return a number for each entity that only equal ones share."""
+    """Return a number for each entity; entities have the same number only if they are equal."""
     starts, ends, types = found.T
     return (types * (num_words + 1) + starts) * (num_words + 1) + ends

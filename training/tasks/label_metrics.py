@@ -1,7 +1,7 @@
 """Metrics of texts with one label each: by scikit-learn on predictions, in NumPy on the counts of many resamples.
 
-Both give the same value; where a ratio has nothing to divide by, it is 0. Macro averages are over the labels that
-the texts or the predictions have, the out-of-scope label included. Shapes: N texts, C labels, ``...`` resamples.
+Both give the same value; a ratio whose divisor is 0 is 0. Macro averages are over the labels that the texts or the
+predictions have, the out-of-scope label included. Shapes: N texts, C labels, ``...`` resamples.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def matthews(predictions: np.ndarray, labels: np.ndarray) -> float:
     """Return Matthews's correlation coefficient; 0 where labels and predictions are all the same."""
     from sklearn.metrics import matthews_corrcoef
 
-    if np.ptp(np.concatenate([predictions, labels])) == 0:  # of which scikit-learn warns
+    if np.ptp(np.concatenate([predictions, labels])) == 0:  # scikit-learn would warn
         return 0.0
     return float(matthews_corrcoef(labels, predictions))
 
@@ -77,7 +77,7 @@ def _balanced(counts: LabelCounts) -> np.ndarray:
 
 
 def macro(values: OfCounts) -> OfCounts:
-    """Average over the labels that texts or predictions have; the values of the others are 0."""
+    """Average over the labels that texts or predictions have; ``values`` must be 0 for the others."""
 
     def averaged(counts: LabelCounts) -> np.ndarray:
         return ratio(values(counts).sum(axis=-1), (counts.texts + counts.predicted > 0).sum(axis=-1))
@@ -111,23 +111,23 @@ METRICS: dict[str, tuple[Measure, OfCounts]] = {
     "macro_precision": (_by_sklearn("precision_score", average="macro", zero_division=0), macro(precisions)),
     "mcc": (matthews, _matthews),
 }
-"""Metrics over all labels: on predictions and labels of N texts, and on counts."""
+"""Metrics over all labels, each as a function of predictions and labels of N texts, and as a function of counts."""
 
 LABEL_METRICS: dict[str, tuple[str, OfCounts]] = {
     "recall": ("recall_score", recalls),
     "precision": ("precision_score", precisions),
     "f1": ("f1_score", f1_scores),
 }
-"""Metrics of one label: the function of scikit-learn, and one of counts to the values of all labels."""
+"""Metrics of one label: the name of scikit-learn's function, and a function from counts to the values of all labels."""
 
 
 def of_one(values: np.ndarray, label: int) -> np.ndarray:
-    """Return values[..., C] of one label, [...]; 0 for a label beyond them, which no text and no prediction has."""
+    """Return the values [...] of one label from values[..., C]; 0 for a label beyond C, which nothing has."""
     return values[..., label] if label < values.shape[-1] else np.zeros(values.shape[:-1])
 
 
 def of_label(kind: str, label: int) -> tuple[Measure, OfCounts]:
-    """Return a metric of one label, on predictions and labels of N texts, and on counts."""
+    """Return a metric of one label as a function of predictions and labels of N texts, and as a function of counts."""
     function, values = LABEL_METRICS[kind]
     measure = _by_sklearn(function, labels=[label], average="macro", zero_division=0)
     return measure, lambda counts: of_one(values(counts), label)

@@ -1,4 +1,4 @@
-"""What a task measures on predictions: its metrics by name, and the one that models are selected by.
+"""The metrics of a task by name, and the one that models are selected by.
 
 Shapes: N texts.
 """
@@ -54,7 +54,7 @@ class Measured(ABC):
         """
 
     def each_metric(self, predictions: Any, labels: Any) -> dict[str, float | None]:
-        """Measure predictions by ``metric`` for each name: the ``metrics`` of a task that defines it for all.
+        """Measure predictions in each of ``metric_modes``: implements ``metrics`` by means of ``metric``.
 
         Args:
             predictions: [N, ...].
@@ -84,7 +84,7 @@ class Measured(ABC):
         """Return whether higher or lower is better in a metric; its label is not checked.
 
         Raises:
-            InputError: There is no such metric; with the nearest name and those that are accepted.
+            InputError: There is no such metric; gives the nearest name and the accepted ones.
         """
         kind, _, label = name.partition(".")
         modes: dict[str, Mode] = {**self.metric_modes, **self.further_metrics}
@@ -102,7 +102,7 @@ class Measured(ABC):
             out_of_scope_id: Class of the texts outside every label; None where there is none.
 
         Raises:
-            InputError: There is no such metric, or no such label; with the nearest name.
+            InputError: There is no such metric, or no such label; gives the nearest name.
         """
         del label_names
         return Metric(
@@ -142,7 +142,7 @@ class Measured(ABC):
             metric = self.metric(name, label_names, out_of_scope_id)
             if name in wanted or metric.of_counts is None:
                 found[name] = metric.measure(predictions, labels)
-            else:  # the same value, without loading scikit-learn for what nobody asked for
+            else:  # the same value, without loading scikit-learn
                 found[name] = float(metric.of_counts(LabelCounts.of(predictions, labels)))
         return found
 

@@ -1,4 +1,4 @@
-"""Metrics of a task by name: how one is measured on predictions, and on the counts of many resamples.
+"""One metric of a task: how it is measured on predictions, and on the counts of many resamples.
 
 Shapes: N texts, C labels; ``...`` are resamples. Importing this loads NumPy alone.
 """
@@ -70,11 +70,12 @@ class Metric:
         measure: Function of predictions and labels of N texts; None where the metric is undefined on them.
         of_counts: Function of counts [..., C] to values [...]; None for a metric that counts do not determine.
         statistics: Function of predictions and labels of N texts to float[N, K], numbers of each text whose sums over
-            texts determine the metric; None where there are none. A resample's value follows from its sums.
+            texts determine the metric, also that of a resample; None if there are no such numbers.
         of_statistics: Function of those sums, [..., K], to values [...]; None without ``statistics``.
-        of_draws: Function of predictions and labels of N texts to a function of how often each of R resamples has each
-            text, int[R, N], to values float[R], 0 where the metric is undefined; None for a metric without.
-        is_accuracy: Whether it is the share of the texts that are right, which an exact test compares.
+        of_draws: Function of predictions and labels of N texts that returns a function of resamples: from how often
+            each of R resamples draws each text, int[R, N], to values float[R], 0 where the metric is undefined. None
+            for a metric without it.
+        is_accuracy: Whether it is the share of texts that are right, which an exact test can compare.
         concerns: Function of labels[N] to bool[N], the texts that the metric is about; None: all of them.
     """
 
@@ -115,10 +116,10 @@ def unknown_metric(name: str, names: Sequence[str], label_metrics: Iterable[str]
 
 
 def position_of(label: str, name: str, label_names: Sequence[str]) -> int:
-    """Return the position of the label that a metric's name has.
+    """Return the position of the label in a metric's name.
 
     Raises:
-        InputError: The data has no such label; with the nearest one.
+        InputError: The data has no such label; gives the nearest one.
     """
     if label in label_names:
         return list(label_names).index(label)

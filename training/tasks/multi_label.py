@@ -18,23 +18,23 @@ if TYPE_CHECKING:
 
 _OF_COUNTS: dict[str, Callable[[LabelCounts], np.ndarray]] = {
     "macro_f1": macro(f1_scores),
-    "micro_f1": lambda counts: f1_scores(_of_all(counts))[..., 0],
+    "micro_f1": lambda counts: f1_scores(_summed(counts))[..., 0],
     "weighted_f1": weighted_f1,
     "macro_precision": macro(precisions),
     "macro_recall": macro(recalls),
-    "micro_precision": lambda counts: precisions(_of_all(counts))[..., 0],
-    "micro_recall": lambda counts: recalls(_of_all(counts))[..., 0],
+    "micro_precision": lambda counts: precisions(_summed(counts))[..., 0],
+    "micro_recall": lambda counts: recalls(_summed(counts))[..., 0],
 }
 _OF_LABEL = {"recall": recalls, "precision": precisions, "f1": f1_scores}
 _SUBSET, _MAP = "subset_accuracy", "map"
-_LEAST = np.float16(6e-8)  # the smallest number above 0
+_SMALLEST_POSITIVE = np.float16(6e-8)
 
 
 class MultiLabel(Task):
     """Classify texts with any number of labels.
 
-    Labels are int8[N, C] of 0 and 1, rows of -100 for no label that is known. Predictions are float16[N, C], the logits
-    themselves, of which those above 0 predict their label: a threshold is subtracted from them beforehand.
+    Labels are int8[N, C] of 0 and 1; a row of -100 has unknown labels. Predictions are float16[N, C], the logits minus
+    any thresholds: those above 0 predict their label.
     """
 
     name: ClassVar[str] = "multi_label"
@@ -76,7 +76,7 @@ class MultiLabel(Task):
         """Compute the binary cross-entropy of logits[B, C] and labels[B, C], averaged over the labels."""
         from .losses import binary_cross_entropy
 
-        del class_weights  # no task without text_classes gets any
+        del class_weights  # given only to a task that has text_classes
         return binary_cross_entropy(logits, labels, num_items=num_items, label_smoothing=label_smoothing)
 
     def soft_loss(
@@ -111,7 +111,7 @@ class MultiLabel(Task):
     def predictions(self, logits: np.ndarray) -> np.ndarray:
         """Return the logits, float16[N, C]; those above 0 stay above it."""
         bounded = np.clip(logits, -65504, 65504).astype(np.float16)
-        return np.where((logits > 0) & (bounded <= 0), _LEAST, bounded)
+        return np.where((logits > 0) & (bounded <= 0), _SMALLEST_POSITIVE, bounded)
 
     def logits_of_probabilities(self, probabilities: np.ndarray) -> np.ndarray:
         """Return log(p / (1 - p)) of the probability of each label, [N, C]."""
@@ -148,16 +148,18 @@ class MultiLabel(Task):
         if name == _MAP:
             return Metric(name, mode, mean_average_precision, of_draws=precision_of_draws)
         if name == _SUBSET:
-            return _of_sums(
+            return _metric_of_sums(
                 name, mode, self._rights, lambda sums: ratio(sums[..., 0], sums[..., 1]), is_accuracy=True
             )
         if not label:
-            return _of_sums(name, mode, _numbers, lambda sums: _OF_COUNTS[name](LabelCounts.of_sums(sums)))
+            return _metric_of_sums(
+                name, mode, _text_counts, lambda sums: _OF_COUNTS[name](LabelCounts.of_sums(sums))
+            )
         number = position_of(label, name, label_names)
-        return _of_sums(
+        return _metric_of_sums(
             name,
             mode,
-            _numbers,
+            _text_counts,
             lambda sums: of_one(_OF_LABEL[kind](LabelCounts.of_sums(sums)), number),
             concerns=lambda labels: _sets(labels)[:, number],
         )
@@ -190,8 +192,8 @@ def precision_of_draws(scores: np.ndarray, labels: np.ndarray) -> Callable[[np.n
     """Rank N texts once, to compute ``mean_average_precision`` of many resamples of them.
 
     Returns:
-        A function of how often each of R resamples has each text, int[R, N], to float64[R]; 0 for a resample in which
-        no text has any label.
+        A function from how often each of R resamples draws each text, int[R, N], to float64[R]; 0 for a resample in
+        which no text has any label.
     """
     truth = _sets(labels)
     rankings = [_Ranking.of(scores[:, each], truth[:, each]) for each in np.flatnonzero(truth.any(axis=0))]
@@ -210,13 +212,13 @@ def precision_of_draws(scores: np.ndarray, labels: np.ndarray) -> Callable[[np.n
 
 @dataclass(frozen=True)
 class _Ranking:
-    """The ranks of N texts for one label, of which only the G ranks with a text that has the label are told apart.
+    """The ranking of N texts for one label, divided into the G ranks that contain a text with the label.
 
     Attributes:
         order: The texts up to the last of these ranks, by descending score, int[M].
-        starts: Where in ``order`` the texts begin that come after the rank before, int[G].
+        starts: Index in ``order`` of the first text after the previous of these ranks, int[G].
         right: The texts with the label, by descending score.
-        right_starts: Where in ``right`` those of each rank begin, int[G].
+        right_starts: Index in ``right`` of the first text of each rank, int[G].
     """
 
     order: np.ndarray
@@ -249,22 +251,22 @@ class _Ranking:
 
 
 def _sets(values: np.ndarray) -> np.ndarray:
-    """Return the labels that predictions or labels [N, C] mean, bool[N, C]."""
+    """Return which labels predictions or labels [N, C] stand for, bool[N, C]."""
     return np.asarray(values) > 0
 
 
-def _numbers(predictions: np.ndarray, labels: np.ndarray) -> np.ndarray:
+def _text_counts(predictions: np.ndarray, labels: np.ndarray) -> np.ndarray:
     return LabelCounts.of_sets(_sets(predictions), _sets(labels))
 
 
-def _of_all(counts: LabelCounts) -> LabelCounts:
+def _summed(counts: LabelCounts) -> LabelCounts:
     """Return the counts of all labels together, [..., 1]."""
     return LabelCounts(
         *(each.sum(axis=-1, keepdims=True) for each in (counts.texts, counts.predicted, counts.right))
     )
 
 
-def _of_sums(
+def _metric_of_sums(
     name: str,
     mode: Mode,
     statistics: Callable[[np.ndarray, np.ndarray], np.ndarray],

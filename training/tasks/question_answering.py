@@ -1,9 +1,9 @@
-"""The part of a context that answers a question: cross-entropy and soft targets of its first and its last token.
+"""Extractive question answering: cross-entropy and soft targets of an answer's first and last token.
 
-A question is read in windows of its context (``spans.windows``), which are the rows of a tokenized split. Labels of a
-window are int64[2], the places of the answer's first and last token: 0 twice, the window's first token, where the
-answer is not in it, and ``UNLABELLED`` where only a teacher labels it. Logits are [L, 2]. Predictions are answers,
-measured for each question: int64[N, W], the words of each (``spans.scoring``).
+A question is read in windows of its context (``spans.windows``), which are the rows of a tokenized split. The labels of
+a window are int64[2], the places of the answer's first and last token: 0 and 0, the window's first token, if the answer
+is not in the window, and ``UNLABELLED`` if only a teacher labels it. Logits are [L, 2]. Predictions are answers, one
+for each question, as the words of each, int64[N, W] (``spans.scoring``).
 """
 
 from __future__ import annotations
@@ -70,10 +70,10 @@ class QuestionAnswering(Task):
         tokenizer: PreTrainedTokenizerBase,
         max_length: int,
     ) -> TokenizedSplit:
-        """Return the windows of N questions; the first of the right answers is learned, all of them are measured."""
+        """Return the windows of N questions; training uses the first right answer, metrics all of them."""
         windows = Windowing.of_transformers(tokenizer, max_length).windows(_pairs(texts))
-        ends = [_ends(window, labels[window.question]) for window in windows]
-        return _split(texts, windows, ends, self.measured_labels(texts, labels))
+        ends = [_end_labels(window, labels[window.question]) for window in windows]
+        return _split_of_windows(texts, windows, ends, self.measured_labels(texts, labels))
 
     def tokenize_texts(
         self,
@@ -84,7 +84,7 @@ class QuestionAnswering(Task):
     ) -> TokenizedSplit:
         """Return the windows of N questions that only a teacher answers."""
         windows = Windowing.of_transformers(tokenizer, max_length).windows(_pairs(texts))
-        return _split(texts, windows, self.missing_labels(len(windows), num_outputs))
+        return _split_of_windows(texts, windows, self.missing_labels(len(windows), num_outputs))
 
     def missing_labels(self, num_texts: int, num_outputs: int) -> np.ndarray:
         """Return ``UNLABELLED`` for both ends."""
@@ -93,7 +93,7 @@ class QuestionAnswering(Task):
     def with_logits_of(
         self, split: LabelledSplit, texts: Sequence[TextOrPair], old: Any, new: Any, max_length: int
     ) -> LabelledSplit:
-        """Return a split in which each context token has the teacher's logits of the tokens with its characters."""
+        """Return a split with the teacher's logits moved to the context tokens that share their characters."""
         given, questions = split.teacher_logits, split.tokens.questions
         if given is None:
             return split
@@ -147,7 +147,7 @@ class QuestionAnswering(Task):
     ) -> Tensor:
         """Compute T² · KL(softmax(z_t/T) ‖ softmax(z_s/T)) of logits[B, L, 2], averaged over both ends and the windows.
 
-        Padding, where the student's logits are ``LEAST_LOGIT``, has no part in it.
+        Padding, where the student's logits are ``LEAST_LOGIT``, is ignored.
         """
         from .losses import soft_target_loss
         from .spans.head import LEAST_LOGIT
@@ -182,7 +182,7 @@ class QuestionAnswering(Task):
     # ---- Predictions ------------------------------------------------------------------------------------
 
     def predictions(self, logits: Any) -> np.ndarray:
-        """Return the places of the best span of each window, int64[M, 2], whatever its tokens are."""
+        """Return the places of the best span of each window, int64[M, 2]; its tokens may be outside the context."""
         return np.array([best_span(row)[:2] for row in logits], dtype=np.int64).reshape(-1, len(ENDS))
 
     def measured_labels(self, texts: Sequence[TextOrPair], labels: Sequence[Any]) -> np.ndarray:
@@ -201,9 +201,9 @@ class QuestionAnswering(Task):
         also: Iterable[str] = (),
         label_names: Sequence[str] = (),
     ) -> dict[str, float | None]:
-        """Measure the answers to the questions of a split, by the decoder of the runtime.
+        """Measure the answers to the questions of a split, with the decoder of the runtime.
 
-        Where some questions have no answer, a model gives none if that has the highest value.
+        If some questions of the split have no answer, the model may also give none, where that has the highest value.
         """
         questions = split.questions
         assert questions is not None and questions.answers is not None and isinstance(logits, Ragged)
@@ -258,10 +258,10 @@ class QuestionAnswering(Task):
 
 
 def _pairs(texts: Sequence[TextOrPair]) -> list[tuple[str, str]]:
-    """Return texts that are pairs.
+    """Return texts as pairs.
 
     Raises:
-        ValueError: One is single.
+        ValueError: A text is not a pair.
     """
     single = next((text for text in texts if isinstance(text, str)), None)
     if single is not None:
@@ -269,8 +269,8 @@ def _pairs(texts: Sequence[TextOrPair]) -> list[tuple[str, str]]:
     return [(text[0], text[1]) for text in texts]
 
 
-def _ends(window: Window, answers: Sequence[Sequence[int]]) -> tuple[int, int]:
-    """Return the places of the first and the last token of the first answer; 0 and 0 where the window lacks a part."""
+def _end_labels(window: Window, answers: Sequence[Sequence[int]]) -> tuple[int, int]:
+    """Return the places of the first answer's first and last token; 0 and 0 if the window does not have all of it."""
     places = np.flatnonzero(window.spans[:, 0] != NO_CONTEXT)
     if not len(answers) or not len(places):
         return 0, 0
@@ -286,7 +286,7 @@ def _ends(window: Window, answers: Sequence[Sequence[int]]) -> tuple[int, int]:
     return int(places[first]), int(places[last])
 
 
-def _split(
+def _split_of_windows(
     texts: Sequence[TextOrPair], windows: Sequence[Window], labels: Any, answers: np.ndarray | None = None
 ) -> TokenizedSplit:
     """Return windows as the rows of a split."""

@@ -39,7 +39,7 @@ class Regression(Task):
         return np.full((num_texts, num_outputs), np.nan, dtype=self.label_dtype)
 
     def num_outputs(self, label_names: Sequence[str]) -> int:
-        """Return the number of numbers."""
+        """Return how many numbers a text has."""
         return len(label_names)
 
     def head_scale(self, labels: np.ndarray) -> float:
@@ -48,7 +48,7 @@ class Regression(Task):
         return float(np.clip(known.std(axis=0).mean(), _LEAST_SCALE, _MOST_SCALE)) if len(known) > 1 else 1.0
 
     def start_head(self, head: Any, labels: np.ndarray) -> None:
-        """Let a new head predict about the mean of the labels, with outputs spread in their unit."""
+        """Initialize a new head to predict about the mean of the labels, in their unit."""
         import torch
 
         means = np.nanmean(labels.astype(np.float64), axis=0)
@@ -87,7 +87,7 @@ class Regression(Task):
         return squared_error(student_logits, teacher_logits, num_items=num_items)
 
     def with_own_labels(self, labels: Tensor, logits: Tensor) -> Tensor:
-        """Return labels[B, K] with NaN replaced by the outputs, moved by 1: an error of 0 would have no gradient."""
+        """Return labels[B, K] with NaN replaced by the outputs plus 1, since an error of 0 would have no gradient."""
         return (logits.detach() + 1).to(labels.dtype).where(labels.isnan(), labels)
 
     def known_labels(self, labels: np.ndarray, num_outputs: int) -> np.ndarray:
@@ -131,9 +131,9 @@ class Regression(Task):
 
 
 def _products(predictions: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Return 1, and x, y, x², y² and x · y of each number, float64[N, 1 + 5 · K], about the means of both."""
+    """Return 1, and x, y, x², y² and x · y of each number, float64[N, 1 + 5 · K], where x and y have mean 0."""
     x, y = (np.asarray(each, dtype=np.float64) for each in (predictions, labels))
-    x, y = x - x.mean(axis=0), y - y.mean(axis=0)  # large means would cancel
+    x, y = x - x.mean(axis=0), y - y.mean(axis=0)  # avoids cancellation where means are large
     return np.concatenate([np.ones((len(x), 1)), x, y, x * x, y * y, x * y], axis=1)
 
 
@@ -141,7 +141,7 @@ def _pearson(sums: np.ndarray) -> np.ndarray:
     """Return Pearson's correlation of sums [..., 1 + 5 · K], the mean over the numbers, [...]."""
     num, (x, y, xx, yy, xy) = sums[..., :1], np.split(sums[..., 1:], 5, axis=-1)
     spread = np.maximum(num * xx - x * x, 0) * np.maximum(num * yy - y * y, 0)
-    least = 1e-12 * (num * xx) * (num * yy)  # below it, one of them is constant but for rounding
+    least = 1e-12 * (num * xx) * (num * yy)  # below it, x or y is constant except for rounding
     shared = num * xy - x * y
     is_defined = spread > least
     found = np.divide(shared, np.sqrt(spread), out=np.zeros(spread.shape), where=is_defined)

@@ -96,7 +96,7 @@ class SingleLabel(Task):
         return labels
 
     def label_sets(self, labels: Tensor, num_outputs: int) -> Tensor:
-        """Return the one-hot form of labels[N], bool[N, C]; a row without its label for one beyond the outputs."""
+        """Return the one-hot form of labels[N], bool[N, C]; the row of a label beyond the outputs is all False."""
         import torch
 
         return labels[:, None] == torch.arange(num_outputs, device=labels.device)
@@ -129,7 +129,7 @@ class SingleLabel(Task):
         """Compute shares of correct predictions, 0 to 1.
 
         Returns:
-            ``accuracy`` over all texts; ``in_scope_accuracy`` over those whose label is an intent (equal to accuracy
+            ``accuracy`` over all texts; ``in_scope_accuracy`` over those with an in-scope label (equal to accuracy
             without an out-of-scope class); ``oos_recall``, the share of out-of-scope texts recognised (None without
             such a class or such a text).
 
@@ -153,7 +153,7 @@ class SingleLabel(Task):
         }
 
     def metric(self, name: str, label_names: Sequence[str], out_of_scope_id: int | None = None) -> Metric:
-        """Return a metric; the out-of-scope class, where there is one, is a label like the others in averages."""
+        """Return a metric by its name; averages treat the out-of-scope class, if there is one, like any other label."""
         mode, (kind, _, label) = self.metric_mode(name), name.partition(".")
         if label:
             number = position_of(label, name, label_names)
@@ -187,7 +187,7 @@ class SingleLabel(Task):
 
 
 def _in_scope_accuracy(counts: LabelCounts, outside: int) -> np.ndarray:
-    """Return the accuracy over the texts of every other label, [...]; over all where there are no such texts."""
+    """Return the accuracy over the texts of all other labels, [...]; over all texts if there are no others."""
     if outside >= counts.texts.shape[-1]:  # no text and no prediction is outside
         return accuracy_of(counts)
     inside = accuracy_of(

@@ -1,4 +1,4 @@
-"""A tag for each word, which mark the entities of a text: cross-entropy and soft targets over each word's first piece.
+"""Token classification: a tag for each word, with cross-entropy and soft targets over each word's first piece.
 
 Labels of a tokenized text are int64[L], one for each piece: the tag of the word that begins there, ``UNLABELLED`` where
 only a teacher labels it, ``IGNORED_LABEL`` for special tokens and for pieces that continue a word. Logits are [L, C].
@@ -44,7 +44,7 @@ class TokenClassification(Task):
     """Tag the words of a text; labels and predictions are tag numbers of each text's pieces, in rows of L."""
 
     name: ClassVar[str] = "token_classification"
-    description: ClassVar[str] = "a tag for each word, which mark the entities of a text"
+    description: ClassVar[str] = "a tag for each word, by which the entities of a text are marked"
     title: ClassVar[str] = "Token classifier"
     does: ClassVar[str] = "Finds the entities of a text, by tagging each word with one of {num} tags."
     answer: ClassVar[str] = '[{"start": …, "end": …, "label": …, "score": …}, …]'
@@ -82,7 +82,7 @@ class TokenClassification(Task):
         return _tokenized(texts, None, tokenizer, max_length)
 
     def missing_labels(self, num_texts: int, num_outputs: int) -> Any:
-        """Reject texts that are not tokenized: their words have labels, which ``tokenize_texts`` gives."""
+        """Raise ``NotImplementedError``: the labels are those of words, which only ``tokenize_texts`` finds."""
         raise NotImplementedError(f"{num_texts} texts given, but words are labelled; use tokenize_texts")
 
     def with_logits_of(
@@ -100,9 +100,13 @@ class TokenClassification(Task):
         assert isinstance(given, Ragged) and isinstance(tokens.labels, Ragged)
         labels = tokens.labels.like(np.array(tokens.labels.values))
         logits = labels.like(np.zeros((len(labels.values), given.values.shape[-1]), dtype=np.float32))
-        alone = all_parts(texts)  # no text is a pair
-        pairs = zip(encodings_of(alone, old, max_length), encodings_of(alone, new, max_length), strict=True)
-        for number, (text, encodings) in enumerate(zip(alone, pairs, strict=True)):
+        single_texts = all_parts(texts)  # no text is a pair
+        pairs = zip(
+            encodings_of(single_texts, old, max_length),
+            encodings_of(single_texts, new, max_length),
+            strict=True,
+        )
+        for number, (text, encodings) in enumerate(zip(single_texts, pairs, strict=True)):
             theirs, own = (find_words(text, each.offsets, each.word_ids) for each in encodings)
             places = np.searchsorted(theirs.spans[:, 1], own.spans[:, 0], "right")
             there = places < len(theirs.pieces)
@@ -122,7 +126,7 @@ class TokenClassification(Task):
     def examples(self, batch: Mapping[str, Any]) -> Tensor | None:
         """Return the pieces that begin a word, int64[W]; without labels, those that are not padding.
 
-        Where the batch does not have them, a GPU is waited for.
+        If the batch does not contain them, finding them waits for the GPU.
         """
         from ..data.tokenized import EXAMPLES, IGNORED_LABEL
 
@@ -167,8 +171,8 @@ class TokenClassification(Task):
 
         if student_logits.ndim != 2:
             raise ValueError(
-                f"logits of shape {tuple(student_logits.shape)} given, of which padding cannot be told apart; select "
-                "those of words"
+                f"logits of shape {tuple(student_logits.shape)} given, in which padding cannot be recognised; select "
+                "the logits of words, [W, C]"
             )
         return soft_target_loss(student_logits, teacher_logits, temperature=temperature, num_items=num_items)
 
@@ -197,7 +201,7 @@ class TokenClassification(Task):
     def predictions_of_words(self, texts: Sequence[TextOrPair], spans: Ragged, logits: Ragged) -> np.ndarray:
         """Return the predicted tags of the words of N texts, int64[N, W], padded with ``IGNORED_LABEL``.
 
-        They are those of the predicted entities; words that were cut off are outside of any.
+        The tags are those of the predicted entities; words that were cut off are outside every entity.
         """
         tags = self.predictions(logits)
         found = entities.entities(tags.values, tags.row_numbers)
@@ -213,14 +217,14 @@ class TokenClassification(Task):
 
     def label_counts(self, predictions: Any, labels: Any, num_labels: int) -> LabelCounts:
         """Count the entities of each type, [T]."""
-        found, true = _words(predictions, labels)
+        found, true = _labelled_words(predictions, labels)
         counts = [entities.entity_counts(found, true, kind).sum(axis=0) for kind in range(num_labels)]
         right, predicted, there = np.array(counts).reshape(-1, 3).T
         return LabelCounts(there, predicted, right)
 
     def correct(self, predictions: Any, labels: Any) -> np.ndarray:
         """Return whether every word of each text has the right tag, bool[N]."""
-        counts = entities.word_counts(*_words(predictions, labels))
+        counts = entities.word_counts(*_labelled_words(predictions, labels))
         return counts[:, 0] == counts[:, 1]
 
     def metrics(
@@ -236,7 +240,7 @@ class TokenClassification(Task):
             ValueError: No word has a label, or the numbers of predictions and labels differ.
         """
         del out_of_scope_id
-        found, true = _words(predictions, labels)
+        found, true = _labelled_words(predictions, labels)
         if not len(true.values):
             raise ValueError(f"{len(labels)} predictions for 0 labels of words; the number must be above 0")
         counts = entities.entity_counts(found, true).sum(axis=0)
@@ -247,7 +251,7 @@ class TokenClassification(Task):
         }
 
     def metric(self, name: str, label_names: Sequence[str], out_of_scope_id: int | None = None) -> Metric:
-        """Return a metric; one of an entity type is named after the type, as in ``recall.PER``."""
+        """Return a metric by its name; that of an entity type is named after the type, as in ``recall.PER``."""
         mode, (kind, _, label) = self.metric_mode(name), name.partition(".")
         number = None
         if label:
@@ -261,7 +265,7 @@ class TokenClassification(Task):
             )
 
         def statistics(predictions: Any, labels: Any) -> np.ndarray:
-            return counted(*_words(predictions, labels))
+            return counted(*_labelled_words(predictions, labels))
 
         def measure(predictions: Any, labels: Any) -> float:
             return float(of(statistics(predictions, labels).sum(axis=0)))
@@ -285,9 +289,9 @@ def _tokenized(
     from ..data.tokenized import IGNORED_LABEL, encodings_of, from_rows
 
     rows, tags = [], []
-    alone = all_parts(texts)  # no text is a pair
-    found = encodings_of(alone, tokenizer, max_length)
-    for number, (text, encoding) in enumerate(zip(alone, found, strict=True)):
+    single_texts = all_parts(texts)  # no text is a pair
+    found = encodings_of(single_texts, tokenizer, max_length)
+    for number, (text, encoding) in enumerate(zip(single_texts, found, strict=True)):
         words = find_words(text, encoding.offsets, encoding.word_ids)
         row = np.full(len(encoding.ids), IGNORED_LABEL, dtype=np.int64)
         row[words.pieces] = UNLABELLED if labels is None else tags_of_words(words, labels[number])
@@ -296,14 +300,14 @@ def _tokenized(
     return from_rows(rows, Ragged.of(tags, np.int64))
 
 
-def _words(predictions: Rows, labels: Rows) -> tuple[Ragged, Ragged]:
-    """Return predictions and labels of the words with a label alone; both may be padded arrays [N, W].
+def _labelled_words(predictions: Rows, labels: Rows) -> tuple[Ragged, Ragged]:
+    """Return predictions and labels of only the words with a label; both may be padded arrays [N, W].
 
     Raises:
         ValueError: The numbers of predictions and labels differ.
     """
     predictions, labels = (
-        each if isinstance(each, Ragged) else _of_padded(each) for each in (predictions, labels)
+        each if isinstance(each, Ragged) else _as_rows(each) for each in (predictions, labels)
     )
     if len(predictions) != len(labels) or len(predictions.values) != len(labels.values):
         raise ValueError(
@@ -321,7 +325,7 @@ def _padded(rows: Sequence[np.ndarray]) -> np.ndarray:
     return Ragged.of(rows, np.int64).padded(IGNORED_LABEL)
 
 
-def _of_padded(rows: np.ndarray) -> Ragged:
+def _as_rows(rows: np.ndarray) -> Ragged:
     """Return an array [N, L] as rows of equal length."""
     return Ragged(rows.reshape(-1), np.arange(len(rows) + 1) * rows.shape[1])
 

@@ -1,7 +1,7 @@
-"""The words of a tokenized text, each of which has one tag: which pieces begin one, and where it stands in the text.
+"""The words of a tokenized text, each of which has one tag: the piece that begins each word, and its characters.
 
-Training, measurement and the torch-free runtime all find words here, so that a model is asked what it has learned. It
-needs NumPy alone. Shapes: L pieces, W words.
+Training, measurement and the torch-free runtime all find words here, so that a model is applied to the same words that
+it was trained on. The module needs NumPy alone. Shapes: L pieces, W words.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Words(NamedTuple):
 
 
 def find_words(text: str, offsets: Sequence[tuple[int, int]], word_ids: Sequence[int | None]) -> Words:
-    """Join the pieces of a text to words.
+    """Join the pieces of a text into words.
 
     A piece continues a word if it begins between two letters, marks or digits: punctuation and the characters of
     scripts without blanks are words of their own, whatever the tokenizer.
@@ -55,13 +55,13 @@ def find_words(text: str, offsets: Sequence[tuple[int, int]], word_ids: Sequence
 
 
 def words_of(text: str) -> Words:
-    """Return the words of a text itself, without a tokenizer: those of one that splits it into single characters."""
+    """Return the words of a text without a tokenizer, as if each character were a piece."""
     return find_words(text, [(place, place + 1) for place in range(len(text))], [0] * len(text))
 
 
 def _continues(text: str, end: int, start: int) -> bool:
     """Return whether a piece from ``start`` continues the word that reaches to ``end``."""
-    # Pieces of a single character that is several bytes long overlap.
+    # The pieces of one character of several bytes overlap.
     return start < end or (start == end and _is_inside(text[end - 1]) and _is_inside(text[start]))
 
 
@@ -72,7 +72,7 @@ def _is_inside(character: str) -> bool:
 def tags_of_words(words: Words, entities: Sequence[Sequence[int]]) -> np.ndarray:
     """Return the tag of each word of a text, int64[W], numbered as ``entities.tag_names`` does.
 
-    An entity's words are those that share a character with it; a word that two share has the earlier one's tag.
+    An entity's words are those that share a character with it; a word of two entities has the tag of the earlier one.
 
     Args:
         words: The text's words.

@@ -1,4 +1,4 @@
-"""The best epoch of a teacher's training: its weights, kept in memory and beside the last epoch's state."""
+"""The best epoch of a teacher's training: its weights, kept in memory and in the training's checkpoints."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class BestEpoch(TrainerCallback):
         self.number: float | None = None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Report which epoch begins; a resumed training has some already."""
+        """Report which epoch begins; a resumed training has completed some already."""
         self._report_epochs(args)
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -56,7 +56,7 @@ class BestEpoch(TrainerCallback):
         self._report_epochs(args, epoch)
 
     def _report_epochs(self, args: Any, last: dict[str, float] | None = None) -> None:
-        """Report the epoch that trains now, and the metrics of the last one that ended."""
+        """Report the epoch in progress, and the metric of the last one that ended."""
         if self._report is None:
             return
         done, total = len(self.epochs), int(args.num_train_epochs)

@@ -27,12 +27,12 @@ from ..section import (
 from ..section_registry import NumberOrSections
 
 TEACHER_KINDS: Final = ("checkpoint", "fine_tune", "scratch", "logits")
-"""Keys of a teacher's section, exactly one of which makes the teacher."""
+"""Keys of a teacher's section, exactly one of which says how the teacher is made."""
 TEACHER: Final = ("teacher",)
 """Path of the section ``teacher``."""
 FIT: Final = "fit"
-_OF_ONE = (*TEACHER_KINDS, "labels", "drop_labels", "licence")
-_KEYS = re.compile(rf"(?<![\w./-])teacher(?=\.(?:{'|'.join(_OF_ONE)})\b)|^teacher(?=: )")
+_KEYS_OF_ONE = (*TEACHER_KINDS, "labels", "drop_labels", "licence")
+_TEACHER_IN_ERROR = re.compile(rf"(?<![\w./-])teacher(?=\.(?:{'|'.join(_KEYS_OF_ONE)})\b)|^teacher(?=: )")
 _MOST_MEMBERS = 100
 
 
@@ -59,8 +59,8 @@ class FineTuneConfig(OptimizationConfig):
     learning_rate: LearningRate = 2e-4
     contrastive: ContrastiveConfig | None = Field(
         default=None,
-        description="For few texts a label: first bring texts that share a label near each other and move others apart "
-        "(SetFit's recipe), then train the classifier; `{}` has what suits 8 texts a label.",
+        description="For few texts per label: first bring texts that share a label near each other and move others "
+        "apart (SetFit's recipe), then train the classifier; the defaults, `{}`, suit about 8 texts per label.",
     )
 
 
@@ -88,7 +88,7 @@ class ScratchConfig(OptimizationConfig):
 
 
 class LogitsFileConfig(Section):
-    """What a teacher that is not run here says about the texts of the data, joined by text or by an id."""
+    """A file with the outputs of a teacher that is not run here, joined with the data by text or by an id."""
 
     path: Name = Field(
         description="A file with a row for each text, in any format of `data.train`: the text, and `logits.LABEL` or "
@@ -184,11 +184,11 @@ class OneTeacher(Section):
         return self.checkpoint if self.fine_tune is None else self.fine_tune.checkpoint
 
     def identity(self) -> dict[str, Any]:
-        """Return the keys on which its logits depend, as JSON values; neither its weight nor its licence."""
+        """Return the keys that its logits depend on, as JSON values, without its weight and licence."""
         return self.model_dump(mode="json", include={*OneTeacher.model_fields} - {"licence"})
 
     def in_words(self) -> str:
-        """Return what the teacher is, without the folders of a path."""
+        """Describe the teacher, without the folders of a path."""
         if self.logits is not None:
             return f"logits of {PurePath(self.logits.path).name}"
         if self.encoder is None:
@@ -229,11 +229,11 @@ class TeacherConfig(OneTeacher):
     @model_validator(mode="before")
     @classmethod
     def _members_instead(cls, values: Any) -> Any:
-        """Reject keys of one teacher beside a list of teachers; give each of these the seed, if it has none."""
+        """Reject keys of one teacher beside a list of teachers; give the seed to each of these that has none."""
         members = values.get("ensemble") if isinstance(values, dict) else None
         if not isinstance(members, list):
             return values
-        given = [key for key in _OF_ONE if values.get(key) or isinstance(values.get(key), str)]
+        given = [key for key in _KEYS_OF_ONE if values.get(key) or isinstance(values.get(key), str)]
         given += [key for key in TEACHER_KINDS if values.get(key) == {}]
         if given:
             raise ValueError(
@@ -332,7 +332,7 @@ class TeacherConfig(OneTeacher):
 
     @property
     def remedy_for_few_texts(self) -> str | None:
-        """What helps a teacher where labels have few texts; None where all have that, or are not trained here."""
+        """Remedy for labels with few texts; None if every teacher that is trained here has it already."""
         for path, each in self.sections():
             if each.fine_tune is not None and each.fine_tune.contrastive is None:
                 key = ".".join((*path, "fine_tune.contrastive"))
@@ -354,8 +354,8 @@ class TeacherConfig(OneTeacher):
 
 @contextmanager
 def naming_teacher(path: str) -> Iterator[None]:
-    """Name the keys of a member of an ensemble, whose path is given, in errors about keys of ``teacher``."""
+    """Write ``path``, that of a member of an ensemble, in place of ``teacher`` in errors about its keys."""
     try:
         yield
     except InputError as error:
-        raise type(error)(_KEYS.sub(path, str(error))) from error
+        raise type(error)(_TEACHER_IN_ERROR.sub(path, str(error))) from error

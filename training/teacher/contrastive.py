@@ -34,7 +34,7 @@ from .initial import InitialTeacher
 from .trainer import make_trainer
 
 GROUP_SIZE = 4
-"""Texts with the same label that follow one another in a batch."""
+"""Number of consecutive texts with the same label in a batch."""
 _BATCH_SIZE = 64  # texts that are embedded at a time
 _MOST_STEPS = 500  # of the logistic regression
 
@@ -49,7 +49,7 @@ class ContrastiveTrainer(DistillationTrainer):
     Args:
         model: A classifier.
         args: The training arguments.
-        out_of_scope_id: Label whose texts resemble no other text, not even each other; None: there is none.
+        out_of_scope_id: Label whose texts are similar to no other text, not even to each other; None: there is none.
         **kwargs: As for ``DistillationTrainer``; the task must have ``shares_labels``.
     """
 
@@ -97,7 +97,7 @@ def read_by_head(model: Any) -> Iterator[list[Tensor]]:
 
 
 def similarity_loss(embeddings: Tensor, sets: Tensor) -> Tensor:
-    """Return the squared error of the cosine similarities of all pairs, to 1 for texts that share a label and else 0.
+    """Return the squared error of all pairs' cosine similarities; the target is 1 if they share a label, else 0.
 
     Reimers and Gurevych, "Sentence-BERT", 2019 (arXiv 1908.10084), section 3, "Regression Objective Function". Pairs
     that share a label weigh as much in total as those that do not, as SetFit draws both equally often. Two texts
@@ -117,14 +117,14 @@ def similarity_loss(embeddings: Tensor, sets: Tensor) -> Tensor:
 
 
 def rarest_labels(sets: np.ndarray) -> np.ndarray:
-    """Return the label of each text that the fewest texts have, int[N], of bool[N, C]; -1 for a text without any."""
+    """Return the rarest label of each text, int[N], from bool[N, C]; -1 for a text without labels."""
     counts = np.where(sets, sets.sum(axis=0), len(sets) + 1)
     return np.where(sets.any(axis=1), counts.argmin(axis=1), -1)
 
 
 @torch.no_grad()
 def embeddings_of(model: PreTrainedModel, split: TokenizedSplit, pad_token_id: int) -> Tensor:
-    """Return what the head's linear layer reads of N texts, float32[N, D] on the CPU, without dropout."""
+    """Return the inputs of the head's linear layer for N texts, float32[N, D] on the CPU, without dropout."""
     found = torch.empty(len(split), head_of(model).in_features)
     batches = length_batches(split.lengths, _BATCH_SIZE)
     with first_token_in_last_layer(model), read_by_head(model) as read:
@@ -137,11 +137,11 @@ def fit_head(head: nn.Linear, embeddings: Tensor, labels: Tensor, task: Task) ->
     """Set a head to the logistic regression of the labels on embeddings[N, D], in place.
 
     It minimises the sum of the task's losses over texts and half the squared norm of the weights, as scikit-learn's
-    ``LogisticRegression`` does by default, for several labels one for each label.
+    ``LogisticRegression`` does by default; with several labels, each has a regression of its own.
     """
     weight = torch.zeros(head.weight.shape, requires_grad=True)
     bias = torch.zeros(len(weight), requires_grad=True)
-    # The loss of several labels is their mean.
+    # The loss of several labels is a mean over labels, which this divisor turns into a sum.
     num_items = 1 / len(weight) if task.has_label_sets else 1
     optimizer = torch.optim.LBFGS([weight, bias], max_iter=_MOST_STEPS, line_search_fn="strong_wolfe")
 

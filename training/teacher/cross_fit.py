@@ -31,8 +31,8 @@ _FORMAT = 1
 def cross_fit_epochs(config: DiagnosticsConfig, teacher: TeacherConfig) -> int:
     """Return the epochs of each fold's training.
 
-    Those configured; else half of a fine-tuning's, at least 1, or all of a teacher's from scratch, which has learned
-    little after half of them.
+    By default a fine-tuned teacher has half of its epochs, at least 1, and a teacher from scratch all of them, since it
+    has learned little after half.
     """
     recipe = _recipe(teacher)
     if config.cross_fit_epochs is not None:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from .config import LogitsFileConfig, OneTeacher
 
 LOGITS_FILE = "logits.npz"
-"""Names of the labels, and logits of each kind of text, which ``ScoredModel.load`` of the benchmark reads as well."""
+"""The labels' names and the logits of each kind of text; ``ScoredModel.load`` of the benchmark reads it too."""
 RECORD_FILE = "teacher.json"
 
 
@@ -39,7 +39,7 @@ def prepare_file_teacher(
     task: Task,
     metric: str,
 ) -> dict[str, Any]:
-    """Write what a job needs of a file of logits to ``out_dir``, unless it already exists there.
+    """Write the part of a file of logits that a job needs to ``out_dir``, unless it already exists there.
 
     Args:
         config: The section of the teacher, with ``logits``.
@@ -60,9 +60,9 @@ def prepare_file_teacher(
         ModelError: Its labels are not those of the data.
     """
     began = time.monotonic()
-    held = _existing_record(out_dir, key)
-    if held is not None:
-        return {**held, "reused": True}
+    existing = _existing_record(out_dir, key)
+    if existing is not None:
+        return {**existing, "reused": True}
     assert config.logits is not None
     joined = joined_logits(config, data, task)
     missing = {kind: int(missing_rows(logits).sum()) for kind, logits in joined.items()}
@@ -95,15 +95,13 @@ def joined_logits(config: OneTeacher, data: TextData, task: Task) -> dict[str, n
         DataError: The file cannot be read, or lacks too many training texts.
         ModelError: Its labels are not those of the data.
     """
-    file, by_id = (
-        read_file(config, data, task),
-        config.logits is not None and config.logits.id_column is not None,
-    )
-    assert config.logits is not None
+    section = config.logits
+    assert section is not None
+    file, by_id = read_file(config, data, task), section.id_column is not None
     if by_id and (ID_COLUMN not in data.splits["train"].column_names or data.unlabelled):
         what = "data.unlabelled has no ids" if data.unlabelled else "the data has no ids (data.id_column)"
         raise DataError(
-            f"teacher.logits.id_column: {config.logits.id_column!r} given, but {what}; join by text instead"
+            f"teacher.logits.id_column: {section.id_column!r} given, but {what}; join by text instead"
         )
     keys: dict[str, Sequence[TextOrPair]] = {
         str(name): split[ID_COLUMN][:] if by_id else texts_of(split) for name, split in data.splits.items()
@@ -111,7 +109,7 @@ def joined_logits(config: OneTeacher, data: TextData, task: Task) -> dict[str, n
     if data.unlabelled:
         keys[UNLABELLED] = data.unlabelled
     joined = {kind: file.of(each) for kind, each in keys.items()}
-    check_coverage(config.logits, keys["train"], joined["train"])
+    check_coverage(section, keys["train"], joined["train"])
     return joined
 
 
@@ -139,7 +137,7 @@ def stored_logits(folder: Path, kind: str) -> np.ndarray:
 
 
 def is_measurable(record: Mapping[str, Any]) -> bool:
-    """Return whether a teacher's answers on the validation and the test split are all known."""
+    """Return whether a teacher has logits on all texts of the validation and the test split."""
     missing = record.get("missing", {})
     return not any(missing.get(split, 0) for split in ("validation", "test"))
 

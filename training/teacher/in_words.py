@@ -1,4 +1,4 @@
-"""Teachers and their mixture in words, for the summaries of stages and the terminal."""
+"""Descriptions of teachers and their mixture, for the summaries of stages and the terminal."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def describe_teachers(records: Sequence[Mapping[str, Any]], metric: str) -> str:
 
 
 def describe_mixture(found: Mapping[str, Any]) -> str:
-    """Describe a mixture by what ``worth`` returns: its weights, and its metric on the validation split."""
+    """Describe a mixture, as measured by ``measure_mixture``: its weights and its metric on the validation split."""
     members, metric, measured = found["members"], found["metric"], found["mixture"]["validation"]
     weights = [each["weight"] for each in members]
     text = f"mean of {len(members)} teachers"
@@ -49,7 +49,7 @@ def describe_mixture(found: Mapping[str, Any]) -> str:
 
 
 def _range(values: Sequence[float | None]) -> str:
-    """Return a value, or the smallest and the largest of several; those that are not known are left out."""
+    """Format a value, or the smallest and the largest of several; unknown ones are left out."""
     known = [value for value in values if value is not None]
     if not known:
         return "not known"

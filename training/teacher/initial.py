@@ -19,7 +19,7 @@ from .from_scratch import new_model, train_tokenizer
 
 @dataclass(frozen=True)
 class InitialTeacher:
-    """A teacher before its training; it needs none if it has no recipe."""
+    """A teacher before its training; one without a recipe is not trained."""
 
     model: PreTrainedModel
     tokenizer: Any

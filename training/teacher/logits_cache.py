@@ -23,7 +23,7 @@ from ..tasks import SINGLE_LABEL, Task
 logger = logging.getLogger(__name__)
 
 _LOGITS, _EXAMPLE_IDS, _META = "logits.npy", "example_ids.npy", "meta.json"
-_OFFSETS = "offsets.npy"  # where the tokens of each text begin, of a teacher with logits for each token
+_OFFSETS = "offsets.npy"  # where the tokens of each text begin, if the teacher has logits for each token
 _FORMAT = 1
 
 

@@ -1,10 +1,10 @@
-"""Read a file with what a teacher says about texts, which another program or ``distiltune label`` has written.
+"""Read a file of a teacher's outputs on texts, which another program or ``distiltune label`` has written.
 
-A row has the text (or the two texts of a pair), or the id of a row of the data, and one of these, by label:
+A row has the text (or the two texts of a pair), or the id of a row of the data, and one of these:
 
 - ``logits.LABEL`` or ``probabilities.LABEL``: a column of numbers for each label;
 - ``logits`` or ``probabilities``: one column of objects, label -> number;
-- ``label``, and ``confidence`` where it is known: the label that the teacher gives, and its probability.
+- ``label``, and ``confidence`` where it is known: the label that the teacher predicts, and its probability.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _FORMS = (
     f"{LOGITS}.LABEL or {PROBABILITIES}.LABEL for each label, {LOGITS} or {PROBABILITIES} with objects of label and "
     f"number, or {LABEL} and {CONFIDENCE}"
 )
-_MOST_OFF = 0.02  # by which the probabilities of a text may differ from 1 together
+_TOLERANCE = 0.02  # by which the sum of a text's probabilities may differ from 1
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class FileLogits:
 
 
 def missing_rows(logits: np.ndarray) -> np.ndarray:
-    """Return whether a file lacks each of N texts, bool[N], from logits[N, C] of :meth:`FileLogits.of`."""
+    """Return which of N texts a file lacks, bool[N], from logits[N, C] of :meth:`FileLogits.of`."""
     return np.any(np.isnan(logits), axis=1)
 
 
@@ -89,11 +89,11 @@ def read_logits(
     form, columns = _form(table)
     faults = FaultList()
     if form == LABEL:
-        read = _given_labels(table, kept, names, match, task, faults)
+        logits = _logits_of_labels(table, kept, names, match, task, faults)
     else:
-        read = _numbers(table, kept, columns, form, names, match, task, faults)
+        logits = _logits_of_numbers(table, kept, columns, form, names, match, task, faults)
     faults.raise_if_any(table.origin, "correct these rows, or remove them")
-    rows = [(texts[row], values) for row, values in read]
+    rows = [(texts[row], values) for row, values in logits]
     found: dict[TextOrPair, int] = {}
     for number, (text, values) in enumerate(rows):
         assert text is not None
@@ -138,7 +138,7 @@ def _ids(config: LogitsFileConfig, table: Table) -> list[TextOrPair | None]:
 
 
 def _form(table: Table) -> tuple[str, dict[str, str]]:
-    """Return which form a file has, and the column of each of its labels, if each has one."""
+    """Return the form of a file's outputs, and the column of each of its labels, if each has one."""
     found: dict[str, dict[str, str]] = {}
     for form in (LOGITS, PROBABILITIES):
         flat = {name.removeprefix(f"{form}."): name for name in table.names if name.startswith(f"{form}.")}
@@ -154,7 +154,7 @@ def _form(table: Table) -> tuple[str, dict[str, str]]:
     return next(iter(found.items()))
 
 
-def _numbers(
+def _logits_of_numbers(
     table: Table,
     kept: Sequence[int],
     columns: Mapping[str, str],
@@ -175,36 +175,32 @@ def _numbers(
     objects = [value for _, value in given if isinstance(value, Mapping)]
     own = [str(label) for label in (columns or (objects[0] if objects else {}))]
     order = match.positions(own, names, _SECTION, task) if own else []
-    read = []
+    found = []
     for row, value in given:
-        numbers = _row_of_numbers(value, own)
-        if isinstance(numbers, str) or (
-            form == PROBABILITIES and (numbers := _checked(numbers, task)) is None
-        ):
-            what = (
-                numbers
-                if isinstance(numbers, str)
-                else "probabilities must be from 0 to 1, and of one text together 1"
-            )
-            faults.add(lambda r=row, w=what: f"{table.place(r)}: {form}: {w}")
+        numbers = _numbers_or_fault(value, own)
+        if form == PROBABILITIES and not isinstance(numbers, str):
+            numbers = _probabilities_or_fault(numbers, task)
+        if isinstance(numbers, str):
+            faults.add(lambda r=row, fault=numbers: f"{table.place(r)}: {form}: {fault}")
         else:
-            read.append((row, numbers[order]))
-    if form == LOGITS or not read:
-        return read
-    return _as_logits(read, task)
+            found.append((row, numbers[order]))
+    if form == LOGITS or not found:
+        return found
+    return _as_logits(found, task)
 
 
-def _as_logits(read: list[tuple[int, np.ndarray]], task: Task) -> list[tuple[int, np.ndarray]]:
-    logits = task.logits_of_probabilities(np.stack([values for _, values in read]))
+def _as_logits(probabilities: list[tuple[int, np.ndarray]], task: Task) -> list[tuple[int, np.ndarray]]:
+    """Return the rows with logits in place of probabilities."""
+    logits = task.logits_of_probabilities(np.stack([values for _, values in probabilities]))
     if logits is None:
         raise DataError(
             f"{_SECTION}: the task {task.name} has no probabilities; give the numbers themselves as {LOGITS}.LABEL"
         )
-    return [(row, values) for (row, _), values in zip(read, logits, strict=True)]
+    return [(row, values) for (row, _), values in zip(probabilities, logits, strict=True)]
 
 
 def _object(value: object) -> object:
-    """Return an object that a table holds as such, as the pairs of an Arrow map, or as a JSON text."""
+    """Return the mapping that a JSON text or the pairs of an Arrow map stand for; any other value as it is."""
     if isinstance(value, str) and value.lstrip().startswith("{"):
         try:
             return json.loads(value)
@@ -223,17 +219,17 @@ def _is_empty(value: object) -> bool:
     return all(map(is_blank, value.values())) if isinstance(value, Mapping) else is_blank(value)
 
 
-def _row_of_numbers(value: object, labels: Sequence[str]) -> np.ndarray | str:
-    """Return the numbers of a row, float64[C], or what is wrong with it."""
+def _numbers_or_fault(value: object, labels: Sequence[str]) -> np.ndarray | str:
+    """Return the numbers of a row, float64[C], or its fault."""
     if not isinstance(value, Mapping):
-        return f"{shown(value)} is no object of label and number"
+        return f"{shown(value)} is not an object of labels and numbers"
     if list(map(str, value)) != list(labels) and set(map(str, value)) != set(labels):
-        return f"it has the labels {quoted(value, 5)}, the first row has {quoted(labels, 5)}"
+        return f"the labels are {quoted(value, 5)}, but in the first row {quoted(labels, 5)}"
     numbers = {str(label): _number(each) for label, each in value.items()}
     wrong = next((label for label, each in numbers.items() if each is None), None)
     if wrong is not None:
         given = next(each for label, each in value.items() if str(label) == wrong)
-        return f"{shown(given)} of {shown(wrong)} is no finite number"
+        return f"{shown(given)} of {shown(wrong)} is not a finite number"
     return np.array([numbers[label] for label in labels], dtype=np.float64)
 
 
@@ -248,17 +244,19 @@ def _number(value: object) -> float | None:
     return number if math.isfinite(number) else None
 
 
-def _checked(numbers: np.ndarray, task: Task) -> np.ndarray | None:
-    """Return probabilities, those of one class adding up to exactly 1; None where they are none."""
-    if numbers.min() < 0 or numbers.max() > 1 + _MOST_OFF:
-        return None
+def _probabilities_or_fault(numbers: np.ndarray, task: Task) -> np.ndarray | str:
+    """Return a text's probabilities, which add up to exactly 1 where it has one class, or the fault of its row."""
+    if numbers.min() < 0 or numbers.max() > 1 + _TOLERANCE:
+        return f"the probabilities are {numbers.min():.3g} to {numbers.max():.3g}; accepted: 0 to 1"
     if not task.has_classes:
         return numbers
     total = numbers.sum()
-    return numbers / total if abs(total - 1) <= _MOST_OFF else None
+    if abs(total - 1) > _TOLERANCE:
+        return f"the probabilities of a text add up to {total:.3g}; accepted: 1"
+    return numbers / total
 
 
-def _given_labels(
+def _logits_of_labels(
     table: Table,
     kept: Sequence[int],
     names: Sequence[str],
@@ -266,7 +264,7 @@ def _given_labels(
     task: Task,
     faults: FaultList,
 ) -> list[tuple[int, np.ndarray]]:
-    """Return the rows that have a label, each with logits float64[C] of its confidence and an even rest."""
+    """Return the rows that have a label, each with logits float64[C]; other labels share the rest of the confidence."""
     if not task.has_classes:
         raise DataError(
             f"{_SECTION}: {table.origin} has one label for each text, but the task is {task.name}; give "
@@ -275,7 +273,7 @@ def _given_labels(
     labels = table.column(LABEL)
     confidences = table.column(CONFIDENCE) if CONFIDENCE in table.names else None
     place = {name: number for number, name in enumerate(names)}
-    read = []
+    found = []
     for row in kept:
         label = name_of(labels[row])
         if is_blank(label):
@@ -287,8 +285,8 @@ def _given_labels(
                 hint = nearest(label, names)
                 faults.add(
                     lambda r=row, v=label, h=hint: (
-                        f"{table.place(r)}: label {shown(v)} is none of the data's{h} (teacher.labels renames, "
-                        "teacher.drop_labels leaves out)"
+                        f"{table.place(r)}: label {shown(v)} is not one of the data's labels{h}; rename it with "
+                        "teacher.labels, or drop it with teacher.drop_labels"
                     )
                 )
         elif confidence is None or not 1 / len(names) <= confidence <= 1:
@@ -301,8 +299,8 @@ def _given_labels(
         else:
             probabilities = np.full(len(names), (1 - confidence) / max(1, len(names) - 1))
             probabilities[place[label]] = confidence
-            read.append((row, probabilities))
-    return _as_logits(read, task) if read else []
+            found.append((row, probabilities))
+    return _as_logits(found, task) if found else []
 
 
 def check_coverage(config: LogitsFileConfig, texts: Sequence[TextOrPair], logits: np.ndarray) -> int:
@@ -314,7 +312,7 @@ def check_coverage(config: LogitsFileConfig, texts: Sequence[TextOrPair], logits
         logits: Their logits, with rows of NaN.
 
     Raises:
-        DataError: They are more than ``max_missing`` of all; gives the first of them.
+        DataError: The file lacks a larger share than ``max_missing``; gives the first text.
     """
     lacking = np.flatnonzero(missing_rows(logits))
     share = len(lacking) / len(texts)
@@ -322,7 +320,7 @@ def check_coverage(config: LogitsFileConfig, texts: Sequence[TextOrPair], logits
         raise DataError(
             f"{_SECTION}.max_missing: {config.max_missing:g} given, but {config.path} lacks {len(lacking):,} of "
             f"{len(texts):,} training texts ({share:.1%}), the first: {shown(texts[int(lacking[0])])}; add them to the "
-            f"file, or raise the key up to {min(1.0, math.ceil(share * 100) / 100):g}: they are learned from their "
-            "label alone"
+            f"file, or raise the key up to {min(1.0, math.ceil(share * 100) / 100):g} to learn them from their label "
+            "alone"
         )
     return len(lacking)

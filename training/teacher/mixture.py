@@ -1,4 +1,4 @@
-"""The mixture of several teachers: a weighted mean of calibrated logits, its weights, and what each teacher is worth.
+"""The mixture of several teachers: a weighted mean of calibrated logits, how it is fitted, and how it is measured.
 
 Shapes: M teachers, N texts (or tokens, of tasks that label those), C outputs. A teacher that is a file of logits may
 lack texts, whose rows are NaN; the others make up the mixture there.
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 VALIDATION = "validation"
 LEAST_TEXTS = 100
-"""Validation texts for each weight, below which a fit is too uncertain to go unmentioned."""
+"""Validation texts for each weight below which a fit is so uncertain that a warning is given."""
 _COLDEST, _HOTTEST = 0.02, 50.0  # bounds of a temperature
 _LEAST_LOGIT = -1e4  # of padding, whose probability is 0 at every temperature
 _BISECTIONS = 40
@@ -54,7 +54,7 @@ class Mixture:
     def of(self, logits: Sequence[Rows]) -> Rows:
         """Return the mixture of M teachers' logits, float32[N, C] or rows of [L, C], in the form of the first.
 
-        Rows that some teachers lack are the mean of the others; a row is NaN where none with a weight has it.
+        Where some teachers lack a row, it is the mean of the others; it is NaN if no teacher with a weight has it.
         """
         total, present = np.zeros(1), np.zeros(1)
         for weight, temperature, rows in zip(self.weights, self.temperatures, logits, strict=True):
@@ -72,7 +72,7 @@ class Mixture:
         rest = 1 - self.weights[number]
         others = [0.0 if place == number else weight for place, weight in enumerate(self.weights)]
         num = len(others) - 1
-        if rest <= 0:  # it had all of it
+        if rest <= 0:  # it had all the weight
             others = [0.0 if place == number else 1 / num for place in range(len(others))]
         total = sum(others)
         return Mixture(tuple(weight / total for weight in others), self.temperatures)
@@ -121,10 +121,10 @@ def _missing(values: np.ndarray) -> np.ndarray:
 
 
 def check_covered(num_texts: int) -> None:
-    """Reject weights that are to be fitted where no validation text has the logits of all teachers.
+    """Reject the fitting of weights if no validation text has the logits of all teachers.
 
     Raises:
-        ConfigError: ``num_texts``, the number of those that have, is 0.
+        ConfigError: ``num_texts``, the number of such texts, is 0.
     """
     if num_texts == 0:
         raise ConfigError(
@@ -137,8 +137,8 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray, task: Task) -> float
     """Fit T so that logits / T have the smallest loss against the labels.
 
     Temperature scaling (Guo et al., "On Calibration of Modern Neural Networks", ICML 2017), which makes the scales of
-    different models comparable and changes no prediction. The labels are smoothed as if one more text had been seen
-    that has every label alike, since a model that is right on all texts is not certain of all others (Platt,
+    different models comparable and changes no prediction. The labels are smoothed as if there were one more text with
+    equal weight on every label, since a model that is right on all texts cannot be certain of all others (Platt,
     "Probabilistic Outputs for Support Vector Machines", 1999, section 2.2). The loss is convex in 1/T.
 
     Args:
@@ -214,7 +214,7 @@ def _projected(point: np.ndarray) -> np.ndarray:
     return np.maximum(point - excess[np.flatnonzero(falling > excess)[-1]], 0)
 
 
-def worth(
+def measure_mixture(
     config: TeacherConfig,
     mixture: Mixture,
     splits: Mapping[str, Sequence[Rows]],
@@ -222,7 +222,7 @@ def worth(
     metric: str,
     mode: Mode,
 ) -> dict[str, Any]:
-    """Return what each teacher brings to a mixture, and what the mixture is worth, for the record.
+    """Measure a mixture, each of its teachers, and the mixture without each of them, for the record.
 
     Args:
         config: The section ``teacher``.
@@ -234,9 +234,9 @@ def worth(
 
     Returns:
         ``weights`` (``given`` or ``fit``), ``metric``, ``mixture`` (the metrics by split), ``best`` (the place of the
-        teacher that is best on the validation split, None where none is measured), and for each of ``members``
-        ``teacher`` (what it is), ``weight``, ``temperature``, and by split its metrics on the texts that it has
-        (None where it has none), ``missing``, the number of texts that it lacks, and ``without``, the metric of the
+        teacher that is best on the validation split, None if none is measured), and for each of ``members``
+        ``teacher`` (its description), ``weight``, ``temperature``, and by split its metrics on the texts that it has
+        (None if it has none), ``missing``, the number of texts that it lacks, and ``without``, the metric of the
         mixture without it.
     """
     members: list[dict[str, Any]] = []

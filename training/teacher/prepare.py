@@ -89,16 +89,15 @@ def prepare_teacher(
         use_gpu: Whether a GPU may be used; None uses one if available.
         task: The task that it is trained for.
         balance: How labels with different numbers of texts are balanced in its training (``training.balance``).
-        unfinished: Place for the last completed epoch, from which an interrupted training is resumed, in the same bits
-            on CPUs; to be deleted by the caller once the teacher is stored.
+        unfinished: Place for the last completed epoch, from which an interrupted training is resumed, bit for bit on
+            CPUs; to be deleted by the caller once the teacher is stored.
         metric: The metric in which the best epoch is selected; None: the task's first.
 
     Returns:
         The record: ``kind`` (checkpoint, fine_tune, scratch, or logits, whose record is that of
-        ``prepare_file_teacher``), ``validation_accuracy`` and the other metrics of the
-        saved model, ``num_parameters``, ``num_layers``, ``epochs`` (each with its metrics),
-        ``best_epoch`` (None without training), ``contrastive_epochs`` where the encoder had any, ``seconds``, ``key``,
-        ``fingerprint``, and ``reused``.
+        ``prepare_file_teacher``), ``validation_accuracy`` and the other metrics of the saved model, ``num_parameters``,
+        ``num_layers``, ``epochs`` (each with its metrics), ``best_epoch`` (None without training),
+        ``contrastive_epochs`` where the encoder had any, ``seconds``, ``key``, ``fingerprint``, and ``reused``.
 
     Raises:
         ModelError: The checkpoint cannot be loaded, its labels are not the data's, its tokenizer does not cover the
@@ -193,7 +192,7 @@ def _key(
         settings["logits"]["path"] = file_sha256(
             user_path(config.logits.path, "teacher.logits.path", DataError)
         )
-    source = settings if config.checkpoint is not None else settings["fine_tune"]  # or none of both
+    source = settings if config.checkpoint is not None else settings["fine_tune"]  # None for the other kinds
     if source is not None:
         name = resolve_checkpoint(source["checkpoint"], source.get("sha256"))
         source["checkpoint"] = checkpoint_fingerprint(name) if Path(name).is_dir() else name
@@ -249,7 +248,7 @@ def _train_encoder(
     unfinished: UnfinishedTraining | None,
     use_gpu: bool,
 ) -> UnfinishedTraining | None:
-    """Fine-tune the encoder contrastively, in place, unless its classifier has epochs that are resumed.
+    """Fine-tune the encoder contrastively, in place, unless the classifier's training is resumed.
 
     Returns:
         The place for the epochs of the classifier.

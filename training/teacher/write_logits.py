@@ -15,7 +15,7 @@ from ...texts import TextOrPair, as_columns
 from .logits_file import LOGITS
 
 FORMATS = (".parquet", ".jsonl", ".csv")
-"""Extensions of the files that are written; others that ``data.train`` takes are read as well."""
+"""Extensions of files that can be written; any format of ``data.train`` can be read."""
 
 
 def write_logits(path: Path, texts: Sequence[TextOrPair], labels: Sequence[str], logits: np.ndarray) -> None:
@@ -72,10 +72,10 @@ def _csv_lines(texts: Sequence[TextOrPair], columns: Sequence[str], logits: np.n
 
 
 def check_format(path: Path, option: str) -> None:
-    """Reject the name of a file to write that has another extension, or no folder.
+    """Reject the path of a file to write that has another extension, or whose folder does not exist.
 
     Raises:
-        InputError: It is rejected; lists what is accepted.
+        InputError: The path is rejected; lists what is accepted.
     """
     if path.suffix.lower() not in FORMATS or not path.parent.is_dir():
         raise InputError(

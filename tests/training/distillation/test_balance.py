@@ -269,8 +269,8 @@ def test_labels_of_every_kind_of_dataset():
         {"balance": "class_weights", "gradient_accumulation_steps": 2, "per_device_train_batch_size": 4},
     ],
 )
-def test_a_resumed_training_ends_in_the_same_bits(tmp_path, more):
-    """Resumed in the midst of the second of two epochs of five steps, with dropout."""
+def test_a_resumed_training_ends_with_the_same_bits(tmp_path, more):
+    """Resumed in the middle of the second of two epochs of five steps, with dropout."""
     common = {"save_strategy": "steps", "save_steps": 7, **more}
     whole = trained(tmp_path / "whole", with_transfer_set(), bert(dropout=0.2), **common)
     torch.manual_seed(123)
@@ -283,7 +283,7 @@ def test_a_resumed_training_ends_in_the_same_bits(tmp_path, more):
 
 @pytest.fixture(scope="module")
 def minority_recall(tmp_path_factory):
-    """Recall of the label of 4 % of the texts, which one of its tokens shows in four of five texts, by balance."""
+    """Recall of a label of 4 % of the texts, by balance; one token marks it in four of its five texts."""
     random = np.random.default_rng(5)
 
     def made(num_rows, share):
@@ -291,7 +291,7 @@ def minority_recall(tmp_path_factory):
         rows = []
         for label in labels:
             ids = random.integers(8, VOCABULARY, 5)
-            # Token 3 marks the rare label in 80 % of its texts, and stands in 8 % of the others.
+            # Token 3 marks the rare label in 80 % of its texts, and is in 8 % of the others.
             ids[0] = 3 if random.random() < (0.8 if label else 0.08) else 4
             rows.append(ids.astype(np.int32))
         return from_rows(rows, labels)

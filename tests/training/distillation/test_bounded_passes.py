@@ -98,7 +98,7 @@ def weights(trainer):
 
 @pytest.fixture
 def num_passes(monkeypatch):
-    """Forward passes of training, of each batch that is asked for."""
+    """The number of passes of each batch, recorded when it is split."""
     found = []
     parts = BoundedTrainer.parts
 
@@ -141,7 +141,7 @@ def test_losses_and_weights_are_those_of_whole_batches(kind, tmp_path, num_passe
 
 @pytest.mark.parametrize("max_batch_tokens", [None, 160])
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
-def test_short_texts_are_learned_in_the_same_bits_as_without_a_bound(
+def test_short_texts_are_learned_bit_for_bit_as_without_a_bound(
     max_batch_tokens, dropout, tmp_path, monkeypatch, num_passes
 ):
     found = trained(tmp_path, model=model_of(dropout=dropout), max_batch_tokens=max_batch_tokens, seed=5)
@@ -170,24 +170,24 @@ def test_a_bound_below_a_text_runs_each_alone(tmp_path, num_passes):
     torch.testing.assert_close(weights(alone), weights(whole), atol=1e-5, rtol=1e-4)
 
 
-def test_without_a_bound_memory_decides_and_it_is_logged(tmp_path, monkeypatch, num_passes, caplog):
+def test_without_a_bound_memory_limits_passes_and_it_is_logged(tmp_path, monkeypatch, num_passes, caplog):
     monkeypatch.setattr(passes, "bytes_of_passes", lambda _: 0)
     with caplog.at_level(logging.INFO, "distiltune"):
         trained(tmp_path, num_train_epochs=1)
     assert num_passes == [8, 8, 6]
-    assert "8 texts of up to 20 tokens are learned from in 8 passes" in caplog.text
+    assert "8 texts of up to 20 tokens in 8 passes" in caplog.text
 
 
-def test_what_is_free_is_found_out_once_for_each_training(tmp_path, monkeypatch):
-    asked = []
-    monkeypatch.setattr(passes, "bytes_of_passes", lambda _: asked.append(1) or 2**30)
+def test_free_memory_is_read_once_for_each_training(tmp_path, monkeypatch):
+    reads = []
+    monkeypatch.setattr(passes, "bytes_of_passes", lambda _: reads.append(1) or 2**30)
     trainer = trained(tmp_path)
-    assert len(asked) == 1
+    assert len(reads) == 1
     trainer.evaluate()
     trainer.evaluate()
-    assert len(asked) == 2, "a bound on passes without gradients"
+    assert len(reads) == 2, "a bound on passes without gradients"
     trainer.train()
-    assert len(asked) == 3
+    assert len(reads) == 3
 
 
 # ---- Evaluation -----------------------------------------------------------------------------------------

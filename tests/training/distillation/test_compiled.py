@@ -1,4 +1,4 @@
-"""The compiled step falls back by itself; the compiler is made up, since a real one takes a minute."""
+"""The compiled step and its fallback, with a fake compiler, since a real one takes a minute."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from distiltune.training.distillation.trainer import DistillationTrainer
 
 
 class Compiler:
-    """Stands for ``torch.compile``: counts shapes, and fails at some call."""
+    """A fake of ``torch.compile`` that records shapes, and fails at a given call."""
 
     def __init__(self, fails_at: int | None = None, error: Exception | None = None) -> None:
         self.options: dict[str, object] = {}
@@ -83,7 +83,7 @@ def test_what_cannot_be_compiled_is_trained_as_it_is(fails_at, student, tmp_path
     assert record.message.endswith("RuntimeError: no C++ compiler")
 
 
-def test_a_lack_of_memory_is_no_reason_to_go_on(student, tmp_path, monkeypatch):
+def test_a_lack_of_memory_is_raised(student, tmp_path, monkeypatch):
     compiler = Compiler(0, torch.cuda.OutOfMemoryError("CUDA out of memory"))
     with pytest.raises(torch.cuda.OutOfMemoryError):
         train(student, tmp_path, monkeypatch, compiler, compile_step=True)

@@ -126,7 +126,7 @@ def test_batches_are_those_of_the_collator(name, sampler, multiple):
 
 
 class OtherDataset(TokenizedDataset):
-    """One whose rows are something else than its split's."""
+    """A dataset whose rows are not those of its split."""
 
     def __getitem__(self, index):
         return {**super().__getitem__(index), "input_ids": np.array([1, 2])}
@@ -166,7 +166,7 @@ def test_what_is_not_known_is_collated_on_the_host(dataset, collator):
 
 
 def test_a_column_that_is_added_later_is_noticed(monkeypatch):
-    """Where a batch of the collator has more than is gathered here."""
+    """A batch of the collator then has more than is gathered here."""
     dataset = joined()
     monkeypatch.setattr(
         TokenizedDataset,
@@ -255,8 +255,8 @@ def losses(trainer: DistillationTrainer) -> list[dict[str, float]]:
     ],
     ids=["plain", "accumulated", "weighted", "sampled"],
 )
-def test_losses_and_weights_are_the_same_in_every_bit(student, given, tmp_path):
-    """Also with the draws of dropout, which the students have."""
+def test_losses_and_weights_are_the_same_bit_for_bit(student, given, tmp_path):
+    """Including the random numbers of dropout, which the students have."""
     found = []
     for on_device in (False, True):
         trainer = trainer_of(student, tmp_path, data_on_device=on_device, **given)
@@ -271,7 +271,7 @@ def test_losses_and_weights_are_the_same_in_every_bit(student, given, tmp_path):
 
 
 @pytest.mark.parametrize("given", [{}, {"gradient_accumulation_steps": 2}], ids=["plain", "accumulated"])
-def test_losses_of_words_are_the_same_in_every_bit(bert, given, tmp_path):
+def test_losses_of_words_are_the_same_bit_for_bit(bert, given, tmp_path):
     found = []
     for on_device in (False, True):
         trainer = tagger_of(bert, tmp_path, data_on_device=on_device, **given)
@@ -321,7 +321,7 @@ def test_where_batches_are_gathered(given, is_gathered, bert, tmp_path):
 
 
 class Waits(TorchDispatchMode):
-    """Counts the operations for which the host would wait for a GPU: it needs their result, or their shape."""
+    """Record the operations that the host would wait for on a GPU, since it needs their result or shape."""
 
     NAMES = ("_local_scalar_dense", "nonzero", "is_nonzero", "equal", "_unique2", "masked_select")
 
@@ -337,7 +337,7 @@ class Waits(TorchDispatchMode):
 
 
 class CountedSteps(TrainerCallback):
-    """Counts from the end of the first step to that of the last, and so also while batches are made."""
+    """Record from the end of the first step to that of the last, and so also while batches are made."""
 
     def __init__(self) -> None:
         self.per_step: list[list[str]] = []
@@ -354,7 +354,7 @@ class CountedSteps(TrainerCallback):
 
 
 def as_on_a_gpu(trainer: DistillationTrainer, monkeypatch) -> None:
-    """On a CPU gradients are clipped by a test of their norm, which costs nothing there."""
+    """Clip gradients as on a GPU; on a CPU the host tests their norm, which costs nothing there."""
     from transformers import Trainer
 
     monkeypatch.setattr(trainer, "_clip_grad_norm", lambda model: Trainer._clip_grad_norm(trainer, model))
@@ -377,7 +377,7 @@ def test_no_step_waits_for_the_device(student, given, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(("on_device", "waits"), [(True, False), (False, True)])
 def test_no_step_of_words_waits_for_the_device(on_device, waits, student, tmp_path, monkeypatch):
-    """Where batches are collated on the host, the places of the words are asked for."""
+    """If batches are collated on the host, finding their words waits for the device."""
     counted = CountedSteps()
     given = {"data_on_device": on_device, "logging_steps": 100, "num_train_epochs": 1}
     trainer = tagger_of(student, tmp_path, [counted], **given)
@@ -387,8 +387,8 @@ def test_no_step_of_words_waits_for_the_device(on_device, waits, student, tmp_pa
     assert [bool(each) for each in counted.per_step] == [waits] * len(counted.per_step)
 
 
-def test_the_count_sees_the_question_about_padding(bert, tmp_path, monkeypatch):
-    """That transformers asks where the batch is collated on the host."""
+def test_the_count_includes_the_check_for_padding(bert, tmp_path, monkeypatch):
+    """transformers makes that check if the batch is collated on the host."""
     counted = CountedSteps()
     trainer = trainer_of(bert, tmp_path, callbacks=[counted], logging_steps=100, num_train_epochs=1)
     as_on_a_gpu(trainer, monkeypatch)

@@ -1,4 +1,4 @@
-"""The memory of texts of 8,192 tokens stays within the bound of a pass: measured in processes of their own."""
+"""The memory of texts of 8,192 tokens stays within the bound of a pass, as measured in separate processes."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def measure(what: str, num_bytes: int, max_batch_tokens: int | None) -> dict[str
             return trainer
 
     passes.bytes_of_passes = lambda _: num_bytes  # pyright: ignore[reportAttributeAccessIssue]
-    run(texts(16))  # what a first run loads and keeps
+    run(texts(16))  # a first run loads libraries and keeps memory
     before = peak_bytes()
     trainer = run(texts(LENGTH))
     added = peak_bytes() - before

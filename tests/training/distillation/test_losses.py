@@ -1,3 +1,5 @@
+"""Losses against their formulas in NumPy, closed forms of gradients, and PyTorch's functions."""
+
 import numpy as np
 import pytest
 import torch

@@ -1,3 +1,5 @@
+"""Metrics of single labels with and without an out-of-scope class, worked by hand."""
+
 from types import SimpleNamespace
 
 import numpy as np

@@ -67,7 +67,7 @@ def teacher():
 
 
 class _Rows(Dataset):
-    """The shape of TokenizedDataset: rows of token ids and labels, lengths known beforehand."""
+    """A dataset like TokenizedDataset: rows of token ids and labels, with known lengths."""
 
     def __init__(self, rows, with_logits):
         keep = ("input_ids", "labels", *(["teacher_logits"] if with_logits else []))
@@ -156,25 +156,27 @@ def test_first_loss_is_the_formula(tmp_path, rows):
     assert _losses(trainer) == [pytest.approx(expected.item(), abs=1e-6)]
 
 
-def test_alpha_one_runs_no_teacher(tmp_path, rows):
-    class Sleeping(BertForSequenceClassification):
-        def forward(self, *args, **kwargs):
-            raise AssertionError("the teacher was run")
+class _MustNotRun(BertForSequenceClassification):
+    def forward(self, *args, **kwargs):
+        raise AssertionError("the teacher was run")
 
+
+def test_alpha_one_runs_no_teacher(tmp_path, rows):
     with_teacher = _trained(
-        tmp_path, rows, with_logits=False, teacher_model=Sleeping(_config()), alpha=1.0, eval_strategy="epoch"
+        tmp_path,
+        rows,
+        with_logits=False,
+        teacher_model=_MustNotRun(_config()),
+        alpha=1.0,
+        eval_strategy="epoch",
     )
     without = _trained(tmp_path, rows, with_logits=False, alpha=1.0, eval_strategy="epoch")
     assert torch.equal(_weights(with_teacher.model), _weights(without.model))
     assert not _losses(without, "distillation")
 
 
-def test_a_cached_column_goes_before_the_teacher(tmp_path, rows):
-    class Sleeping(BertForSequenceClassification):
-        def forward(self, *args, **kwargs):
-            raise AssertionError("the teacher was run")
-
-    _trained(tmp_path, rows, teacher_model=Sleeping(_config()))
+def test_a_cached_column_is_used_instead_of_the_teacher(tmp_path, rows):
+    _trained(tmp_path, rows, teacher_model=_MustNotRun(_config()))
 
 
 def test_no_teacher_and_no_column_is_one_clear_error(tmp_path, rows):
@@ -349,7 +351,7 @@ def test_clipping_gives_the_weights_that_transformers_gives(tmp_path, rows, max_
 @pytest.mark.slow
 @pytest.mark.usefixtures("forget_graphs")
 def test_a_compiled_student_learns_the_same(tmp_path, rows):
-    """As a search trains it; the graphs that Dynamo finds are run as they are, since compilers are not everywhere."""
+    """As a search trains it; Dynamo's graphs are run uncompiled, since not every machine has a compiler."""
 
     def learned(path, **more):
         model = _bert()
@@ -378,11 +380,11 @@ def forget_graphs():
     torch._dynamo.reset()
 
 
-# ---- What a Trainer takes -------------------------------------------------------------------------------
+# ---- What a Trainer accepts -----------------------------------------------------------------------------
 
 
 class _Recorder(TrainerCallback):
-    """Counts the steps, and stops after four."""
+    """Count the steps, and stop after four."""
 
     num_steps = 0
 
@@ -418,7 +420,7 @@ def test_callbacks_and_early_stopping_of_transformers(tmp_path, rows):
     assert stopping.state.epoch == 3  # the accuracy of the first epoch never improves
 
 
-def test_metrics_of_ones_own_take_the_place_of_accuracy(tmp_path, rows):
+def test_given_metrics_replace_accuracy(tmp_path, rows):
     def compute(evaluated):
         predicted = evaluated.predictions.argmax(axis=1)
         return {"num_zero": int((predicted == 0).sum()), "num_texts": len(evaluated.label_ids)}
@@ -433,7 +435,7 @@ def test_metrics_of_ones_own_take_the_place_of_accuracy(tmp_path, rows):
     assert "eval_accuracy" not in found
 
 
-def test_an_optimizer_of_ones_own_trains_the_student(tmp_path, rows):
+def test_a_given_optimizer_trains_the_student(tmp_path, rows):
     """Plain gradient descent, one step over all rows: the weights move by the learning rate times the gradient."""
     model, expected = _bert(), _bert()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
@@ -458,12 +460,12 @@ def test_an_optimizer_of_ones_own_trains_the_student(tmp_path, rows):
 
 
 @pytest.mark.parametrize(("strategy", "at"), [("epoch", 3), ("steps", 4)])
-def test_resumed_training_ends_in_the_same_bits(tmp_path, rows, teacher, strategy, at):
-    """At the end of the first epoch, and in the midst of the second; with dropout and evaluation."""
+def test_resumed_training_ends_with_the_same_bits(tmp_path, rows, teacher, strategy, at):
+    """At the end of the first epoch, and in the middle of the second; with dropout and evaluation."""
     more = {"save_strategy": strategy, "save_steps": 4, "num_train_epochs": 3, "eval_strategy": "epoch"}
     whole = _trained(tmp_path / "whole", rows, model=_bert(dropout=0.2), **more)
 
-    torch.manual_seed(123)  # the resumed process has another past
+    torch.manual_seed(123)  # the resumed process begins with another random state
     checkpoint = tmp_path / "whole" / f"checkpoint-{at}"
     resumed = DistillationTrainer(
         model=BertForSequenceClassification.from_pretrained(checkpoint),
@@ -476,7 +478,7 @@ def test_resumed_training_ends_in_the_same_bits(tmp_path, rows, teacher, strateg
     assert torch.equal(_weights(whole.model), _weights(resumed.model))
 
 
-def test_checkpoints_hold_the_student_alone(tmp_path, rows, teacher):
+def test_checkpoints_contain_only_the_student(tmp_path, rows, teacher):
     _trained(tmp_path, rows, with_logits=False, teacher_model=teacher, save_strategy="epoch")
     saved = BertForSequenceClassification.from_pretrained(tmp_path / "checkpoint-6")
     assert saved.config.num_hidden_layers == 2
@@ -502,12 +504,8 @@ def _exact_cross_entropy(model, rows):
 
 
 def test_evaluation_has_the_same_names_with_and_without_teacher(tmp_path, rows, teacher):
-    class Sleeping(BertForSequenceClassification):
-        def forward(self, *args, **kwargs):
-            raise AssertionError("the teacher was run")
-
     found = []
-    for with_logits, teacher_model in ((False, Sleeping(_config())), (True, None), (False, None)):
+    for with_logits, teacher_model in ((False, _MustNotRun(_config())), (True, None), (False, None)):
         trainer = DistillationTrainer(
             model=_bert(),
             args=_args(tmp_path),
@@ -707,7 +705,7 @@ def test_faulty_arguments_are_refused(tmp_path, overrides, message):
             arguments_from_config(TrainingConfig(arguments=overrides), str(tmp_path))
 
 
-def test_names_that_a_search_may_hold():
+def test_names_that_a_search_may_vary():
     names = argument_names()
     assert {
         "alpha",

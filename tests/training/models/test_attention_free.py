@@ -1,4 +1,4 @@
-"""Classifiers without attention: padding and the other texts of a batch change nothing, and checkpoints hold it all."""
+"""Classifiers without attention: padding and other texts of a batch change nothing; checkpoints, training, pruning."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ CONFIGS = {
 
 
 def made(config: Any) -> Any:
-    """A model of these shapes whose every parameter and statistic counts."""
+    """A model of these shapes in which every parameter and statistic affects the logits."""
     torch.manual_seed(0)
     model = AutoModelForSequenceClassification.from_config(config).eval()
     with torch.no_grad():
@@ -205,9 +205,8 @@ def trained(model, split, folder, *, callbacks=(), resume=None, **more):
 
 @pytest.fixture(scope="module")
 def split():
-    texts = [
-        text for text, _ in tiny_data(num_labels=NUM_LABELS, per_label=11)
-    ]  # 33: the last batch has one text
+    # 33 texts, so that the last batch has one.
+    texts = [text for text, _ in tiny_data(num_labels=NUM_LABELS, per_label=11)]
     return split_of(texts, train_tokenizer(texts, vocab_size=40))
 
 
@@ -267,7 +266,7 @@ def test_fake_quantization_reaches_every_product_and_the_table(model):
         quantized = logits(model, IDS, MASK)
     assert 0 < float((quantized - plain).abs().max()) < 0.3 * float(plain.std())
     assert torch.equal(logits(model, IDS, MASK), plain)
-    with torch.no_grad():  # weights that are on the grid already lose nothing but their inputs' last bits
+    with torch.no_grad():  # weights that are on the grid already do not change
         for module in (each for each in model.modules() if isinstance(each, nn.Linear)):
             steps, scale = symmetric_steps(module.weight)
             module.weight.copy_(steps * scale)

@@ -1,4 +1,4 @@
-"""Masks of batches whose padding is known: the same logits in every bit, and no question to the device."""
+"""Masks of batches whose padding is known: the same logits bit for bit, without asking the device."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ def folder(request, tmp_path_factory):
 
 
 @pytest.mark.parametrize(("mask", "padded"), [(MASK, True), (FULL, False), (FULL, True)])
-def test_logits_are_the_same_in_every_bit(folder, mask, padded):
+def test_logits_are_the_same_bit_for_bit(folder, mask, padded):
     model = AutoModelForSequenceClassification.from_pretrained(folder, attn_implementation="sdpa").eval()
     features = {"input_ids": IDS, "attention_mask": mask}
     known = with_known_padding(model, features, padded)
     assert ("attention_mask" in known) == padded
-    assert features.keys() == {"input_ids", "attention_mask"}, "what is given stays as it is"
+    assert features.keys() == {"input_ids", "attention_mask"}, "the given inputs are not changed"
     with torch.no_grad():
         found, expected = model(**known).logits, model(**features).logits
-    if padded and mask is FULL:  # another kernel, since it was not said that nothing is padded
+    if padded and mask is FULL:  # another kernel, since the batch was declared as padded
         torch.testing.assert_close(found, expected)
     else:
         assert torch.equal(found, expected)

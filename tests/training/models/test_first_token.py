@@ -36,11 +36,13 @@ def test_logits_and_gradients_are_the_same(tmp_path, family, attention, mask):
         fewer = _run(model, mask)
         with first_token_in_last_layer(model):
             pass
-        assert _run(copy.deepcopy(model), mask)[2] == [1], "a copy, and one that was entered twice, saves too"
+        assert _run(copy.deepcopy(model), mask)[2] == [1], (
+            "a copy, also after entering twice, computes one token"
+        )
     assert fewer[2] == [1]
     torch.testing.assert_close(fewer[0], logits, atol=1e-6, rtol=1e-5)
     torch.testing.assert_close(fewer[1], gradients, atol=1e-6, rtol=1e-4)
-    assert _run(model, mask)[2] == [5], "it ends with its context"
+    assert _run(model, mask)[2] == [5], "the model is restored"
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
@@ -58,7 +60,7 @@ def test_it_trains_in_mixed_precision_with_dropout(tmp_path, attention):
     assert all(each is not None and each.isfinite().all() for each in gradients.values())
 
 
-def test_a_model_that_it_does_not_know_is_left_alone(tmp_path):
+def test_an_unknown_model_is_not_changed(tmp_path):
     class Pooling(AutoModelForSequenceClassification.from_pretrained(tiny_classifier(tmp_path)).__class__):
         """Its head may read every token."""
 

@@ -62,7 +62,7 @@ def test_a_model_that_has_learnt_gets_other_logits_from_the_same_batches(model):
 
 
 class Gpu:
-    """Lets a model on the CPU be treated as one on a GPU with some memory, where too many tokens do not fit."""
+    """Make a model on the CPU look like one on a GPU, on which batches of too many tokens do not fit."""
 
     def __init__(self, monkeypatch, model, fitting: int) -> None:
         self.tokens: list[int] = []
@@ -102,7 +102,7 @@ def test_what_does_not_fit_is_run_in_smaller_batches(model, monkeypatch):
     assert all(each <= 64 for each in gpu.tokens[2:]), "256, 128, then 64 at a time"
 
 
-def test_a_text_that_fits_alone_nowhere_is_an_error(model, monkeypatch):
+def test_a_text_that_does_not_fit_alone_is_an_error(model, monkeypatch):
     monkeypatch.setattr(model, "to", lambda _: model, raising=False)
     Gpu(monkeypatch, model, fitting=0)
     with pytest.raises(torch.cuda.OutOfMemoryError):
@@ -137,7 +137,7 @@ def test_the_least_memory_runs_one_text_at_a_time(model, monkeypatch):
 
 
 @pytest.mark.parametrize("start", [0, 5, 36, 37])
-def test_batches_leave_out_the_longest_that_are_done(start):
+def test_batches_skip_the_longest_that_are_done(start):
     found = list(length_batches(TEXTS.lengths, 4, 20, start))
     assert all(len(rows) <= 4 and len(rows) * TEXTS.lengths[rows].max() <= 20 for rows in found)
     order = np.argsort(-TEXTS.lengths, kind="stable")

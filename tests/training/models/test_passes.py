@@ -1,4 +1,4 @@
-"""The tokens of a forward pass: what memory holds, what is given, and batches split accordingly."""
+"""The tokens of a forward pass: limited by memory or by a given number, and batches split accordingly."""
 
 from __future__ import annotations
 
@@ -29,9 +29,8 @@ from distiltune.training.models.passes import (
 )
 
 BASE = {"hidden_size": 768, "intermediate_size": 3072, "num_attention_heads": 12, "num_hidden_layers": 12}
-SHAPE = PassShape(
-    width=10, inner=10, num_states=8, num_maps=1, num_held=1, num_masks=2
-)  # 4 · (100 + 3 L) bytes for each token
+# 4 · (100 + 3 L) bytes for each token.
+SHAPE = PassShape(width=10, inner=10, num_states=8, num_maps=1, num_held=1, num_masks=2)
 
 
 @pytest.fixture(scope="module")
@@ -156,7 +155,7 @@ def test_without_gradients_a_pass_on_a_cpu_has_16384_tokens_at_most(model, monke
 def test_a_limit_of_a_block_applies_to_every_model_in_it(model):
     with tokens_of_passes(48):
         assert training_limit(model).tokens(8) == inference_limit(model).tokens(8) == 48
-        assert training_limit(model, 24).tokens(8) == 24, "one that is given to it comes first"
+        assert training_limit(model, 24).tokens(8) == 24, "a number that is given comes first"
         with tokens_of_passes(None):
             assert training_limit(model).num_tokens is None
     assert training_limit(model).num_tokens is inference_limit(model).num_tokens is None
@@ -169,7 +168,7 @@ def test_a_model_of_another_library_has_a_limit_only_if_it_is_given():
     assert training_limit(nn.Linear(2, 2), 150).rows(100) == 1
 
 
-def test_batches_ask_for_the_limit_by_the_longest_text():
+def test_batches_are_limited_by_their_longest_text():
     lengths = np.array([2, 9, 4, 4, 1, 9, 2])
     found = list(length_batches(lengths, 3, lambda longest: 18 if longest > 4 else 8))
     assert [rows.tolist() for rows in found] == [[1, 5], [2, 3], [0, 6, 4]]
@@ -222,7 +221,7 @@ def test_logits_that_have_as_many_columns_as_texts_have_tokens_are_not_cut():
     assert {part.batch["input_ids"].shape[1] for part in parts} == {9, 7, 5, 3}
 
 
-def test_what_is_said_of_padding_holds_for_each_part():
+def test_padding_is_recorded_for_each_part():
     parts = parts_of(a_batch(padded=True)[0], PassLimit(SHAPE, 20))
     assert [part.batch[PADDED] for part in parts] == [
         bool((part.batch["attention_mask"] == 0).any()) for part in parts
@@ -266,7 +265,7 @@ def test_logits_of_parts_are_those_of_the_batch_in_its_order(of_tokens):
     assert torch.equal(run_in_parts([whole], run, 9), run(batch))
 
 
-def test_processes_exchange_gradients_at_the_last_part_alone():
+def test_processes_exchange_gradients_only_at_the_last_part():
     entered = []
 
     class NoSync:

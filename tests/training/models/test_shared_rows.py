@@ -59,7 +59,7 @@ def test_each_other_piece_gets_the_row_of_the_most_similar_one(teacher):
         np.testing.assert_array_equal(row, before[nearest])
 
 
-def test_a_student_keeps_its_tokenizer_and_what_it_says_of_training_texts(teacher, student):
+def test_a_student_keeps_its_tokenizer_and_the_rows_of_training_texts(teacher, student):
     folder, record = student
     tokenizer, before = load_tokenizer(folder), load_tokenizer(teacher)
     assert tokenizer.get_vocab() == before.get_vocab()
@@ -95,7 +95,7 @@ def test_training_moves_shared_rows_together(student, tmp_path):
     after = next(value for name, value in model.state_dict().items() if "word_embeddings" in name)
     assert torch.equal(first_equal_rows(after), first_equal_rows(before))
     moved = (after != before).any(dim=1)
-    zebra = tokenizer.convert_tokens_to_ids("zebra")  # no piece of train: it shares the row of one
+    zebra = tokenizer.convert_tokens_to_ids("zebra")  # not a piece of train, so it shares the row of one
     assert moved[zebra]
     assert moved[first_equal_rows(before)[zebra]]
 
@@ -126,8 +126,8 @@ def test_too_few_rows_are_refused_before_the_job_begins(teacher):
         check_models(JobConfig.model_validate({"student": wanted}))
 
 
-def test_a_zero_row_is_nobodys_nearest(teacher):
-    """A piece that points away from all kept ones does not become padding, which is never trained."""
+def test_a_zero_row_is_never_the_nearest(teacher):
+    """A piece that is dissimilar to all kept ones does not get the row of padding, which is never trained."""
     model, _ = load_classifier(teacher)
     table = model.get_input_embeddings().weight
     with torch.no_grad():

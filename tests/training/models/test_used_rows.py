@@ -1,4 +1,4 @@
-"""Training only the rows of the token embedding that the texts read: the same model, for less."""
+"""Training only the rows of the token embedding that the texts use: the same model, at less cost."""
 
 import copy
 
@@ -20,7 +20,7 @@ READ = np.array([7, 3, 9, 20, 21, 40, 3, 49])
 
 
 def classifier(family="bert"):
-    """An untrained classifier without dropout; BERT's names of the sizes are known to the other families."""
+    """An untrained classifier without dropout; the other families accept BERT's names of the sizes."""
     sizes = {"hidden_size": WIDTH, "num_hidden_layers": 1, "num_attention_heads": 2, "pad_token_id": PAD}
     config = AutoConfig.for_model(family, vocab_size=VOCABULARY, num_labels=NUM_LABELS, **sizes)
     config.update(

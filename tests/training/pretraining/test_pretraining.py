@@ -64,7 +64,7 @@ def teachers(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def with_head(teachers, tmp_path_factory):
-    """The BERT teacher's encoder with a masked-language head that the checkpoint knows of."""
+    """The BERT teacher's encoder with a masked-language head in its checkpoint."""
     torch.manual_seed(5)
     model, has_head = load_masked_lm(teachers["bert"])
     assert not has_head
@@ -120,7 +120,7 @@ def _logged(trainer, name):
 def test_the_loss_and_its_gradient_are_those_of_all_logits(
     teachers, tmp_path, monkeypatch, positions, at_once
 ):
-    """Whole and in pieces of three tokens, against ``pretraining_loss`` on every token's logits."""
+    """Whole and in chunks of three tokens, against ``pretraining_loss`` on every token's logits."""
     monkeypatch.setattr(triple_loss, "LOGITS_AT_ONCE", at_once)
     trainer = _trainer(teachers["bert"], tmp_path, distil_positions=positions)
     student, teacher, batch = trainer.model.eval(), trainer.triple_loss._teacher, _batch(trainer)
@@ -192,12 +192,12 @@ def test_accumulation_changes_neither_loss_nor_weights(teachers, tmp_path):
     run = {}
     for size in (8, 2):
         more = {"per_device_train_batch_size": size, "gradient_accumulation_steps": 8 // size}
-        more |= {"optim": "sgd"}  # Adam makes a step of the sign of a gradient that is next to nothing
+        more |= {"optim": "sgd"}  # Adam takes full steps even along gradients that are next to 0
         run[size] = _trainer(teachers["bert"], tmp_path, train_sampling_strategy="sequential", **more)
         for module in run[size].model.modules():
             if isinstance(module, torch.nn.Dropout):
                 module.p = 0.0
-        # Masks are drawn by micro-batch: here by row, so that both runs have the same ones.
+        # Masks are drawn for each micro-batch; here for each row, so that both runs have the same ones.
         run[size].masking = _MaskingByRow(run[size].masking)
         run[size].train()
     assert _logged(run[8], "loss") == pytest.approx(_logged(run[2], "loss"), rel=1e-4)
@@ -227,7 +227,7 @@ class _MaskingByRow:
 # ---- The masks ------------------------------------------------------------------------------------------
 
 
-def test_masks_lie_on_word_pieces_alone_in_the_shares_of_bert(teachers):
+def test_masks_are_on_word_pieces_alone_in_the_shares_of_bert(teachers):
     tokenizer = load_tokenizer(teachers["bert"])
     encoded = tokenizer(_sentences(3000), padding=True, return_tensors="pt")
     batch = {name: encoded[name] for name in ("input_ids", "attention_mask")}
@@ -272,8 +272,8 @@ def test_training_lowers_every_part_and_logs_them(teachers, tmp_path):
 
 
 @pytest.mark.parametrize("checkpoint", [pytest.param(6, marks=pytest.mark.slow), 8])
-def test_resumed_training_ends_in_the_same_bits(teachers, tmp_path, checkpoint):
-    """At the end of the first epoch, and in the midst of the second; with dropout."""
+def test_resumed_training_ends_with_the_same_bits(teachers, tmp_path, checkpoint):
+    """At the end of the first epoch, and in the middle of the second; with dropout."""
     more = {"save_strategy": "steps", "save_steps": 2, "num_train_epochs": 2}
     whole = _trainer(teachers["bert"], tmp_path / "whole", **more)
     whole.train()
@@ -281,13 +281,13 @@ def test_resumed_training_ends_in_the_same_bits(teachers, tmp_path, checkpoint):
     assert "cosine" in json.loads((at / "trainer_state.json").read_text())["log_history"][0]
     student = AutoModelForMaskedLM.from_pretrained(at)
     resumed = _trainer(teachers["bert"], tmp_path / "resumed", student=student, **more)
-    torch.manual_seed(77)  # the resumed process has another past
+    torch.manual_seed(77)  # the resumed process begins with another random state
     resumed.train(resume_from_checkpoint=str(at))
     assert resumed.state.global_step == whole.state.global_step == 12
     assert torch.equal(_weights(whole.model), _weights(resumed.model))
 
 
-def test_without_weight_nothing_is_computed_nor_asked_for(teachers, tmp_path):
+def test_parts_without_weight_are_neither_computed_nor_required(teachers, tmp_path):
     words = _trainer(teachers["bert"], tmp_path, with_teacher=False, beta=0.0, gamma=0.0)
     words.train()
     assert _logged(words, "loss") == pytest.approx([2 * part for part in _logged(words, "masked_lm")])
@@ -321,7 +321,7 @@ def test_what_the_trainer_cannot_use_is_refused(teachers, tmp_path):
             _arguments(tmp_path, **{name: value})
 
 
-def test_the_trainer_is_at_the_front_door():
+def test_the_package_exports_the_trainer():
     assert distiltune.PretrainingTrainer is PretrainingTrainer
     assert distiltune.PretrainingArguments is PretrainingArguments
 
@@ -332,7 +332,7 @@ def test_the_trainer_is_at_the_front_door():
 def _student(directory, teacher, unfinished=None, **pretraining):
     given = {"num_train_epochs": 1, "learning_rate": 3e-3, "batch_size": 8} | pretraining
     section = {"layers": [0, 2], "pretraining": given}
-    told = []
+    messages = []
     record = build_student(
         student_config(**section),
         teacher,
@@ -342,24 +342,24 @@ def _student(directory, teacher, unfinished=None, **pretraining):
         texts=(TEXTS[:30], TEXTS[30:]),
         num_threads=1,
         use_gpu=False,
-        report=lambda progress: told.append(progress.message),
+        report=lambda progress: messages.append(progress.message),
         unfinished=unfinished,
     )
-    return record, told
+    return record, messages
 
 
 @pytest.mark.parametrize("family", ["bert", "distilbert", pytest.param("roberta", marks=pytest.mark.slow)])
-def test_a_warmed_student_keeps_all_but_its_encoder(teachers, tmp_path, family):
-    record, told = _student(tmp_path / "warm", teachers[family])
+def test_a_pretrained_student_keeps_all_but_its_encoder(teachers, tmp_path, family):
+    record, messages = _student(tmp_path / "warm", teachers[family])
     plain = student_config(layers=[0, 2])
     expected = build_student(plain, teachers[family], LABELS, tmp_path / "plain", max_length=16)
-    warmed = record.pop("pretraining")
+    pretraining = record.pop("pretraining")
     assert record == expected
-    assert (warmed["num_texts"], warmed["steps"], warmed["head"]) == (48, 6, "trained")
-    assert warmed["losses"]["end"]["loss"] < warmed["losses"]["start"]["loss"]
-    assert set(warmed["losses"]["end"]) == {"loss", "masked_lm", "distillation", "cosine"}
-    assert warmed["seconds"] > 0
-    assert [line.rpartition(" ")[0] for line in told] == [
+    assert (pretraining["num_texts"], pretraining["steps"], pretraining["head"]) == (48, 6, "trained")
+    assert pretraining["losses"]["end"]["loss"] < pretraining["losses"]["start"]["loss"]
+    assert set(pretraining["losses"]["end"]) == {"loss", "masked_lm", "distillation", "cosine"}
+    assert pretraining["seconds"] > 0
+    assert [line.rpartition(" ")[0] for line in messages] == [
         "the teacher's masked-language head: step 1 of 6, loss",
         "pretraining: step 1 of 6, loss",
     ]
@@ -386,7 +386,7 @@ def test_the_same_student_twice(teachers, tmp_path):
 def test_an_interrupted_pretraining_is_resumed_after_its_last_epoch_in_the_same_bits(
     teachers, tmp_path, monkeypatch
 ):
-    """It ends after the only epoch of the teacher's head, then after the first one of the encoder."""
+    """It is interrupted after the only epoch of the teacher's head, then after the first one of the encoder."""
     record, _ = _student(tmp_path / "whole", teachers["bert"], num_train_epochs=2, max_texts=16)
     keep, kept = UnfinishedTraining.keep, []
 
@@ -433,7 +433,7 @@ def test_where_the_teachers_head_is_from(teachers, with_head, tmp_path, caplog):
 @pytest.mark.slow
 def test_a_head_is_trained_on_the_frozen_teacher(teachers, tmp_path, monkeypatch):
     """The student learns from a head that predicts words better than a new one, over the teacher's own states."""
-    from distiltune.training.pretraining import pretrain_student as warming
+    from distiltune.training.pretraining import pretrain_student as module
 
     seen = {}
 
@@ -441,7 +441,7 @@ def test_a_head_is_trained_on_the_frozen_teacher(teachers, tmp_path, monkeypatch
         seen["teacher"] = like
         return masked_lm_around(encoder, like)
 
-    monkeypatch.setattr(warming, "masked_lm_around", around)
+    monkeypatch.setattr(module, "masked_lm_around", around)
     _student(tmp_path / "s", teachers["bert"], head_epochs=4)
     teacher, held = seen["teacher"].state_dict(), load_classifier(teachers["bert"])[0].state_dict()
     encoder = {name for name in teacher if name.startswith("bert.")}
@@ -517,7 +517,7 @@ def test_models_that_do_not_fit_are_refused_before_anything_begins(teachers, tmp
             build_student(config, teachers["bert"], LABELS, tmp_path / "s", texts=(TEXTS, []))
     with pytest.raises(ModelError, match="no such checkpoint directory"):
         _student(tmp_path / "s", teachers["bert"], checkpoint=str(Path("/nowhere/at/all")))
-    # Without the cosine a wider one will do.
+    # Without the cosine, a wider model is accepted.
     _student(tmp_path / "s", teachers["bert"], checkpoint=str(tmp_path / "wide"), gamma=0.0, max_texts=8)
 
 
@@ -526,12 +526,11 @@ def test_weights_that_are_all_0_are_refused():
         PretrainingConfig(alpha=0, beta=0, gamma=0)
 
 
-def test_a_training_that_is_lost_is_refused(teachers, tmp_path):
+def test_a_training_that_diverges_is_refused(teachers, tmp_path):
     student = student_config(layers=[0, 2], pretraining={"max_texts": 16})
-    ruinous = student.pretraining.model_copy(
-        update={"learning_rate": 1e20}
-    )  # beyond what a specification may ask for
-    student = student.model_copy(update={"pretraining": ruinous})
+    # The learning rate is beyond the range that a specification accepts.
+    diverging = student.pretraining.model_copy(update={"learning_rate": 1e20})
+    student = student.model_copy(update={"pretraining": diverging})
     with pytest.raises(ModelError, match=r"learning_rate: 1e\+20 given, .* not finite; lower it"):
         build_student(student, teachers["bert"], LABELS, tmp_path / "s", max_length=16, texts=(TEXTS, []))
     assert not (tmp_path / "s").exists()

@@ -153,7 +153,7 @@ def test_several_sizes_run_the_teacher_once(teacher, tmp_path, monkeypatch):
     second, _, again = built(teacher, tmp_path / "b", states=cache, hidden_size=4)
     assert record["pieces"] == again["pieces"]
     assert [path.name for path in (tmp_path / "store/cache/pieces").iterdir()] == [record["pieces"]]
-    for name, value in fresh.state_dict().items():  # nor does it matter to what is drawn
+    for name, value in fresh.state_dict().items():  # random weights do not depend on the cache
         assert torch.equal(value, second.state_dict()[name]), name
     assert first.config.hidden_size == 6
 
@@ -183,9 +183,9 @@ def test_other_pieces_and_another_teacher_have_states_of_their_own(teachers):
 def test_progress_counts_pieces(teacher, monkeypatch):
     monkeypatch.setattr(piece_states, "_REPORT_EVERY_S", -1.0)
     monkeypatch.setattr(piece_states, "_BATCH_SIZE", 8)
-    told: list[Progress] = []
-    states_of_pieces(teacher, range(20), report=told.append)
-    assert [(each.values["done"], each.values["total"]) for each in told] == [(8, 20), (16, 20), (20, 20)]
+    reported: list[Progress] = []
+    states_of_pieces(teacher, range(20), report=reported.append)
+    assert [(each.values["done"], each.values["total"]) for each in reported] == [(8, 20), (16, 20), (20, 20)]
 
 
 def test_states_that_are_not_finite_are_refused(teacher):
@@ -217,7 +217,7 @@ def test_pieces_share_the_rows_of_the_nearest(teacher, tmp_path, kind):
 
 
 @pytest.mark.parametrize("vocabulary", [None, {"min_count": 2}, {"size": 20, "others": "nearest"}])
-def test_rows_of_pairs_are_no_pieces(teacher, tmp_path, vocabulary):
+def test_rows_of_pairs_are_not_those_of_pieces(teacher, tmp_path, vocabulary):
     given = {"kind": "static", "hashed_bigrams": 11, "vocabulary": vocabulary}
     model, tokenizer, record = built(teacher, tmp_path / "s", **given)
     table = model.get_input_embeddings().weight
@@ -229,7 +229,7 @@ def test_rows_of_pairs_are_no_pieces(teacher, tmp_path, vocabulary):
     assert record["shape"] == "maximum and mean of word pieces and 11 hashed pairs of 6 dimensions"
 
 
-def test_a_table_that_is_drawn_has_no_nearest_rows():
+def test_a_random_table_has_no_nearest_rows():
     with pytest.raises(
         ValidationError, match=r"vocabulary\.others: 'nearest' given, but with table 'random'"
     ):

@@ -1,3 +1,5 @@
+"""Students of transformer layers: layers and heads of the teacher or a checkpoint, and the change of their logits."""
+
 from pathlib import Path
 
 import numpy as np
@@ -78,7 +80,7 @@ def test_all_layers_make_the_teacher_again(family, teachers) -> None:
     inputs = tokenizer(["open red", "slow"], padding=True, return_tensors="pt", return_token_type_ids=False)
     with torch.no_grad():
         assert torch.equal(student(**inputs).logits, teacher(**inputs).logits)
-    # Its own weights: training it must not touch the teacher.
+    # It has weights of its own: training it must not change the teacher.
     next(student.parameters()).data.zero_()
     assert next(teacher.parameters()).abs().sum() > 0
 
@@ -92,7 +94,7 @@ def test_layers_that_the_teacher_does_not_have_are_refused(layers, teachers, tmp
 
 def test_a_checkpoint_gets_a_new_head_for_other_labels(teachers, tmp_path) -> None:
     config = student_config(checkpoint=str(teachers["distilbert"]))
-    names = ["a", "b", "c", "d"]  # as many labels, other ones: the old rows mean nothing
+    names = ["a", "b", "c", "d"]  # as many labels, but others, for which the old rows mean nothing
     record = build_student(config, teachers["bert"], names, tmp_path / "student")
     student, _ = load_classifier(tmp_path / "student")
     held, _ = load_classifier(teachers["distilbert"])
@@ -115,7 +117,7 @@ def test_a_checkpoint_for_the_same_labels_keeps_its_head_by_name(teachers, tmp_p
     assert label_names(student) == names
 
 
-def test_the_seed_decides_what_is_new(teachers, tmp_path) -> None:
+def test_the_seed_determines_new_weights(teachers, tmp_path) -> None:
     def head(seed: int) -> torch.Tensor:
         config = student_config(checkpoint=str(teachers["bert"]), seed=seed)
         build_student(config, teachers["bert"], ["a", "b"], tmp_path / str(seed))
@@ -183,14 +185,14 @@ def test_changed_logits_are_measured_in_their_spread() -> None:
 
 
 @pytest.mark.parametrize("others", ["spelled", "nearest"])
-def test_what_each_step_did_to_the_logits_is_recorded(others, teachers, tmp_path, monkeypatch) -> None:
+def test_the_change_of_the_logits_by_each_step_is_recorded(others, teachers, tmp_path, monkeypatch) -> None:
     monkeypatch.setattr("distiltune.training.student.logit_change.NUM_TEXTS", 5)
-    texts, told = [TEXTS[place] for place in (0, 12, 24, 35, 47)], []
+    texts, loaded = [TEXTS[place] for place in (0, 12, 24, 35, 47)], []
 
     def parity(name: str, **more) -> list[dict]:
         config = student_config(layers=[0, 2], **more)
         record = build_student(config, teachers["bert"], LABELS, tmp_path / name, texts=(TEXTS, ()))
-        told.append(load_classifier(tmp_path / name))
+        loaded.append(load_classifier(tmp_path / name))
         return record["parity"]
 
     def logits(model, tokenizer) -> np.ndarray:
@@ -211,7 +213,7 @@ def test_what_each_step_did_to_the_logits_is_recorded(others, teachers, tmp_path
         "predictions_changed": 0,
     }
     [trimmed] = parity("trimmed", vocabulary={"others": others, "size": len(needed) + 4})
-    expected = compare_logits(logits(*told[0]), logits(*told[2]))
+    expected = compare_logits(logits(*loaded[0]), logits(*loaded[2]))
     assert trimmed == {"step": "vocabulary", **{name: pytest.approx(each) for name, each in expected.items()}}
     assert trimmed["logits_rmse"] > 0.01
     narrowed, tokenizer = load_classifier(teachers["bert"])

@@ -1,4 +1,4 @@
-"""Trimmed vocabularies: the same pieces for what they hold, nothing unknown that was known, the same logits."""
+"""Trimmed vocabularies: texts of kept pieces have the same pieces and logits, and no text becomes unknown."""
 
 import random
 import tempfile
@@ -49,7 +49,7 @@ LABELS = [f"label_{n}" for n in range(4)]
 
 @pytest.fixture(scope="module")
 def teacher(tmp_path_factory) -> Path:
-    """A checkpoint whose tokenizer knows many words, and free places as BERT's has."""
+    """A checkpoint whose tokenizer has many words."""
     return tiny_classifier(
         tmp_path_factory.mktemp("teacher"), texts=[*TRAIN, *OTHERS, *WORDS] * 2, label_names=LABELS
     )
@@ -57,7 +57,7 @@ def teacher(tmp_path_factory) -> Path:
 
 @pytest.fixture(params=["bert", "distilbert"])
 def trimmed(request, teacher, tmp_path):
-    """Model and tokenizer before and after."""
+    """Model and tokenizer, before and after trimming."""
     model, tokenizer = load_classifier(teacher)
     if request.param == "distilbert":
         tokenizer = DistilBertTokenizerFast(tokenizer_object=tokenizer.backend_tokenizer)
@@ -103,7 +103,7 @@ def test_nothing_becomes_unknown_that_was_known(trimmed):
     assert "".join(piece.removeprefix("##") for piece in left.tokenize("zebra")) == "zebra"
 
 
-def test_size_and_count_say_what_stays(teacher):
+def test_size_and_count_determine_what_is_kept(teacher):
     tokenizer = load_tokenizer(teacher)
     needed = set(pieces_to_keep(tokenizer, []))
     train, both = set(pieces_to_keep(tokenizer, TRAIN)), set(pieces_to_keep(tokenizer, TRAIN, OTHERS))
@@ -146,12 +146,12 @@ def test_what_cannot_be_trimmed_is_refused(teacher, tmp_path):
     words = tokenizers.Tokenizer(tokenizers.models.WordLevel({"<pad>": 0, "<unk>": 1, "red": 2}, "<unk>"))
     marked = tokenizers.CharBPETokenizer()
     marked.train_from_iterator(TRAIN, vocab_size=60, special_tokens=["<pad>", "<unk>"])
-    for other, said in (
+    for other, message in (
         (words, "the tokenizer's model is WordLevel; vocabularies of BPE, Unigram, WordPiece can"),
         (tokenizers.Tokenizer.from_str(marked.to_str()), "model is BPE and has a end_of_word_suffix"),
     ):
         given = type(tokenizer)(tokenizer_object=other, pad_token="<pad>")
-        with pytest.raises(ModelError, match=rf"student\.vocabulary: .*{said}.*others to nearest"):
+        with pytest.raises(ModelError, match=rf"student\.vocabulary: .*{message}.*others to nearest"):
             pieces_to_keep(given, TRAIN)
         added = {*given.all_special_ids, *given.added_tokens_decoder}
         assert pieces_to_keep(given, [], others_spelled=False) == sorted(added)
@@ -167,13 +167,13 @@ def test_a_vocabulary_that_cannot_spell_is_refused_before_anything_begins(teache
 
 
 def test_a_vocabulary_that_cannot_spell_is_refused_before_a_teacher_from_nothing_is_trained(corpus):
-    """Its word pieces are not there before the data are read."""
+    """Its word pieces do not exist before the data is read."""
     for others, size in (("spelled", 40), ("nearest", 5)):
         student = {"layers": [0], "vocabulary": {"size": size, "others": others}}
         config = JobConfig.model_validate({"teacher": {"scratch": {}}, "student": student})
         check_models(config)
-        said = rf"student\.vocabulary\.size: {size} given; the special tokens.* are \d+ pieces of [\d,]+; give more"
-        with pytest.raises(ModelError, match=said):
+        message = rf"student\.vocabulary\.size: {size} given; the special tokens.* are \d+ pieces of [\d,]+; give more"
+        with pytest.raises(ModelError, match=message):
             check_new_pieces(config, corpus)
         enough = config.student.model_copy(update={"vocabulary": VocabularyConfig(size=500, others=others)})
         check_new_pieces(config.model_copy(update={"student": enough}), corpus)
@@ -191,7 +191,7 @@ def corpus():
 
 @pytest.fixture(scope="module")
 def corpus_tokenizer(corpus):
-    """Knows words of every split, as a pretrained one does."""
+    """A tokenizer with words of every split, like a pretrained one."""
     return train_tokenizer([text for split in corpus.splits.values() for text in split["text"]], 4000)
 
 

@@ -1,4 +1,4 @@
-"""Narrower students: what contributes nothing goes unnoticed, the rest by its importance; loaded, trained, exported."""
+"""Narrower students: parts that contribute nothing go first, the others by importance; loaded, trained, exported."""
 
 import json
 import re
@@ -65,7 +65,7 @@ FAMILIES = ["bert", "distilbert", "roberta"]
 LABELS = [f"label_{n}" for n in range(4)]
 TEXTS = [text for text, _ in tiny_data()]
 TARGETS = [LABELS.index(label) for _, label in tiny_data()]
-# Two layers, 4 heads of 8 columns, 64 rows: what is to stay of each layer.
+# Two layers with 4 heads of 8 columns and 64 rows: what each layer keeps.
 HEADS = [[0, 2, 3], [1, 2, 3]]
 ROWS = [[*range(40)], sorted([*range(3, 63, 2), *range(44, 64, 2)])]
 WIDTH = WidthConfig(num_attention_heads=3, intermediate_size=40)
@@ -73,15 +73,15 @@ WIDTH = WidthConfig(num_attention_heads=3, intermediate_size=40)
 
 @pytest.fixture(scope="module")
 def wide(tmp_path_factory) -> dict[str, Path]:
-    """Of each family a classifier whose weights, biases too, are all drawn."""
+    """A classifier of each family whose weights and biases are all random."""
     made = {}
     for family in FAMILIES:
         made[family] = tiny_classifier(tmp_path_factory.mktemp(family), family=family, label_names=LABELS)
-        narrow_config, tokenizer = load_model(made[family]).config, load_tokenizer(made[family])
-        narrow_config.num_attention_heads = 4
+        config, tokenizer = load_model(made[family]).config, load_tokenizer(made[family])
+        config.num_attention_heads = 4
         with torch.random.fork_rng(), torch.no_grad():
             torch.manual_seed(3)
-            model = new_classifier(narrow_config)
+            model = new_classifier(config)
             for name, value in model.named_parameters():
                 if not name.endswith(("LayerNorm.weight", "layer_norm.weight")):
                     value.normal_(std=0.2)
@@ -100,7 +100,7 @@ def width(**counts) -> StudentConfig:
 
 
 def without(model, heads=HEADS, rows=ROWS):
-    """The model in which heads and rows that are not to stay contribute nothing."""
+    """The model in which heads and rows that are not kept contribute nothing."""
     with torch.no_grad():
         for (out, second), kept_heads, kept_rows in zip(readers(model), heads, rows, strict=True):
             columns = out.weight.view(len(out.weight), -1, 8)
@@ -110,7 +110,7 @@ def without(model, heads=HEADS, rows=ROWS):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_what_contributes_nothing_is_taken_out_and_the_logits_stay(family, wide):
+def test_parts_that_contribute_nothing_are_pruned_and_the_logits_stay(family, wide):
     model, tokenizer = load_classifier(wide[family])
     before, parameters = logits_of(without(model), tokenizer), model.num_parameters()
     split = tokenize_split(TEXTS, TARGETS, tokenizer, 32)
@@ -123,7 +123,7 @@ def test_what_contributes_nothing_is_taken_out_and_the_logits_stay(family, wide)
     for out, second in readers(model):
         assert out.weight.shape == (32, 24) and second.weight.shape == (32, 40)
         assert (out.in_features, second.in_features) == (24, 40)
-    # Of each layer: 3 projections of 8 rows with their biases, 8 columns; 24 rows with their biases, 24 columns.
+    # Each layer loses 8 rows of 3 projections with their biases, 8 columns; 24 rows with their biases, 24 columns.
     assert parameters - model.num_parameters() == 2 * (3 * 8 * 33 + 8 * 32 + 24 * 33 + 24 * 32)
     assert (num_heads(model.config), num_rows(model.config)) == (3, 40)
     with first_token_in_last_layer(model):
@@ -137,7 +137,7 @@ def test_importance_is_the_mean_size_of_the_derivative_by_a_mask(family, wide):
     texts = [*TEXTS[:3], "open"]
     split = tokenize_split(texts, [2, 0, 1, IGNORED_LABEL], tokenizer, 32)
     found: Any = importance(model.train(), split)
-    assert model.training, "it is left in its mode"
+    assert model.training, "its mode is restored"
     masked: dict[torch.nn.Module, torch.Tensor] = {}
     for out, second in readers(model.eval()):
         masked |= {out: torch.ones(32).double(), second: torch.ones(64).double()}
@@ -191,14 +191,14 @@ def test_a_narrow_student_is_built_loaded_and_loaded_by_nothing_else(family, wid
     assert (made["num_attention_heads"], made["intermediate_size"]) == (3, 40)
     student, tokenizer = load_classifier(tmp_path / "s")
     assert made["num_parameters"] == student.num_parameters()
-    told = json.loads((tmp_path / "s" / "config.json").read_text())
-    assert told[KEPT_HEADS] == 3 and type(student).__name__ == told["architectures"][0]
+    saved = json.loads((tmp_path / "s" / "config.json").read_text())
+    assert saved[KEPT_HEADS] == 3 and type(student).__name__ == saved["architectures"][0]
     teacher = load_classifier(wide[family])[0]
-    narrow(teacher, tokenizer, WIDTH, TEXTS, TARGETS)  # what is important is told by the whole teacher
+    narrow(teacher, tokenizer, WIDTH, TEXTS, TARGETS)  # importance is measured in the whole teacher
     expected = student_from_layers(teacher, [1])
     assert torch.equal(logits_of(student, tokenizer), logits_of(expected, tokenizer))
     assert torch.equal(readers(student)[0][0].weight, readers(teacher)[1][0].weight)
-    # Another head for other labels, all else as it is in the checkpoint.
+    # Other labels give it a new head; all else is that of the checkpoint.
     other = student_config(checkpoint=str(tmp_path / "s"))
     build_student(other, wide[family], ["a", "b"], tmp_path / "other")
     bodies = (
@@ -237,7 +237,7 @@ def test_keeping_all_changes_nothing(wide):
     assert all(value is before[name] or torch.equal(value, before[name]) for name, value in before.items())
 
 
-def test_it_learns_from_the_teacher_and_comes_back_from_its_checkpoint(wide, tmp_path):
+def test_it_learns_from_the_teacher_and_is_loaded_from_its_checkpoint(wide, tmp_path):
     teacher, tokenizer = load_classifier(wide["bert"])
     config = width(num_attention_heads=1, intermediate_size=4)
     build_student(config, wide["bert"], LABELS, tmp_path / "s", texts=(TEXTS, ()), labels=TARGETS)
@@ -320,7 +320,7 @@ def test_every_family_is_exported_plain_and_fused(family, wide, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("counts", "told"),
+    ("counts", "message"),
     [
         (
             {"intermediate_size": 65},
@@ -332,24 +332,24 @@ def test_every_family_is_exported_plain_and_fused(family, wide, tmp_path):
         ),
     ],
 )
-def test_more_than_there_is_is_refused_before_the_job_begins(counts, told, wide, tmp_path):
-    with pytest.raises(ModelError, match=rf"student\.width\.{told}"):
+def test_more_heads_or_rows_than_exist_are_refused_before_the_job_begins(counts, message, wide, tmp_path):
+    with pytest.raises(ModelError, match=rf"student\.width\.{message}"):
         build_student(width(**counts), wide["bert"], LABELS, tmp_path / "s", texts=(TEXTS, ()))
     student, teacher = {"layers": [0]}, {"checkpoint": str(wide["bert"])}
     scratch = {"scratch": {"hidden_size": 32, "num_attention_heads": 4, "intermediate_size": 64}}
     [[name, value]] = counts.items()
     space = {"search": {"space": {f"student.{name}": {"type": "choice", "values": [1, value]}}}}
     for each in (teacher, scratch):
-        with pytest.raises(ModelError, match=rf"student\.width\.{told}"):
+        with pytest.raises(ModelError, match=rf"student\.width\.{message}"):
             check_models(JobConfig.model_validate({"teacher": each, "student": {**student, "width": counts}}))
-        with pytest.raises(ModelError, match=rf"search\.space\.student\.{told}"):
+        with pytest.raises(ModelError, match=rf"search\.space\.student\.{message}"):
             check_models(JobConfig.model_validate({"teacher": each, "student": student, **space}))
     own = {"checkpoint": str(wide["distilbert"]), "width": counts}
-    with pytest.raises(ModelError, match=rf"student\.width\.{told}"):
+    with pytest.raises(ModelError, match=rf"student\.width\.{message}"):
         check_models(JobConfig.model_validate({"teacher": {"scratch": {}}, "student": own}))
 
 
-def test_nothing_to_measure_on_none_left_and_unknown_families_are_refused(wide, tmp_path):
+def test_missing_texts_counts_of_zero_and_unknown_families_are_refused(wide, tmp_path):
     with pytest.raises(ModelError, match=r"student.width: .*training texts"):
         build_student(width(intermediate_size=40), wide["bert"], LABELS, tmp_path / "s")
     for name in ("intermediate_size", "num_attention_heads"):
@@ -416,7 +416,7 @@ def test_a_searched_student_is_made_with_the_labels_of_train(wide, tmp_path):
         }
     )
     task = Task(
-        Store(str(tmp_path)), job, "log", "told", num_threads=1, use_gpu=False, unfinished="unfinished"
+        Store(str(tmp_path)), job, "log", "progress", num_threads=1, use_gpu=False, unfinished="unfinished"
     )
     searched = {"student.num_layers": 2, "student.num_attention_heads": 3}
     made = make_student(task, "teacher", data, "made", searched)
@@ -429,7 +429,7 @@ def test_a_searched_student_is_made_with_the_labels_of_train(wide, tmp_path):
     assert all(torch.equal(value, expected[name]) for name, value in found.items())
 
 
-def test_widths_that_cannot_be_searched_are_told():
+def test_widths_that_cannot_be_searched_are_refused():
     space = {
         "student.num_attention_heads": {"type": "choice", "values": [0, 2.5]},
         "student.intermediate_size": {"type": "int", "low": 16, "high": 64},

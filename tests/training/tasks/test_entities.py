@@ -26,7 +26,7 @@ def spans(*texts: str) -> list[tuple[int, int, str]]:
     ]
 
 
-def slowly(rows: list[list[str]]) -> set[tuple[int, int, int, str]]:
+def slow_entities(rows: list[list[str]]) -> set[tuple[int, int, int, str]]:
     """Text, first word, word after the last and type of each entity, found from word to word."""
     found = set()
     for number, row in enumerate(rows):
@@ -64,7 +64,7 @@ def test_spans_of_one_text(given, expected):
     assert spans(given) == expected
 
 
-def test_no_entity_reaches_into_the_next_text():
+def test_no_entity_continues_into_the_next_text():
     assert spans("O B-PER", "I-PER O", "", "I-PER") == [(1, 2, "PER"), (2, 3, "PER"), (4, 5, "PER")]
     assert spans("") == []
 
@@ -72,7 +72,7 @@ def test_no_entity_reaches_into_the_next_text():
 def test_counts_worked_by_hand():
     labels = tags("B-PER I-PER O B-LOC", "O O", "B-LOC I-LOC")
     predictions = tags("B-PER I-PER O B-PER", "B-LOC O", "B-LOC O")
-    # Of the first text the person is right and the place has the wrong type; in the second nothing is right to be
+    # In the first text the person is right and the place has the wrong type; in the second no entity should be
     # predicted; in the third the entity is too short.
     assert entity_counts(predictions, labels).tolist() == [[1, 2, 2], [0, 1, 0], [0, 1, 1]]
     assert entity_counts(predictions, labels, kind=0).tolist() == [[0, 0, 1], [0, 1, 0], [0, 1, 1]]
@@ -98,7 +98,7 @@ def test_random_tags_are_counted_as_one_by_one(seed):
     rows = [[NAMES[tag] for tag in random.integers(len(NAMES), size=length)] for length in lengths]
     others = [[tag if random.random() < 0.7 else "O" for tag in row] for row in rows]
     labels, predictions = (tags(*(" ".join(row) for row in each)) for each in (rows, others))
-    true, found = slowly(rows), slowly(others)
+    true, found = slow_entities(rows), slow_entities(others)
     expected = [
         [sum(each[0] == number for each in part) for part in (found & true, found, true)]
         for number in range(40)

@@ -153,7 +153,7 @@ def test_labels_are_the_ends_of_the_first_answer_in_each_window(tokenizer, split
         assert (spans[cut.labels[row, 0], 0], spans[cut.labels[row, 1], 1]) == (start, start + 3)
 
 
-def test_a_split_keeps_what_its_rows_are_windows_of(tokenizer, split):
+def test_a_split_keeps_its_contexts_and_answers(tokenizer, split):
     assert len(split.questions.contexts) == len(PAIRS) and split.questions.answers.shape[0] == len(PAIRS)
     unlabelled = TASK.tokenize_texts(PAIRS, tokenizer, 18, 2)
     assert (unlabelled.labels == UNLABELLED).all() and unlabelled.questions is not None
@@ -260,7 +260,7 @@ def test_the_best_span_is_that_of_brute_force(seed):
                 assert own.probability(temperature) == pytest.approx(right / (sum(weights) + of_null))
 
 
-def test_a_span_has_a_most_number_of_tokens_and_does_not_end_before_it_begins():
+def test_a_span_has_a_maximum_of_tokens_and_does_not_end_before_it_begins():
     logits = np.zeros((60, 2), dtype=np.float32)
     logits[50, 0] = logits[1, 1] = 9.0  # ends before it begins
     logits[2, 0], logits[2 + MOST_TOKENS, 1] = 5.0, 5.0  # one token too long
@@ -280,7 +280,7 @@ def test_a_context_without_tokens_has_no_answer():
     assert answers_of(["", "abc def ghi" * 9], given, None)[0] == ""
 
 
-def test_blanks_at_the_ends_of_tokens_are_no_part_of_an_answer():
+def test_blanks_at_the_ends_of_tokens_are_not_part_of_an_answer():
     assert trimmed("a  new york b", (1, 11)) == (3, 11)
     assert trimmed("a b", (1, 2)) == (1, 1)
 
@@ -327,9 +327,8 @@ def test_answers_are_compared_as_words_without_punctuation_and_articles():
 def test_scores_are_those_worked_by_hand(predicted, answers, f1, exact):
     words, labels = scoring.words_of_answers([predicted]), scoring.words_of_labels([answers])
     assert scoring.scores(words, labels).tolist() == [[pytest.approx(f1), exact]]
-    others = scoring.words_of_labels(
-        [["x y z", "some other words that are many"], answers]
-    )  # padded otherwise
+    # With other padding.
+    others = scoring.words_of_labels([["x y z", "some other words that are many"], answers])
     both = scoring.scores(scoring.words_of_answers(["", predicted]), others)
     assert both[1].tolist() == [pytest.approx(f1), exact]
     assert scoring.is_unanswerable(labels).tolist() == [not answers or answers == ["an"]]
@@ -362,10 +361,10 @@ def test_metrics_are_means_and_follow_from_sums_over_questions():
 
 def test_right_answers_are_read_from_the_context():
     labels = TASK.measured_labels(PAIRS, LABELS)
-    told = [
+    right = [
         context[own[0][0] : own[0][1]] if own else "" for (_, context), own in zip(PAIRS, LABELS, strict=True)
     ]
-    assert TASK.metrics(scoring.words_of_answers(told), labels) == {"f1": 1, "exact_match": 1}
+    assert TASK.metrics(scoring.words_of_answers(right), labels) == {"f1": 1, "exact_match": 1}
 
 
 # ---- Models ---------------------------------------------------------------------------------------------
@@ -553,7 +552,7 @@ def test_other_families_learn_answers_as_well(family, tmp_path):
     assert TASK.measured_on(split, logits)["f1"] > 0.9  # pyright: ignore[reportOptionalOperand]
 
 
-def test_families_without_token_types_have_them_not(tokenizer):
+def test_a_family_without_token_types_is_run_without_them(tokenizer):
     model = new_model(tokenizer, kind=RobertaConfig, type_vocab_size=1)
     split = TASK.tokenize_labelled(PAIRS[:4], LABELS[:4], tokenizer, 40)
     logits = compute_logits(model, split, pad_token_id=tokenizer.pad_token_id, num_threads=1)

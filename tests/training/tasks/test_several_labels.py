@@ -70,7 +70,7 @@ def test_every_metric_of_sets_has_a_reference() -> None:
 
 @pytest.mark.parametrize("digits", [None, 0])
 def test_average_precision_is_that_of_scikit_learn(digits) -> None:
-    """With ties as well."""
+    """Also with ties."""
     logits, _, labels = drawn_sets()
     logits = logits if digits is None else np.round(logits, digits)
     found = MULTI_LABEL.metric("map", NAMES).measure(logits, labels)

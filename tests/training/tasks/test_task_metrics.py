@@ -29,7 +29,7 @@ ALL = [
 
 
 def drawn(seed: int, num_texts: int = 120) -> tuple[np.ndarray, np.ndarray]:
-    """Predictions and labels of skewed classes; nothing is "never", and some seeds lack other labels."""
+    """Predictions and labels of skewed classes; none is "never", and some seeds lack other labels."""
     random = np.random.default_rng(seed)
     labels = random.choice(5, num_texts, p=[0.6, 0.2, 0.12, 0.05, 0.03])
     return np.where(random.random(num_texts) < 0.7, labels, random.integers(5, size=num_texts)), labels
@@ -44,7 +44,7 @@ def of_one_label(predictions: np.ndarray, labels: np.ndarray, label: int) -> tup
     return precision, recall, 2 * precision * recall / (precision + recall) if precision + recall else 0.0
 
 
-def slowly(name: str, predictions: np.ndarray, labels: np.ndarray) -> float:
+def slow_metric(name: str, predictions: np.ndarray, labels: np.ndarray) -> float:
     """A metric in plain Python."""
     kind, _, label = name.partition(".")
     places = {"precision": 0, "recall": 1, "f1": 2}
@@ -87,7 +87,7 @@ def test_a_metric_is_that_of_a_slow_reference_and_counts_give_the_same(name):
     for seed in range(8):
         predictions, labels = drawn(seed, 40 + 20 * seed)
         labels[0], predictions[1] = OUTSIDE, 5  # one text is outside, and one gets a label that no text has
-        expected = slowly(name, predictions, labels)
+        expected = slow_metric(name, predictions, labels)
         assert metric.measure(predictions, labels) == pytest.approx(expected)
         assert metric.of_counts is not None
         assert metric.of_counts(LabelCounts.of(predictions, labels)) == pytest.approx(expected)
@@ -106,7 +106,7 @@ def test_a_metric_is_that_of_scikit_learn(name):
 
 @pytest.mark.parametrize("name", [each for each in ALL if each not in ("in_scope_accuracy", "oos_recall")])
 def test_texts_of_one_label_are_no_error(name):
-    """Ratios have nothing to divide by, and no correlation is defined: 0, without a warning."""
+    """Ratios whose divisor is 0 and an undefined correlation are 0, without a warning."""
     metric = SINGLE_LABEL.metric(name, NAMES)
     labels = np.full(7, 2)
     for predictions in (labels, np.full(7, 1)):
@@ -131,7 +131,7 @@ def test_in_scope_metrics_without_an_out_of_scope_class():
     assert inside.of_counts(LabelCounts.of(np.array([4, 4, 0, 0, 0, 0]), everything)) == pytest.approx(2 / 6)
 
 
-def test_every_epoch_has_the_usual_metrics_and_those_that_are_asked_for():
+def test_every_epoch_has_the_usual_metrics_and_requested_ones():
     predictions, labels = drawn(3)
     usual = SINGLE_LABEL.measured(predictions, labels, OUTSIDE)
     assert list(usual) == [*SINGLE_LABEL.metric_modes, "balanced_accuracy", "macro_f1", "weighted_f1"]
@@ -140,7 +140,7 @@ def test_every_epoch_has_the_usual_metrics_and_those_that_are_asked_for():
     )
     assert list(more) == [*usual, "recall.d e", "mcc"]
     for name, value in more.items():
-        assert value == pytest.approx(slowly(name, predictions, labels))
+        assert value == pytest.approx(slow_metric(name, predictions, labels))
 
 
 def test_names_are_shown_as_words():
@@ -161,7 +161,7 @@ def test_names_are_shown_as_words():
         ("f1.nothing like it", ["no label 'nothing like it'", "a, b, c, d e"]),
     ],
 )
-def test_an_unknown_metric_is_refused_with_what_there_is(name, parts):
+def test_an_unknown_metric_is_refused_with_the_accepted_ones(name, parts):
     with pytest.raises(InputError, match=r"^metric: ") as error:
         SINGLE_LABEL.metric(name, NAMES)
     for part in parts:
@@ -169,7 +169,7 @@ def test_an_unknown_metric_is_refused_with_what_there_is(name, parts):
 
 
 def test_accuracy_and_macro_f1_select_different_epochs_of_skewed_data():
-    """95 of 100 texts are common: the first epoch gives up the rare label, the second 4 texts of the common one."""
+    """95 of 100 texts have the common label: the first epoch misses the rare one, the second 6 common texts."""
     labels = np.repeat([0, 1], [95, 5])
     lazy, fair = np.zeros(100, int), np.where(np.arange(100) < 6, 1, labels)
 

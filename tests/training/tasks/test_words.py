@@ -1,4 +1,4 @@
-"""Words of tokenized texts, whatever the tokenizer: their first pieces, their places, and the tags of entities."""
+"""Words of texts in any tokenizer's pieces: their first pieces, their places, and the tags of entities."""
 
 from __future__ import annotations
 

@@ -90,7 +90,7 @@ def prepare(config: TeacherConfig, data: TextData, directory: Path, **options: A
 
 
 def slow_loss(embeddings: np.ndarray, sets: np.ndarray) -> float:
-    """Pair by pair."""
+    """Compute the loss pair by pair."""
     errors: dict[bool, list[float]] = {True: [], False: []}
     for i in range(len(sets)):
         for j in range(i):
@@ -255,21 +255,21 @@ def test_an_interrupted_training_is_resumed_at_its_last_epoch_in_the_same_bits(
 ) -> None:
     data = text_data(ROWS)
     config = teacher(encoders["bert"], {**PAIRS, "num_train_epochs": 3}, num_train_epochs=3)
-    unfinished, told = UnfinishedTraining(Store(str(tmp_path)), "unfinished/teacher"), []
+    unfinished, reported = UnfinishedTraining(Store(str(tmp_path)), "unfinished/teacher"), []
 
     def interrupt(progress: Progress) -> None:
         part = "encoder" if "contrastive" in progress.message else "classifier"
-        told.append((part, progress.values["done"]))
-        if told.count((interrupted_in, 2)) == 1 and told[-1] == (interrupted_in, 2):
+        reported.append((part, progress.values["done"]))
+        if reported.count((interrupted_in, 2)) == 1 and reported[-1] == (interrupted_in, 2):
             raise KeyboardInterrupt
 
     whole = prepare(config, data, tmp_path / "whole")
     with pytest.raises(KeyboardInterrupt):
         prepare(config, data, tmp_path / "cut", report=interrupt, unfinished=unfinished)
-    torch.manual_seed(77)  # the resumed process has another past
-    begun = len(told)
+    torch.manual_seed(77)  # the resumed process begins with another random state
+    begun = len(reported)
     cut = prepare(config, data, tmp_path / "cut", report=interrupt, unfinished=unfinished)
-    resumed = told[begun:]
+    resumed = reported[begun:]
     assert [done for part, done in resumed if part == "encoder"] == (
         [2] if interrupted_in == "encoder" else []
     )
@@ -349,7 +349,7 @@ def test_with_eight_texts_a_label_pairs_teach_more_than_the_usual_epochs_on_labe
     encoder = Path("offline:all-MiniLM-L6-v2")
     usual = {"learning_rate": 2e-4, "batch_size": 32}
     options = {"max_length": 32, "num_threads": 1}
-    # The last epochs are compared, so that the texts of the test select none.
+    # The last epochs are compared, so that no epoch is selected on the test texts.
     plain = prepare(teacher(encoder, None, num_train_epochs=5, **usual), data, tmp_path / "plain", **options)
     pairs = {"num_train_epochs": 6}
     found = prepare(teacher(encoder, pairs, num_train_epochs=2, **usual), data, tmp_path / "pairs", **options)

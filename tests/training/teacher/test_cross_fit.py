@@ -128,7 +128,7 @@ def test_a_label_that_only_conflicting_texts_have_is_outside_of_each_fold_or_ref
 
 
 @pytest.mark.parametrize(
-    ("values", "told"),
+    ("values", "message"),
     [
         (
             {"teacher": {"checkpoint": "x/y"}, "data": {"diagnostics": {"cross_fit": 5}}},
@@ -139,8 +139,8 @@ def test_a_label_that_only_conflicting_texts_have_is_outside_of_each_fold_or_ref
         ({"data": {"diagnostics": {"cross_fit_epochs": 2}}}, "cross_fit_epochs: 2 given without cross_fit"),
     ],
 )
-def test_what_cannot_be_cross_fitted_is_refused(values, told):
-    with pytest.raises(ValidationError, match=told):
+def test_what_cannot_be_cross_fitted_is_refused(values, message):
+    with pytest.raises(ValidationError, match=message):
         JobConfig.model_validate(values)
 
 
@@ -225,7 +225,7 @@ def test_a_finished_fold_is_not_trained_again_and_a_damaged_one_is(tmp_path, mon
             "data": {"diagnostics": {"cross_fit": 2}},
         }
     )
-    task = Task(Store(str(tmp_path)), config, "log", "told", 1, use_gpu=False, unfinished="unfinished")
+    task = Task(Store(str(tmp_path)), config, "log", "progress", 1, use_gpu=False, unfinished="unfinished")
     data = text_data()
     first, computed = remote.label_fold(task, data, [1, 5], "cache/logits/a")
     assert computed

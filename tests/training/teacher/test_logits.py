@@ -1,3 +1,5 @@
+"""The cache of a teacher's logits: order, keys, damaged entries, and concurrent writers."""
+
 import json
 import logging
 import shutil
@@ -40,7 +42,7 @@ def split_of(directory: Path, texts: list[str] = TEXTS) -> TokenizedSplit:
     return tokenize_split(texts, list(range(len(texts))), load_classifier(directory)[1], MAX_LENGTH)
 
 
-def ask(directory: Path, split: TokenizedSplit, cache: Path, **options) -> LogitsResult:
+def cached(directory: Path, split: TokenizedSplit, cache: Path, **options) -> LogitsResult:
     options = {"max_length": MAX_LENGTH, "num_threads": 1, "batch_size": 8, **options}
     return teacher_logits(directory, split, cache_dir=cache, **options)
 
@@ -54,17 +56,17 @@ def one_by_one(directory: Path, split: TokenizedSplit) -> np.ndarray:
 
 def test_each_row_equals_its_text_run_alone_without_padding(family: Path, tmp_path: Path) -> None:
     split = split_of(family)
-    found = ask(family, split, tmp_path)
+    found = cached(family, split, tmp_path)
     assert found.logits.dtype == np.float32
     np.testing.assert_allclose(found.logits, one_by_one(family, split), atol=1e-5)
 
 
 def test_a_second_call_reads_and_loads_no_model(teacher: Path, tmp_path: Path, monkeypatch) -> None:
     split = split_of(teacher)
-    first = ask(teacher, split, tmp_path)
-    # At the boundary: whoever still wants to run a model fails.
+    first = cached(teacher, split, tmp_path)
+    # At the boundary: loading a model fails.
     monkeypatch.setattr("distiltune.training.teacher.logits_cache.load_classifier", None)
-    second = ask(teacher, split, tmp_path)
+    second = cached(teacher, split, tmp_path)
     assert (first.computed, second.computed) == (True, False)
     assert first.key == second.key
     assert isinstance(second.logits, np.memmap)
@@ -73,17 +75,17 @@ def test_a_second_call_reads_and_loads_no_model(teacher: Path, tmp_path: Path, m
 
 
 def test_shuffled_texts_get_their_own_logits_from_the_same_entry(teacher: Path, tmp_path: Path) -> None:
-    ask(teacher, split_of(teacher), tmp_path)
+    cached(teacher, split_of(teacher), tmp_path)
     order = np.random.default_rng(0).permutation(len(TEXTS))
     shuffled = split_of(teacher, [TEXTS[index] for index in order])
-    found = ask(teacher, shuffled, tmp_path)
+    found = cached(teacher, shuffled, tmp_path)
     assert not found.computed
     assert not found.logits.flags.writeable
     np.testing.assert_allclose(found.logits, one_by_one(teacher, shuffled), atol=1e-5)
 
 
 def test_equal_texts_have_equal_logits(teacher: Path, tmp_path: Path) -> None:
-    found = ask(teacher, split_of(teacher), tmp_path)
+    found = cached(teacher, split_of(teacher), tmp_path)
     np.testing.assert_array_equal(found.logits[TEXTS.index("red")], found.logits[-1])
 
 
@@ -143,34 +145,34 @@ def other_meta(path: Path) -> None:
 )
 def test_a_damaged_entry_is_a_miss(teacher: Path, tmp_path: Path, file: str, damage, caplog) -> None:
     split = split_of(teacher)
-    first = ask(teacher, split, tmp_path)
+    first = cached(teacher, split, tmp_path)
     expected = np.array(first.logits)
     damage(tmp_path / first.key / file)
     with caplog.at_level(logging.WARNING):
-        again = ask(teacher, split, tmp_path)
+        again = cached(teacher, split, tmp_path)
     assert again.computed
     assert "recomputing" in caplog.text
     np.testing.assert_array_equal(again.logits, expected)
-    assert not ask(teacher, split, tmp_path).computed
+    assert not cached(teacher, split, tmp_path).computed
 
 
 def test_an_entry_under_another_ones_name_is_a_miss(teacher: Path, tmp_path: Path) -> None:
     split, other = split_of(teacher), split_of(teacher, TEXTS[::-1][:-1])
     key = logits_key(teacher, other, MAX_LENGTH, "float32")
-    shutil.copytree(tmp_path / ask(teacher, split, tmp_path).key, tmp_path / key)
-    found = ask(teacher, other, tmp_path)
+    shutil.copytree(tmp_path / cached(teacher, split, tmp_path).key, tmp_path / key)
+    found = cached(teacher, other, tmp_path)
     assert found.computed
     np.testing.assert_allclose(found.logits, one_by_one(teacher, other), atol=1e-5)
 
 
 def test_bfloat16_is_close_and_kept_apart(teacher: Path, tmp_path: Path) -> None:
     split = split_of(teacher)
-    exact, rough = ask(teacher, split, tmp_path), ask(teacher, split, tmp_path, dtype="bfloat16")
+    exact, rough = cached(teacher, split, tmp_path), cached(teacher, split, tmp_path, dtype="bfloat16")
     assert rough.computed
     assert rough.logits.dtype == np.float32
     np.testing.assert_allclose(rough.logits, exact.logits, atol=2e-2)
     with pytest.raises(InputError, match=r"'float8'.*float32, tf32, bfloat16"):
-        ask(teacher, split, tmp_path, dtype="float8")
+        cached(teacher, split, tmp_path, dtype="float8")
 
 
 def test_logits_that_are_not_finite_are_refused(teacher: Path, tmp_path: Path) -> None:
@@ -178,26 +180,26 @@ def test_logits_that_are_not_finite_are_refused(teacher: Path, tmp_path: Path) -
     model.classifier.bias.data[0] = float("nan")
     save_checkpoint(model, tokenizer, tmp_path / "broken")
     with pytest.raises(ModelError, match="not finite"):
-        ask(tmp_path / "broken", split_of(teacher), tmp_path / "cache")
+        cached(tmp_path / "broken", split_of(teacher), tmp_path / "cache")
     assert not (tmp_path / "cache").exists()
 
 
 def test_the_number_of_threads_is_restored(teacher: Path, tmp_path: Path) -> None:
     before = torch.get_num_threads()
-    ask(teacher, split_of(teacher), tmp_path, num_threads=before + 1)
+    cached(teacher, split_of(teacher), tmp_path, num_threads=before + 1)
     assert torch.get_num_threads() == before
 
 
 def test_no_gpu_is_touched_where_none_was_given(teacher: Path, tmp_path: Path, monkeypatch) -> None:
     from distiltune.training.models.runtime import evaluation_device
 
-    # At the boundary: a GPU that belongs to somebody else.
+    # At the boundary: a GPU that belongs to another process.
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert evaluation_device(None).type == evaluation_device(True).type == "cuda"
-    assert ask(teacher, split_of(teacher), tmp_path, use_gpu=False).computed
+    assert cached(teacher, split_of(teacher), tmp_path, use_gpu=False).computed
 
 
-def test_writers_at_once_leave_one_whole_entry(tmp_path: Path) -> None:
+def test_concurrent_writers_leave_one_complete_entry(tmp_path: Path) -> None:
     target, failures = tmp_path / "entry", []
 
     def write(number: int) -> None:
@@ -219,7 +221,7 @@ def test_writers_at_once_leave_one_whole_entry(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["entry"]
 
 
-def test_who_reads_an_entry_is_not_disturbed_by_who_made_the_same(tmp_path: Path) -> None:
+def test_a_reader_of_an_entry_is_not_disturbed_by_a_second_writer(tmp_path: Path) -> None:
     target = tmp_path / "entry"
     for text in ("first", "second"):
         with new_folder(target, keep_existing=True) as folder:
@@ -232,7 +234,7 @@ def test_an_entry_that_another_made_meanwhile_is_kept(teacher: Path, tmp_path: P
     from distiltune.training.teacher import logits_cache as logits
 
     split = split_of(teacher)
-    other = ask(teacher, split, tmp_path / "other")
+    other = cached(teacher, split, tmp_path / "other")
 
     def beaten(*args, **options) -> np.ndarray:
         shutil.copytree(tmp_path / "other", tmp_path / "cache")
@@ -240,7 +242,7 @@ def test_an_entry_that_another_made_meanwhile_is_kept(teacher: Path, tmp_path: P
         return np.array(other.logits)
 
     monkeypatch.setattr(logits, "compute_logits", beaten)
-    found = ask(teacher, split, tmp_path / "cache")
+    found = cached(teacher, split, tmp_path / "cache")
     assert found.computed
     assert (tmp_path / "cache" / other.key / "theirs").exists()
     np.testing.assert_array_equal(found.logits, other.logits)
@@ -258,7 +260,7 @@ def test_a_failed_writer_leaves_what_was_there(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_processes_that_compute_the_same_at_once_agree(teacher: Path, tmp_path: Path) -> None:
+def test_processes_that_compute_the_same_concurrently_agree(teacher: Path, tmp_path: Path) -> None:
     program = (
         "import sys; from pathlib import Path; import numpy as np\n"
         "from distiltune.training.checkpoints.load import load_tokenizer\n"

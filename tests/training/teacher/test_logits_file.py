@@ -127,14 +127,14 @@ def test_labels_are_matched_as_those_of_a_checkpoint(tmp_path):
         (["text", "logits.a", "probabilities.a"], [["x", 1, 1]], ["logits and of probabilities"]),
         (EACH_LOGIT, [["x", 1, "?", 2], ["y", 1, 2, "nan"]], ["2 faults", "line 2", "'?' of 'b'", "line 3"]),
         (EACH_LOGIT, [["x", 1, "", 2]], ["line 2", "'' of 'b'"]),
-        (EACH_SHARE, [["x", 0.5, 0.6, 0.2]], ["line 2", "together 1"]),
+        (EACH_SHARE, [["x", 0.5, 0.6, 0.2]], ["line 2", "1.3", "accepted: 1"]),
         (EACH_SHARE, [["x", -0.5, 1.3, 0.2]], ["line 2", "0 to 1"]),
         (["text", "label"], [["x", "d"]], ["line 2", "label 'd'", "teacher.labels"]),
         (["text", "label", "confidence"], [["x", "a", 0.2]], ["line 2", "confidence", "0.333 to 1"]),
         (["text", "label", "confidence"], [["x", "a", "high"]], ["line 2", "'high'"]),
         (["text", "label"], [["x", "a"], ["x", "b"]], ["two rows", "'x'"]),
         (["text", "label"], [["x", ""], ["", "b"]], ["no row has a text and a value"]),
-        (["text", "logits"], [["x", "[1, 2]"]], ["line 2", "no object"]),
+        (["text", "logits"], [["x", "[1, 2]"]], ["line 2", "'[1, 2]'", "object"]),
     ],
 )  # fmt: skip
 def test_a_wrong_file_is_one_clear_error(tmp_path, names, rows, parts):
@@ -146,7 +146,7 @@ def test_a_wrong_file_is_one_clear_error(tmp_path, names, rows, parts):
 
 def test_rows_with_other_labels_and_missing_files(tmp_path):
     rows = [{"text": "x", "logits": {"a": 1, "b": 2, "c": 3}}, {"text": "y", "logits": {"a": 1, "b": 2}}]
-    with pytest.raises(DataError, match="line 2: logits: it has the labels 'a', 'b', the first row has"):
+    with pytest.raises(DataError, match=r"line 2: logits: .*'a', 'b', .*'a', 'b', 'c'"):
         read(lines(tmp_path / "rows.jsonl", rows))
     with pytest.raises(DataError, match=r"teacher\.logits\.path does not exist"):
         read(tmp_path / "nothing.csv")
@@ -331,7 +331,7 @@ def job(teacher="t.parquet", **sections):
     return JobConfig.model_validate({"teacher": {"logits": teacher}, "student": student, **sections})
 
 
-def test_a_path_alone_is_a_section_and_a_table_is_drawn():
+def test_a_path_alone_is_a_section_and_the_table_is_random():
     config = job()
     assert config.teacher.logits == LogitsFileConfig(path="t.parquet")
     assert not config.teacher.is_trained

@@ -1,4 +1,4 @@
-"""The mixture of several teachers: its formula, temperatures, weights against a grid, and what each is worth."""
+"""The mixture of several teachers: its formula, temperatures, weights against a grid, and its measurement."""
 
 import itertools
 import math
@@ -18,7 +18,7 @@ from distiltune.training.teacher.mixture import (
     fit_mixture,
     fit_temperature,
     fit_weights,
-    worth,
+    measure_mixture,
 )
 
 DRAWN = np.random.default_rng(5)
@@ -34,7 +34,7 @@ def labels_of(task, num=NUM):
 
 
 def teacher_of(task, labels, noise, scale=1.0):
-    """Logits of a teacher that knows the labels but for noise of its own."""
+    """Logits of a teacher that are right except for its noise."""
     if task is REGRESSION:
         return (labels + 1000 * noise * DRAWN.standard_normal(labels.shape)).astype(np.float32)
     truth = labels if task is MULTI_LABEL else np.eye(CLASSES)[labels]
@@ -133,7 +133,9 @@ def test_a_teacher_that_is_always_right_is_not_certain():
     labels = labels_of(SINGLE_LABEL, 50)
     temperature = fit_temperature((5 * np.eye(CLASSES, dtype=np.float32))[labels], labels, SINGLE_LABEL)
     sure = SINGLE_LABEL.class_probabilities(5 * np.eye(CLASSES)[:1] / temperature)[0, 0]
-    assert 1 - sure == pytest.approx(0.75 / 51, rel=0.02), "as if one more of 51 texts had every label alike"
+    assert 1 - sure == pytest.approx(0.75 / 51, rel=0.02), (
+        "as if one of 51 texts had equal weight on every label"
+    )
 
 
 def test_what_has_no_scale_to_fit_keeps_its_own():
@@ -180,7 +182,7 @@ def test_no_weights_of_a_grid_are_better(task, noises):
     assert np.abs(grid[int(np.argmin(losses))] - weights).max() <= 1.5 / steps
 
 
-def test_a_teacher_that_knows_nothing_gets_no_weight():
+def test_a_random_teacher_gets_no_weight():
     labels = labels_of(SINGLE_LABEL)
     logits = [
         teacher_of(SINGLE_LABEL, labels, 0.5),
@@ -281,13 +283,13 @@ def test_an_out_of_scope_label_that_no_teacher_knows_is_left_out_of_the_fit():
     expected = fit_mixture(
         config_of(weights="fit"), [each[:300] for each in logits], labels[:300], SINGLE_LABEL
     )
-    labels[300:] = CLASSES  # known to the data alone
+    labels[300:] = CLASSES  # a label of the data that no teacher has
     found = fit_mixture(config_of(weights="fit"), logits, labels, SINGLE_LABEL)
     assert found.weights == pytest.approx(expected.weights, abs=1e-2)
 
 
 def against(labels):
-    """Measure logits against the labels of a split, which are the first ones."""
+    """Return a function that measures logits against the first of these labels."""
 
     def measure(split, logits, rows):
         assert split in ("validation", "test")
@@ -296,7 +298,7 @@ def against(labels):
     return measure
 
 
-def test_what_each_teacher_and_the_mixture_are_worth():
+def test_a_mixture_and_each_of_its_teachers_are_measured():
     """Two teachers that are right on different halves, and a mixture that is right on all."""
     labels = np.arange(8) % 2
     sure, unsure = 4 * np.eye(2, dtype=np.float32)[labels], np.eye(2, dtype=np.float32)[1 - labels]
@@ -306,7 +308,7 @@ def test_what_each_teacher_and_the_mixture_are_worth():
     logits[1][7] = np.nan
     splits = {"validation": logits, "test": [each[:4] for each in logits]}
     config, mixture = config_of(given=[1, 1]), Mixture((0.5, 0.5), (1.0, 1.0))
-    found = worth(config, mixture, splits, against(labels), "accuracy", "max")
+    found = measure_mixture(config, mixture, splits, against(labels), "accuracy", "max")
     assert found["mixture"]["validation"]["accuracy"] == pytest.approx(7 / 8)
     assert found["mixture"]["test"]["accuracy"] == 1
     first, other = found["members"]
@@ -323,7 +325,7 @@ def test_a_teacher_without_any_text_of_a_split_has_no_measurement():
     labels = np.arange(6) % 2
     logits = [np.eye(2, dtype=np.float32)[labels], np.full((6, 2), np.nan, dtype=np.float32)]
     splits, mixture = dict.fromkeys(("validation", "test"), logits), Mixture((0.5, 0.5), (1.0, 1.0))
-    found = worth(config_of(), mixture, splits, against(labels), "accuracy", "max")
+    found = measure_mixture(config_of(), mixture, splits, against(labels), "accuracy", "max")
     assert found["members"][1]["test"] is None and found["members"][1]["missing"]["test"] == 6
     assert found["members"][0]["without"]["test"] is None, "nothing is left without the first"
     assert found["mixture"]["test"]["accuracy"] == 1 and found["best"] == 0

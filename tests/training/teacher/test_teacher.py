@@ -1,3 +1,5 @@
+"""The teacher: matched labels, training and its resumption, reuse, and the checkpoints that it is made from."""
+
 import json
 import logging
 import shutil
@@ -174,7 +176,7 @@ def test_only_a_checkpoint_has_labels_of_its_own() -> None:
             teacher(**given, fine_tune={"checkpoint": "x"})
 
 
-def test_an_encoder_without_a_head_is_no_teacher(checkpoint, data, tmp_path) -> None:
+def test_an_encoder_without_a_head_is_refused_as_a_teacher(checkpoint, data, tmp_path) -> None:
     model, tokenizer = load_classifier(checkpoint)
     model.base_model.save_pretrained(tmp_path / "encoder")
     tokenizer.save_pretrained(tmp_path / "encoder")
@@ -185,15 +187,15 @@ def test_an_encoder_without_a_head_is_no_teacher(checkpoint, data, tmp_path) -> 
 # ---- Training -----------------------------------------------------------------------------------------------
 
 
-def test_a_small_bert_learns_from_nothing_and_keeps_its_best_epoch(data, tmp_path, capfd) -> None:
-    told: list = []
+def test_a_small_bert_learns_from_scratch_and_keeps_its_best_epoch(data, tmp_path, capfd) -> None:
+    reported: list = []
     record = prepare(
         teacher(scratch=TINY),
         data,
         tmp_path / "teacher",
-        report=lambda progress: told.append(progress.values),
+        report=lambda progress: reported.append(progress.values),
     )
-    begun, *ended = told
+    begun, *ended = reported
     accuracies = [epoch["validation_accuracy"] for epoch in ended]
     total = TINY["num_train_epochs"]
     assert record["kind"] == "scratch"
@@ -245,13 +247,13 @@ def test_the_same_seed_gives_the_same_weights(data, tmp_path) -> None:
 
 def test_an_interrupted_training_is_resumed_after_its_last_epoch_in_the_same_bits(data, tmp_path) -> None:
     section = {**TINY, "num_train_epochs": 4, "dropout": 0.1, "learning_rate": 1e-3}
-    unfinished, told = UnfinishedTraining(Store(str(tmp_path)), "unfinished/teacher"), []
+    unfinished, reported = UnfinishedTraining(Store(str(tmp_path)), "unfinished/teacher"), []
 
     def interrupt(progress: Progress) -> None:
         if "epoch" not in progress.values:  # training begins
             return
-        told.append(progress.values["epoch"])
-        if told in ([1, 2], [1, 2, 2, 3, 4]):
+        reported.append(progress.values["epoch"])
+        if reported in ([1, 2], [1, 2, 2, 3, 4]):
             raise KeyboardInterrupt
 
     whole = prepare(teacher(scratch=section), data, tmp_path / "whole")
@@ -259,9 +261,9 @@ def test_an_interrupted_training_is_resumed_after_its_last_epoch_in_the_same_bit
         with pytest.raises(KeyboardInterrupt):
             prepare(teacher(scratch=section), data, tmp_path / "cut", report=interrupt, unfinished=unfinished)
         assert not (tmp_path / "cut").exists()
-    torch.manual_seed(77)  # the resumed process has another past
+    torch.manual_seed(77)  # the resumed process begins with another random state
     cut = prepare(teacher(scratch=section), data, tmp_path / "cut", report=interrupt, unfinished=unfinished)
-    assert told == [1, 2, 2, 3, 4, 4]
+    assert reported == [1, 2, 2, 3, 4, 4]
     assert cut["epochs"] == whole["epochs"]
     assert cut["best_epoch"] == whole["best_epoch"]
     assert checkpoint_fingerprint(tmp_path / "cut") == checkpoint_fingerprint(tmp_path / "whole")
@@ -306,19 +308,16 @@ def test_a_teacher_that_is_there_is_not_made_again(checkpoint, data, tmp_path, c
 def test_a_teacher_that_another_made_meanwhile_is_kept(checkpoint, data, tmp_path, monkeypatch) -> None:
     from distiltune.training.teacher import prepare as module
 
-    config, directory, begin = (
-        teacher(checkpoint=str(checkpoint)),
-        tmp_path / "teacher",
-        module.initial_teacher,
-    )
+    config, directory = teacher(checkpoint=str(checkpoint)), tmp_path / "teacher"
+    initial_teacher = module.initial_teacher
 
-    def beaten(*args):
-        monkeypatch.setattr(module, "initial_teacher", begin)
+    def overtaken(*args):
+        monkeypatch.setattr(module, "initial_teacher", initial_teacher)
         prepare(config, data, directory)
         (directory / "theirs").touch()
-        return begin(*args)
+        return initial_teacher(*args)
 
-    monkeypatch.setattr(module, "initial_teacher", beaten)
+    monkeypatch.setattr(module, "initial_teacher", overtaken)
     record = prepare(config, data, directory)
     assert record.pop("reused")
     assert (directory / "theirs").exists()
@@ -455,7 +454,7 @@ def test_a_damaged_checkpoint_is_one_clear_error(checkpoint, tmp_path, file, con
     assert len(str(caught.value).splitlines()) == 1
 
 
-def test_loading_and_saving_says_nothing_on_the_terminal(checkpoint, data, tmp_path, capfd, caplog) -> None:
+def test_loading_and_saving_prints_nothing(checkpoint, data, tmp_path, capfd, caplog) -> None:
     root = logging.getLogger()
     before = (root.level, list(root.handlers))
     load_classifier(checkpoint)

@@ -56,7 +56,7 @@ def test_a_number_is_short_for_that_many_seeds():
 
 
 @pytest.mark.parametrize(
-    ("values", "told"),
+    ("values", "parts"),
     [
         ({"ensemble": [A]}, ["a list of 1 given", "2 to 100"]),
         ({"ensemble": []}, ["a list of 0 given"]),
@@ -74,11 +74,11 @@ def test_a_number_is_short_for_that_many_seeds():
         ({"checkpoint": "x", "weights": "fit"}, ["weights is 'fit', but there is one teacher"]),
     ],
 )  # fmt: skip
-def test_teachers_that_make_no_mixture_are_refused(values, told):
+def test_teachers_that_make_no_mixture_are_refused(values, parts):
     with pytest.raises(ValidationError) as raised:
         TeacherConfig.model_validate(values)
-    for each in told:
-        assert each in str(raised.value)
+    for part in parts:
+        assert part in str(raised.value)
 
 
 @pytest.mark.parametrize(
@@ -122,14 +122,14 @@ def test_a_member_has_the_key_of_the_teacher_alone_whatever_its_weight(tmp_path)
 
 
 def test_an_error_names_the_member_and_nothing_else():
-    told = [
+    cases = [
         (ModelError("teacher.checkpoint: its labels differ; rename them by teacher.labels: {A: a}"),
          "teacher.ensemble.1.checkpoint: its labels differ; rename them by teacher.ensemble.1.labels: {A: a}"),
         (DataError("my/teacher.csv: row 3: teacher.logits.path is wrong"),
          "my/teacher.csv: row 3: teacher.ensemble.1.logits.path is wrong"),
         (ModelError("teacher: 9 tokens are too many"), "teacher.ensemble.1: 9 tokens are too many"),
     ]  # fmt: skip
-    for error, expected in told:
+    for error, expected in cases:
         with pytest.raises(InputError) as raised, naming_teacher("teacher.ensemble.1"):
             raise error
         assert (str(raised.value), type(raised.value)) == (expected, type(error))

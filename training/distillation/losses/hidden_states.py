@@ -53,14 +53,12 @@ def check_widths(student_config: Any, teacher_config: Any, term: LossTerm) -> No
     """
     if not hasattr(student_config, "num_hidden_layers"):
         raise InputError(
-            f"{term.argument or term.path()} needs hidden states of layers, but the student, of type "
-            f"{student_config.model_type!r}, has no layers; {term.remedy()}, or build the student from the teacher's "
-            "layers"
+            f"{term.path()} needs hidden states of layers, but the student, of type {student_config.model_type!r}, has "
+            f"no layers; {term.remedy()}, or build the student from the teacher's layers"
         )
     if student_config.hidden_size != teacher_config.hidden_size:
-        name = term.argument or term.path()
         raise InputError(
-            f"{name} needs equal widths: the student's is {student_config.hidden_size}, the "
+            f"{term.path()} needs equal widths: the student's is {student_config.hidden_size}, the "
             f"teacher's {teacher_config.hidden_size}; {term.remedy()}, or build the student from the teacher's layers"
         )
 
@@ -76,13 +74,12 @@ def matched_layers(num_layers: int, num_teacher_layers: int, layers: list[int] |
     Raises:
         InputError: ``layers`` does not name one existing layer for each of the student's.
     """
-    own, others = num_layers, num_teacher_layers
     if layers is None:
-        return [max(0, (index + 1) * others // own - 1) for index in range(own)]
-    if len(layers) != own or not all(0 <= layer < others for layer in layers):
+        return [max(0, (layer + 1) * num_teacher_layers // num_layers - 1) for layer in range(num_layers)]
+    if len(layers) != num_layers or not all(0 <= layer < num_teacher_layers for layer in layers):
         raise InputError(
-            f"hidden_layers is {layers}; accepted: {own} numbers, one for each student layer, "
-            f"each from 0 to {others - 1}"
+            f"hidden_layers is {layers}; accepted: {num_layers} numbers, one for each student layer, "
+            f"each from 0 to {num_teacher_layers - 1}"
         )
     return layers
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def with_own_for_missing(teacher_logits: Tensor, own: Tensor) -> Tensor:
-    """Return the teacher's logits [B, ...], NaN replaced by the student's: a text without a teacher adds no loss."""
+    """Return the teacher's logits [B, ...], NaN replaced by the student's, so that those texts add no loss."""
     return teacher_logits.where(~teacher_logits.isnan(), own.detach())
 
 

@@ -79,7 +79,7 @@ class Family:
         position_embeddings: The table of positions, below the base model; None where positions are not looked up.
         intermediate_size: Field of the configuration: feed-forward rows in each layer.
         pooler: Names, as in parameters' names, of the head's parts before ``classifier``.
-        other_embeddings: Further parameters of embeddings whose names do not say so, likewise.
+        other_embeddings: Further parameters of embeddings that cannot be recognised by their names, likewise.
         layers: The list of layers, below the base model.
         shared_layers: Whether the list has one entry for several layers, which share its weights.
         own_first_layer: Whether the first layer has other parameters than the others, so that no other can be first.
@@ -88,8 +88,8 @@ class Family:
         after_attention: The rest of a layer, ``after_attention(layer, context[B, L, A * d], hidden_states[B, L, D])``
             -> ``[B, L, D]``, where ``context`` is the heads' output and ``hidden_states`` the layer's input.
         masked_lm_head: The modules of a masked-language model's head, in order, below the model.
-        takes_made_mask: Whether its models take a mask [B, 1, S, S], Boolean or additive, as it is, as all of
-            transformers' encoders do that use nothing but ``create_bidirectional_mask``.
+        takes_made_mask: Whether its models use a mask [B, 1, S, S], Boolean or additive, as it is, like all encoders of
+            transformers that create masks with ``create_bidirectional_mask`` alone.
         has_position_bias: Whether a layer takes, after the mask, a bias [B, A, S, S] of its attention, and returns a
             tuple.
         unsupported: Capabilities that the architecture rules out, each with the reason, a clause.
@@ -124,7 +124,7 @@ class Family:
         return self.model_types[0]
 
     def supports(self, capability: Capability, config: PreTrainedConfig | None = None) -> bool:
-        """Return whether the parts that a capability needs are known, and nothing rules it out.
+        """Return whether the parts that a capability needs are known and nothing rules it out.
 
         Args:
             capability: The capability.
@@ -156,7 +156,7 @@ class Family:
         return base.get_submodule(self.layers)
 
     def place_of_layer(self, config: PreTrainedConfig, layer: int) -> int:
-        """Return the place in the list of layers of a model's layer, both from 0."""
+        """Return the index in the list of layers of a model's layer, both from 0."""
         if not self.shared_layers:
             return layer
         shapes: Any = config
@@ -231,11 +231,9 @@ def with_layers(config: PreTrainedConfig, layers: Sequence[int]) -> PreTrainedCo
         layers: The layers, from 0, ascending.
     """
     shapes: Any = copy.deepcopy(config)
-    family, num_before, types = (
-        find_family(config),
-        getattr(shapes, "num_hidden_layers", None),  # None: a student without attention
-        getattr(shapes, "layer_types", None),
-    )
+    family = find_family(config)
+    num_before = getattr(shapes, "num_hidden_layers", None)  # None: a student without attention
+    types = getattr(shapes, "layer_types", None)
     if family is not None and family.shared_layers:
         places = {family.place_of_layer(config, layer) for layer in layers}
         # Layers of several groups get a group each: groups are of equal size.

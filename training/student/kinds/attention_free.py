@@ -1,4 +1,4 @@
-"""What the kinds of students without attention share: their keys, their table of word pieces, how they are built."""
+"""The base of the student kinds without attention: their keys, their table of word pieces, and how they are built."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class AttentionFreeStudent(TrimmedStudent):
     table: Literal["teacher", "random"] = Field(
         default="teacher",
         description="The table before training. teacher: the teacher's hidden states of each word piece alone, "
-        "projected to their principal components; random: drawn.",
+        "projected to their principal components; random: initialized at random.",
     )
 
     has_layers: ClassVar[bool] = False
@@ -51,17 +51,17 @@ class AttentionFreeStudent(TrimmedStudent):
 
     @property
     def is_costly(self) -> bool:
-        """Whether the teacher reads each word piece to build it."""
+        """Whether the teacher is run on each word piece to build the student."""
         return self.table == "teacher"
 
     def why_teacher_model(self) -> str | None:
-        """Return that the table is made of the teacher's states, where it is."""
+        """Return that the table is made from the teacher's states, if it is."""
         if self.table == "random":
             return None
-        return "student.table: it is made of the teacher's hidden states (set it to random)"
+        return "student.table: it is made from the teacher's hidden states (set it to random)"
 
     def at_low_cost(self) -> Self:
-        """Return the section with a table that is drawn."""
+        """Return the section with a random table."""
         return self.model_copy(update={"table": "random"})
 
     def pieces_read(
@@ -119,10 +119,10 @@ class AttentionFreeStudent(TrimmedStudent):
         raise NotImplementedError
 
     def build(self, inputs: StudentInputs) -> BuiltStudent:
-        """Make the model, fill its table, and trim its vocabulary, as far as configured.
+        """Create the model, fill its table, and trim its vocabulary, as far as configured.
 
-        The record has ``num_layers`` None, ``shape``, ``vocabulary`` as that of other kinds, and ``pieces``, the name
-        of the teacher's states in the cache, None where the table is drawn.
+        The record has ``num_layers`` None, ``shape``, ``vocabulary`` as for other kinds, and ``pieces``, the name of
+        the teacher's states in the cache, None if the table is random.
 
         Raises:
             ModelError: The teacher cannot be used, or the vocabulary cannot be trimmed.
@@ -158,8 +158,8 @@ class AttentionFreeStudent(TrimmedStudent):
             "pieces": name,
         }
         if self.vocabulary is not None:
-            made = with_pieces(model, tokenizer, self.vocabulary, kept, inputs.validation_texts)
-            tokenizer, record["num_embeddings"], record["vocabulary"] = made
+            trimmed = with_pieces(model, tokenizer, self.vocabulary, kept, inputs.validation_texts)
+            tokenizer, record["num_embeddings"], record["vocabulary"] = trimmed
         return BuiltStudent(model.eval(), tokenizer, record)
 
     def _fill_table(self, model: PreTrainedModel, pieces: Sequence[int], inputs: StudentInputs) -> str:

@@ -1,4 +1,4 @@
-"""Student kinds: the registry, and the section ``student`` with what every kind has and answers."""
+"""Student kinds: the registry, and the section ``student`` with the keys and methods of every kind."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class StudentInputs:
         texts: Training texts.
         more_texts: Texts without labels.
         labels: Labels of the training texts.
-        validation_texts: Texts on which what is left out of the student is measured.
+        validation_texts: Texts on which the coverage of a trimmed vocabulary is measured.
         num_threads: Intra-op threads; None does not change them.
         use_gpu: Whether a GPU may be used; None uses one if available.
         report: Called with the progress.
@@ -65,8 +65,8 @@ class BuiltStudent:
         model: The classifier.
         tokenizer: Its tokenizer.
         record: What is recorded of it: ``family``, ``num_layers``, ``num_embeddings`` (distinct rows of the token
-            embedding), ``parity`` (see :class:`~.logit_change.StepParity`), and whatever else the kind has. A model
-            without layers has None there, and its description as ``shape``.
+            embedding), ``parity`` (see :class:`~.logit_change.StepParity`), and further entries of the kind. For a
+            model without layers, ``num_layers`` is None and ``shape`` describes it.
     """
 
     model: PreTrainedModel
@@ -105,12 +105,12 @@ class StudentConfig(Section):
 
     @property
     def is_pretrained(self) -> bool:
-        """Whether building it trains it."""
+        """Whether building the student trains it."""
         return False
 
     @property
     def is_costly(self) -> bool:
-        """Whether building it trains it or runs the teacher, which needs the resources of a teacher's training."""
+        """Whether building the student trains it or runs the teacher, with the resources of a teacher's training."""
         return self.is_pretrained
 
     def at_low_cost(self) -> Self:
@@ -129,7 +129,7 @@ class StudentConfig(Section):
         return found
 
     def why_teacher_model(self) -> str | None:
-        """Return what of the student needs a teacher that can be run, with the remedy; None where nothing does."""
+        """Return why the student needs a teacher that can be run, with the remedy; None if it does not."""
         return None
 
     def with_searched(self, values: Mapping[str, Any], teacher_dir: Path) -> Self:
@@ -156,7 +156,7 @@ class StudentConfig(Section):
     def check_shapes(
         self, teacher: PreTrainedConfig, searched: Mapping[str, Sequence[Any]]
     ) -> PreTrainedConfig:
-        """Reject a student that cannot be made, as far as configurations of models show it.
+        """Reject a student that cannot be built, as far as the models' configurations show it.
 
         Args:
             teacher: Configuration of the teacher.
@@ -201,7 +201,7 @@ class StudentConfig(Section):
         """Reject keys that do not fit the tokenizer that a teacher trained from scratch will have.
 
         Args:
-            make: Returns that tokenizer; takes a moment.
+            make: Trains and returns that tokenizer, which takes a moment.
 
         Raises:
             ModelError: The message has the key and the values accepted.

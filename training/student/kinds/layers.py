@@ -31,7 +31,7 @@ class LayersStudent(TransformerStudent):
     layers_of: ClassVar[str] = "the teacher"
 
     def with_searched(self, values: Mapping[str, Any], teacher_dir: Path) -> Self:
-        """Return the section with a trial's layers, or as many as it says evenly spaced, heads and rows."""
+        """Return the section with a trial's layers (given, or a number of evenly spaced ones), heads and rows."""
         from ..layers import spread_layers
 
         layers = values.get("layers", self.layers)
@@ -40,7 +40,7 @@ class LayersStudent(TransformerStudent):
         return super().with_searched(values, teacher_dir).model_copy(update={"layers": layers})
 
     def why_teacher_model(self) -> str | None:
-        """Return that its layers are the teacher's."""
+        """Return that its layers are copied from the teacher."""
         return (
             "student.kind: layers are copied from a teacher's checkpoint (set student.checkpoint, or student.kind to "
             "convolution or static)"

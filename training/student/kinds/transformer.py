@@ -1,4 +1,4 @@
-"""What the kinds of students that have transformer layers share: their keys, and how they are built."""
+"""The base of the student kinds with transformer layers: their keys, and how they are built."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class TransformerStudent(TrimmedStudent):
 
     @property
     def is_pretrained(self) -> bool:
-        """Whether building it trains it."""
+        """Whether building the student trains it."""
         return self.pretraining is not None
 
     def at_low_cost(self) -> Self:
@@ -50,7 +50,7 @@ class TransformerStudent(TrimmedStudent):
         return self.model_copy(update={"pretraining": None})
 
     def why_teacher_model(self) -> str | None:
-        """Return that the pretraining learns from the teacher, where it does."""
+        """Return that the pretraining learns from the teacher, if it does."""
         own = self.pretraining
         if own is None or own.checkpoint is not None or not (own.beta or own.gamma):
             return None
@@ -161,7 +161,7 @@ class TransformerStudent(TrimmedStudent):
         num_embeddings = model.config.vocab_size
         if self.vocabulary is not None:
             parity.before(model, tokenizer)
-            # Positions are counted from the padding id, which so keeps its place.
+            # Some models count positions from the padding id, so it must keep its place.
             fixed = range(first_position(model))
             kept = pieces_of(tokenizer, self.vocabulary, inputs.texts, inputs.more_texts, fixed)
             trimmed = with_pieces(model, tokenizer, self.vocabulary, kept, inputs.validation_texts)

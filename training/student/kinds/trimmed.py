@@ -1,4 +1,4 @@
-"""What the kinds of students share whose vocabulary may be trimmed: the key, and its checks."""
+"""The base of the student kinds whose vocabulary may be trimmed: the key, and its checks."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .base import StudentConfig
 
 
 class TrimmedStudent(StudentConfig):
-    """A student that may keep some word pieces only."""
+    """A student that may keep only some word pieces."""
 
     vocabulary: VocabularyConfig | None = Field(
         default=None,

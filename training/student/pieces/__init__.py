@@ -1,4 +1,4 @@
-"""How the pieces of a tokenizer depend on each other, for each kind of model; one module each registers it."""
+"""How the pieces of a tokenizer depend on each other, one module for each type of tokenizer model."""
 
 from . import byte_pair as byte_pair
 from . import unigram as unigram

@@ -1,4 +1,4 @@
-"""The base class of piece models, which say what a smaller vocabulary needs, and their registry."""
+"""The base class of piece models, which determine what a smaller vocabulary needs, and their registry."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ class PieceModel(ABC):
     """The model of a tokenizer, which splits words into pieces of a vocabulary.
 
     Args:
-        whole: The tokenizer, as in its ``tokenizer.json``.
+        content: The tokenizer, as in its ``tokenizer.json``.
 
     Attributes:
-        type: The model's type there.
+        type: The model's type in that file.
     """
 
     type: ClassVar[str]
 
-    def __init__(self, whole: dict[str, Any]) -> None:
-        self.model: dict[str, Any] = whole["model"]
-        self.special = {token["content"] for token in whole["added_tokens"]}
+    def __init__(self, content: dict[str, Any]) -> None:
+        self.model: dict[str, Any] = content["model"]
+        self.special = {token["content"] for token in content["added_tokens"]}
 
     @cached_property
     @abstractmethod
@@ -35,7 +35,7 @@ class PieceModel(ABC):
 
     @abstractmethod
     def in_word(self, piece: str) -> list[str]:
-        """Return the characters of a piece, in the form of pieces of one character."""
+        """Split a piece into pieces of one character each."""
 
     @abstractmethod
     def with_new_ids(self, new_id: Mapping[int, int]) -> dict[str, Any]:
@@ -55,15 +55,15 @@ class PieceModel(ABC):
         """
 
     def why_not(self) -> str | None:
-        """Return why the vocabulary cannot be trimmed, a clause; None where it can be."""
+        """Return why the vocabulary cannot be trimmed, a clause; None if it can be."""
         return None
 
     def parts(self, piece: int) -> set[int]:
-        """Return the ids that a vocabulary needs, so that texts have a piece where they had it in the whole one."""
+        """Return the ids that a vocabulary needs so that a piece occurs in texts as in the whole vocabulary."""
         return {piece}
 
     def needed(self) -> set[int]:
-        """Return the ids without which some text could no longer be spelled, or would be spelled otherwise.
+        """Return the ids without which some text could no longer be spelled, or would be spelled differently.
 
         They are those of single characters, and of pieces that contain a character without a piece of its own.
         """
@@ -92,14 +92,14 @@ def piece_model(tokenizer: Any) -> PieceModel:
     Raises:
         ModelError: There is none for its type, or its vocabulary cannot be trimmed.
     """
-    whole = json.loads(tokenizer.backend_tokenizer.to_str())
-    kind = whole["model"].get("type")
+    content = json.loads(tokenizer.backend_tokenizer.to_str())
+    kind = content["model"].get("type")
     if kind not in PIECE_MODELS:
         raise ModelError(
             f"student.vocabulary: the tokenizer's model is {kind}; vocabularies of {', '.join(PIECE_MODELS.names)} can "
             f"be trimmed; remove the section, or set others to nearest"
         )
-    found = PIECE_MODELS[kind](whole)
+    found = PIECE_MODELS[kind](content)
     if (reason := found.why_not()) is not None:
         raise ModelError(
             f"student.vocabulary: the tokenizer's model is {kind} and {reason}; remove the section, or set others to "

@@ -1,4 +1,4 @@
-"""Byte-pair encoding, as RoBERTa (of bytes) and ModernBERT have it: pairs are merged in the order of a list."""
+"""Byte-pair encoding, as in RoBERTa (over bytes) and ModernBERT: pairs are merged in the order of a list."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from .fallback import is_byte
 
 @PIECE_MODELS.register
 class BytePair(PieceModel):
-    """Pieces that are merged of shorter ones.
+    """Pieces that are merged from shorter ones.
 
-    A text has the same pieces in a smaller vocabulary that has them all, together with the pieces that were merged on
-    the way to each: no other merge happened within the places of these pieces.
+    A text has the same pieces in a smaller vocabulary if that contains them and the pieces merged on the way to each:
+    no other merges happened within their characters.
     """
 
     type: ClassVar[str] = "BPE"
@@ -32,14 +32,14 @@ class BytePair(PieceModel):
         return {_pair(merge): rank for rank, merge in enumerate(self.model["merges"])}
 
     def why_not(self) -> str | None:
-        """Return that pieces have a mark at their end or inside a word, which no model of the families has."""
+        """Return that pieces carry a prefix or suffix, if they do; no tokenizer of a supported family needs it."""
         for name in ("continuing_subword_prefix", "end_of_word_suffix"):
             if self.model.get(name):
                 return f"has a {name}"
         return None
 
     def in_word(self, piece: str) -> list[str]:
-        """Return the characters of a piece; the mark of a byte is a single one."""
+        """Return the characters of a piece; the piece of a byte counts as one character."""
         return [piece] if is_byte(piece, self.model) else list(piece)
 
     def parts(self, piece: int) -> set[int]:
@@ -50,13 +50,13 @@ class BytePair(PieceModel):
             pairs = list(pairwise(symbols))
             best = min(range(len(pairs)), key=lambda at: self.ranks.get(pairs[at], len(self.ranks)))
             if pairs[best] not in self.ranks:
-                return {piece}  # it is not merged, but read as a whole (ignore_merges)
+                return {piece}  # not merged, but looked up as a whole (ignore_merges)
             symbols[best : best + 2] = ["".join(pairs[best])]
             found.add(self.ids[symbols[best]])
         return found
 
     def with_new_ids(self, new_id: Mapping[int, int]) -> dict[str, Any]:
-        """Return the model with the pieces that have a new id, and the merges of these."""
+        """Return the model with the pieces that have a new id, and the merges among them."""
         kept = {piece: new_id[old] for piece, old in self.ids.items() if old in new_id}
         merges = [
             merge

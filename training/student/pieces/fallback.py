@@ -1,4 +1,4 @@
-"""Pieces of single bytes, of which SentencePiece models spell characters that have no piece."""
+"""Pieces of single bytes, with which SentencePiece models spell characters that have no piece."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""SentencePiece's unigram model, as XLM-RoBERTa, CamemBERT, ALBERT and DeBERTa have it: the pieces of the best sum."""
+"""SentencePiece's unigram model, as in XLM-RoBERTa, CamemBERT, ALBERT and DeBERTa: the split of the highest score."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .fallback import is_byte
 class Unigram(PieceModel):
     """Pieces with scores; a text is split so that their sum is largest.
 
-    The pieces of a text are the best of all, so that they are the best of fewer as well, if these are among them.
+    The best split of a text is also the best one in a smaller vocabulary that contains its pieces.
     """
 
     type: ClassVar[str] = "Unigram"
@@ -25,11 +25,11 @@ class Unigram(PieceModel):
         return {piece: number for number, (piece, _) in enumerate(self.model["vocab"])}
 
     def in_word(self, piece: str) -> list[str]:
-        """Return the characters of a piece; the mark of a byte is a single one."""
+        """Return the characters of a piece; the piece of a byte counts as one character."""
         return [piece] if is_byte(piece, self.model) else list(piece)
 
     def needed(self) -> set[int]:
-        """Return the ids as every model does, with a piece of the lowest score, from which that of unknown follows."""
+        """Return the ids that every model needs, and a piece of the lowest score, which sets that of unknown ones."""
         scores = [score for _, score in self.model["vocab"]]
         unknown = self.model.get("unk_id")
         found = super().needed() | (set() if unknown is None else {unknown})
@@ -48,7 +48,7 @@ class Unigram(PieceModel):
         return {**self.model, "vocab": kept, "unk_id": None if unknown is None else new_id[unknown]}
 
     def spell(self, tokenizer: Any, piece: str) -> list[int]:
-        """Split a piece into those of the best sum."""
+        """Split a piece into the pieces with the largest sum of scores."""
         if piece in self.ids:
             return [self.ids[piece]]
         return [token.id for token in tokenizer.backend_tokenizer.model.tokenize(piece)]

@@ -1,4 +1,4 @@
-"""WordPiece, as BERT has it: the longest pieces from the left; pieces inside a word begin with a prefix."""
+"""WordPiece, as in BERT: the longest pieces from the left; pieces inside a word begin with a prefix."""
 
 from __future__ import annotations
 
@@ -54,7 +54,6 @@ class WordPiece(PieceModel):
 
     def _pieces(self) -> Iterator[tuple[str, int]]:
         for piece, number in super()._pieces():
-            if not (
-                piece.startswith("[unused") and piece.endswith("]")
-            ):  # free places of BERT's vocabularies
+            is_unused = piece.startswith("[unused") and piece.endswith("]")  # in BERT's vocabularies
+            if not is_unused:
                 yield piece, number

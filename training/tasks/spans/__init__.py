@@ -1,1 +1,1 @@
-"""Answers that are spans of a context: windows of tokens, their decoding and its scores, in NumPy alone; the head."""
+"""Answers that are spans of a context: windows of tokens, decoding and scores in NumPy alone, and the model's head."""

@@ -1,9 +1,9 @@
-"""Answers of questions from the logits of windows: the best span of context tokens, and its probability.
+"""Decode answers from the logits of windows: the best span of context tokens, and its probability.
 
-It needs NumPy alone: training, evaluation, the benchmark and the torch-free runtime all decode here. A span begins
-at a token of the context and ends at the same or a later one of the same window, ``MOST_TOKENS`` tokens at most; its
-value is the first logit of the one token plus the second of the other. Shapes: N questions, M windows of them, W
-context tokens of a window.
+Training, evaluation, the benchmark and the torch-free runtime all decode here, so the module needs NumPy alone. A span
+begins at a token of the context and ends at the same or a later one of the same window, with at most ``MOST_TOKENS``
+tokens; its value is the first logit of its first token plus the second logit of its last token. Shapes: N questions, M
+windows of them, W context tokens of a window.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class SpanLogits:
     Attributes:
         logits: Rows of float32[W, 2]: of a span that begins at a token, and of one that ends there.
         spans: Rows of int64[W, 2]: first character of each token in the context, and the one after its last.
-        null: float32[M]; the value of no answer: both logits of the window's first token.
+        null: float32[M]; the value of no answer: the sum of both logits of the window's first token.
         questions: int64[M], ascending; number of each window's question. Every question has a window.
     """
 
@@ -84,7 +84,7 @@ class SpanLogits:
         )
 
     def arrays(self, name: str) -> dict[str, np.ndarray]:
-        """Return what ``of_arrays`` reads, to be stored under names that begin with ``name``."""
+        """Return the arrays to store, whose names begin with ``name``; ``of_arrays`` reads them."""
         return {
             name: self.logits.values,
             f"{name}_offsets": self.logits.offsets,
@@ -95,7 +95,7 @@ class SpanLogits:
 
     @classmethod
     def of_arrays(cls, stored: Mapping[str, Any], name: str) -> SpanLogits:
-        """Read logits; raises ``KeyError`` where an array is missing, ``ValueError`` where they do not fit."""
+        """Read what ``arrays`` returned; raises ``KeyError`` if one is missing, ``ValueError`` if they do not fit."""
         names = (name, *(f"{name}_{part}" for part in ("offsets", "spans", "null", "questions")))
         logits, offsets, spans, null, questions = (stored[each] for each in names)
         if logits.ndim != 2 or spans.shape != (len(logits), 2) or offsets[-1] != len(logits):
@@ -109,9 +109,10 @@ class Decoded(NamedTuple):
     """The best spans of N questions.
 
     Attributes:
-        spans: int64[N, 2]; their characters in the context, the one after the last included; 0 and 0 without any.
+        spans: int64[N, 2]; first character of each span in the context, and the one after its last; 0 and 0 without a
+            span.
         best: float64[N]; their values, minus infinity where a context has no token.
-        null: float64[N]; the value of no answer, the least of the question's windows.
+        null: float64[N]; the value of no answer, the smallest of the question's windows.
     """
 
     spans: np.ndarray
@@ -120,13 +121,13 @@ class Decoded(NamedTuple):
 
 
 def span_values(logits: np.ndarray, most_tokens: int = MOST_TOKENS) -> np.ndarray:
-    """Return the value of each span of logits[W, 2], float64[W, A]: of the one from token i to i + k at [i, k].
+    """Return the value of each span of logits[W, 2], float64[W, A]: at [i, k] that of the span from token i to i + k.
 
-    It is minus infinity for a span that ends behind the last token.
+    It is minus infinity for a span that ends after the last token.
     """
     starts, ends = logits.astype(np.float64).T
     padded = np.concatenate([ends, np.full(most_tokens, -np.inf)])
-    # Row i is a view of padded[i : i + most_tokens]; sliding_window_view takes ten times as long to say so.
+    # Row i is a view of padded[i : i + most_tokens]; sliding_window_view takes ten times as long to create it.
     following = np.ndarray((len(ends), most_tokens), padded.dtype, padded, strides=2 * padded.strides)
     return starts[:, None] + following
 
@@ -169,8 +170,8 @@ class Candidates(NamedTuple):
     """The possible answers to a question: every span of all of its windows, and no answer where that may be given.
 
     Attributes:
-        values: float64[K]; their values, minus the largest.
-        own: float64[k]; those of them that are the predicted answer, which several windows may contain.
+        values: float64[K]; their values after subtracting the largest.
+        own: float64[k]; those of the values that belong to the predicted answer, which several windows may contain.
     """
 
     values: np.ndarray
@@ -190,7 +191,7 @@ def candidates(given: SpanLogits, decoded: Decoded, threshold: float | None) -> 
     Args:
         given: Logits of their windows.
         decoded: Their best spans.
-        threshold: See ``is_unanswered``; with one, no answer is possible, with the least of its values.
+        threshold: See ``is_unanswered``; if given, "no answer" is a candidate too, with the smallest of its values.
     """
     unanswered = is_unanswered(decoded, threshold).tolist()
     return [
@@ -211,7 +212,7 @@ def _candidates(
     own = [np.array([null])] if is_null and null is not None else []
     for each, (_, places) in zip([] if is_null else values, windows, strict=False):
         starts, ends = np.flatnonzero(places[:, 0] == span[0]), np.flatnonzero(places[:, 1] == span[1])
-        further = ends[None] - starts[:, None]  # tokens from each first one to each last one
+        further = ends[None] - starts[:, None]  # distance from each first token to each last token
         first, last = np.nonzero((further >= 0) & (further < each.shape[1]))
         own.append(each[starts[first], further[first, last]])
     return Candidates(every - every.max(), np.concatenate(own) - every.max())
@@ -229,7 +230,7 @@ def trimmed(context: str, span: Sequence[int] | np.ndarray) -> tuple[int, int]:
 
 
 def answers_of(contexts: Sequence[str], given: SpanLogits, threshold: float | None) -> list[str]:
-    """Return the answers to N questions, empty ones where none is given.
+    """Return the answers to N questions, an empty string where no answer is given.
 
     Args:
         contexts: The contexts of the questions.

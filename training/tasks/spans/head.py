@@ -1,4 +1,4 @@
-"""Models of transformers for spans, with the logits of both ends in one tensor, as every other model has them."""
+"""The question answering models of transformers, with the logits of both ends in one tensor as in other models."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 LEAST_LOGIT = -1e4
-"""Logit of padding, which no softmax notices at any temperature and any logit of a model."""
+"""Logit of padding: so low that its softmax is 0 next to a model's logits, at any temperature in use."""
 
 
 @cache
 def with_joined_logits(stock: type[PreTrainedModel]) -> type[PreTrainedModel]:
-    """Return a class for spans whose output has ``logits`` [B, L, 2], of their first and last tokens.
+    """Derive a class for spans whose output has ``logits`` [B, L, 2], of their first and last tokens.
 
-    Where the model is given a mask of padding, the logits of padding are ``LEAST_LOGIT``. Weights, configuration and
-    name are those of the class.
+    If the model is given a padding mask, the logits of padding are ``LEAST_LOGIT``. Weights, configuration and name are
+    those of ``stock``.
 
     Args:
         stock: A class of ``AutoModelForQuestionAnswering``.

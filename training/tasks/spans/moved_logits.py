@@ -1,4 +1,4 @@
-"""Logits of windows at the tokens of another tokenizer, whose windows are others.
+"""Move the logits of windows to the tokens and windows of another tokenizer.
 
 Shapes: L tokens of a window, K tokens of one of the given windows.
 """
@@ -17,13 +17,14 @@ from .windows import NO_CONTEXT, Window
 def moved(given: Ragged, windows: Sequence[Window], spans: Ragged, questions: np.ndarray) -> Ragged:
     """Return logits of windows at other tokens, rows of float32[L, 2].
 
-    A token has the logits of the given tokens that begin in it, or end in it for the second logit, of which several add
-    their probabilities; its window takes them from the one of the same question that shares most characters of the
-    context. The first token has those of no answer, every other one outside of the context ``LEAST_LOGIT``.
+    Each window takes its logits from the given window of the same question that shares the most characters of the
+    context. A token's first logit comes from the given tokens that begin in it, its second from those that end in it;
+    the probabilities of several are added. The window's first token keeps the logits of no answer; other tokens outside
+    the context have ``LEAST_LOGIT``.
 
     Args:
         given: Logits of ``windows``, rows of [K, 2].
-        windows: The windows that they are for.
+        windows: The given windows.
         spans: Rows of [L, 2], the characters of the tokens to have logits, as ``Window.spans``.
         questions: Number of the question of each row of ``spans``.
     """
@@ -35,7 +36,7 @@ def moved(given: Ragged, windows: Sequence[Window], spans: Ragged, questions: np
         start, stop = _reach(own)
         shared = np.minimum(reach[first:end, 1], stop) - np.maximum(reach[first:end, 0], start)
         nearest = int(first) + int(shared.argmax())
-        rows.append(_at(own, windows[nearest].spans, given[nearest]))
+        rows.append(_moved_to(own, windows[nearest].spans, given[nearest]))
     return Ragged.of(rows, np.float32, (2,))
 
 
@@ -45,17 +46,17 @@ def _reach(spans: np.ndarray) -> tuple[int, int]:
     return (int(inside[0, 0]), int(inside[-1, 1])) if len(inside) else (0, 0)
 
 
-def _at(spans: np.ndarray, theirs: np.ndarray, logits: np.ndarray) -> np.ndarray:
-    """Return logits[K, 2] of tokens with the characters ``theirs`` at tokens with the characters ``spans``."""
+def _moved_to(spans: np.ndarray, given_spans: np.ndarray, logits: np.ndarray) -> np.ndarray:
+    """Return logits[K, 2] of tokens with the characters ``given_spans`` at tokens with the characters ``spans``."""
     found = np.full((len(spans), 2), -np.inf)
     found[0] = logits[0]
-    own, given = (np.flatnonzero(each[:, 0] != NO_CONTEXT) for each in (spans, theirs))
+    own, given = (np.flatnonzero(each[:, 0] != NO_CONTEXT) for each in (spans, given_spans))
     if len(own) and len(given):
-        places, others = spans[own], theirs[given]
-        firsts = np.searchsorted(places[:, 1], others[:, 0], "right")
-        _add(found[:, 0], own, firsts, logits[given, 0], others, places)
-        lasts = np.searchsorted(places[:, 0], others[:, 1], "left") - 1
-        _add(found[:, 1], own, lasts, logits[given, 1], others, places)
+        targets, sources = spans[own], given_spans[given]
+        firsts = np.searchsorted(targets[:, 1], sources[:, 0], "right")
+        _add(found[:, 0], own, firsts, logits[given, 0], sources, targets)
+        lasts = np.searchsorted(targets[:, 0], sources[:, 1], "left") - 1
+        _add(found[:, 1], own, lasts, logits[given, 1], sources, targets)
     return np.maximum(found, LEAST_LOGIT).astype(np.float32)
 
 
@@ -64,10 +65,10 @@ def _add(
     own: np.ndarray,
     at: np.ndarray,
     values: np.ndarray,
-    others: np.ndarray,
-    places: np.ndarray,
+    sources: np.ndarray,
+    targets: np.ndarray,
 ) -> None:
-    """Add the probabilities of logits to the tokens ``own[at]``, where these share characters with theirs."""
-    there = np.clip(at, 0, len(places) - 1)
-    shares = (at == there) & (places[there, 0] < others[:, 1]) & (others[:, 0] < places[there, 1])
-    np.logaddexp.at(found, own[there[shares]], values[shares].astype(np.float64))
+    """Add the probabilities of logits to the tokens ``own[at]``, where the characters of source and target overlap."""
+    clipped = np.clip(at, 0, len(targets) - 1)
+    overlap = (at == clipped) & (targets[clipped, 0] < sources[:, 1]) & (sources[:, 0] < targets[clipped, 1])
+    np.logaddexp.at(found, own[clipped[overlap]], values[overlap].astype(np.float64))

@@ -37,7 +37,7 @@ def words_of_answers(answers: Sequence[str]) -> np.ndarray:
 def words_of_labels(labels: Sequence[Sequence[str]]) -> np.ndarray:
     """Return the words of the right answers of N questions, int64[N, A, W], padded with 0, and with -1 behind the last.
 
-    Answers that are equal, or without words, count once; a question that has none of another kind has the empty answer.
+    Equal answers count once, and answers without words are dropped; a question without any other has the empty answer.
     """
     rows = []
     for own in labels:
@@ -62,8 +62,8 @@ def scores(predictions: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Return F1 and exact match of each question, float64[N, 2]: each the best over its right answers.
 
     Args:
-        predictions: int64[N, W], the words of the predicted answers; or labels, of which the first are predicted.
-        labels: int64[N, A, W'], those of the right ones.
+        predictions: int64[N, W], the words of the predicted answers; or labels, whose first answers are then those.
+        labels: int64[N, A, W'], the words of the right answers.
 
     Raises:
         ValueError: The numbers of predictions and labels differ.
@@ -91,12 +91,11 @@ def are_equal(some: np.ndarray, others: np.ndarray) -> np.ndarray:
 def _scores(predictions: np.ndarray, answers: np.ndarray) -> np.ndarray:
     """Return F1 and exact match against one answer of each question."""
     is_word = predictions != _NO_WORD
-    there = (predictions[:, :, None] == answers[:, None, :]).sum(
-        axis=2
-    )  # of each predicted word, in the answer
+    # How often the answer has each predicted word, and how often the prediction has it before.
+    in_answer = (predictions[:, :, None] == answers[:, None, :]).sum(axis=2)
     same = predictions[:, :, None] == predictions[:, None, :]
-    before = np.tril(same, -1).sum(axis=2)  # equal words before it
-    num_common = (is_word & (before < there)).sum(axis=1)
+    before = np.tril(same, -1).sum(axis=2)
+    num_common = (is_word & (before < in_answer)).sum(axis=1)
     lengths = is_word.sum(axis=1) + (answers != _NO_WORD).sum(axis=1)
     exact = are_equal(predictions, answers)
     f1 = np.divide(2 * num_common, lengths, out=exact.astype(np.float64), where=lengths > 0)

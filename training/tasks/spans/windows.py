@@ -1,7 +1,7 @@
 """Windows of a question and its context, each of which a model reads at once; together they cover the whole context.
 
-Training, labelling, evaluation and the torch-free runtime all make windows here, so that a model is asked what it has
-learned. It needs NumPy and ``tokenizers`` alone. Shapes: L tokens of a window.
+Training, labelling, evaluation and the torch-free runtime all make windows here, so that a model is applied to the same
+windows that it was trained on. The module needs NumPy and ``tokenizers`` alone. Shapes: L tokens of a window.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     import tokenizers
 
 NO_CONTEXT = -1
-"""Place of a token that is no part of the context: of the question, or added by the tokenizer."""
-_MOST_OF_QUESTION = 2  # the question is cut to the room divided by this
-_OVERLAP = 3  # neighbouring windows share the context's room divided by this
+"""Place of a token outside the context: of the question, or added by the tokenizer."""
+_QUESTION_DIVISOR = 2  # the question is cut to the room divided by this
+_OVERLAP_DIVISOR = 3  # neighbouring windows share the context's room divided by this
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Window:
         ids: Token ids.
         type_ids: Type of each token, by which some models tell question and context apart.
         spans: int32[L, 2]; the first character of each token in the whole context, and the one after its last;
-            ``NO_CONTEXT`` twice for a token that is no part of it.
+            ``NO_CONTEXT`` twice for a token outside it.
         question: Number of the question.
     """
 
@@ -60,9 +60,9 @@ class _Template(NamedTuple):
 class Windowing:
     """Divide pairs of a question and a context into windows of at most ``max_length`` tokens.
 
-    A question longer than half of the room beside the added tokens is cut at its end. Windows follow one another with
-    an overlap of a third of the context's room, so that an answer of up to so many tokens is whole in one of them.
-    Calls are thread-safe as far as nobody changes the tokenizer.
+    A question longer than half of the room beside the added tokens is cut at its end. Consecutive windows overlap by a
+    third of the context's room, so that an answer of up to that many tokens is complete in one of them. Calls are
+    thread-safe as long as the tokenizer is not changed.
 
     Args:
         tokenizer: A tokenizer that neither truncates nor pads.
@@ -83,7 +83,7 @@ class Windowing:
 
     @classmethod
     def of_transformers(cls, tokenizer: Any, max_length: int) -> Windowing:
-        """Return the windowing of a fast tokenizer of transformers, whose settings of its last use are reset."""
+        """Return the windowing of a fast tokenizer of transformers, whose truncation and padding are switched off."""
         backend = tokenizer.backend_tokenizer
         backend.no_truncation()
         backend.no_padding()
@@ -113,9 +113,9 @@ class Windowing:
         self, question: list[int], context: list[int], spans: np.ndarray, number: int
     ) -> list[Window]:
         template = self._template
-        asked = question[: self._room // _MOST_OF_QUESTION]
+        asked = question[: self._room // _QUESTION_DIVISOR]
         room = self._room - len(asked)
-        step = room - room // _OVERLAP
+        step = room - room // _OVERLAP_DIVISOR
         head = [*template.before, *((each, template.types[0]) for each in asked), *template.between]
         windows = []
         for start in range(0, max(1, len(context) - room + step), step):
