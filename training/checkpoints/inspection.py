@@ -1,4 +1,4 @@
-"""Inspect a checkpoint whole before any work begins: configuration, weights, tokenizer, and a forward pass."""
+"""Inspect a checkpoint before any work begins: configuration, weights, tokenizer, and a forward pass."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def inspect_checkpoint(
     max_length: int | None = None,
     tokenizer_of: Callable[[str], Any] = load_tokenizer,
 ) -> PreTrainedConfig:
-    """Reject what training or export would reject later, without building the model in full.
+    """Reject a checkpoint that training or export would reject later, without building the full model.
 
     Shapes are read from the file headers, and the weights are read once to check that they are finite. The forward
     pass runs in a model of one layer with untrained weights and the checkpoint's own position table.
@@ -101,7 +101,7 @@ def check_forward(model: PreTrainedModel, name: str | Path, max_length: int) -> 
 
 
 def shallow_model(name: str | Path, task: Task = SINGLE_LABEL) -> PreTrainedModel:
-    """Build a checkpoint's model with its own positions, but one layer, few token ids and untrained weights.
+    """Build a checkpoint's model with its own positions, but with one layer, few token ids and untrained weights.
 
     Raises:
         ModelError: Its configuration cannot be read.
@@ -110,7 +110,7 @@ def shallow_model(name: str | Path, task: Task = SINGLE_LABEL) -> PreTrainedMode
 
 
 def _shallow_model(config: PreTrainedConfig, task: Task, name: str | Path) -> PreTrainedModel:
-    """Build a model of one layer and few token ids, otherwise of these shapes, with untrained weights."""
+    """Build an untrained model of a configuration with one layer and few token ids."""
     small: Any = with_layers(config, [0])
     small.vocab_size = (small.pad_token_id or 0) + 2
     with loading(name), torch.random.fork_rng(devices=[]):
@@ -118,7 +118,7 @@ def _shallow_model(config: PreTrainedConfig, task: Task, name: str | Path) -> Pr
 
 
 def _check_head(config: PreTrainedConfig, kind: Any, task: Task, name: str | Path) -> None:
-    """Reject a model whose head is another task's, which may have weights of the same names and shapes."""
+    """Reject a model with the head of another task, whose weights may have the same names and shapes."""
     named = config.architectures or []
     heads = [head.__name__ for each in TASKS if (head := each.model_class(config)) is not None]
     other = next((head for head in heads if head in named and head != kind.__name__), None)
