@@ -168,7 +168,7 @@ def has_labels(name: str | Path, names: Sequence[str], task: Task = SINGLE_LABEL
     """
     config = load_config(name)
     if task.fixed_outputs:
-        return (kind := task.model_class(config)) is not None and has_own_head(kind, config)
+        return (model_class := task.model_class(config)) is not None and has_own_head(model_class, config)
     return sorted(label_names(config)) == sorted(names)
 
 

@@ -54,10 +54,10 @@ def inspect_checkpoint(
     """
     directory = local_directory(name)
     config = read_config(directory)
-    kind = classifier_class(config, task)
+    model_class = classifier_class(config, task)
     if complete:
         _check_problem_type(config, task, name)
-        _check_head(config, kind, task, name)
+        _check_head(config, model_class, task, name)
     if (stored := wrapped_name(directory)) is not None:
         logger.warning(
             "%s: its weights were saved from a wrapped model (%s); read as %s",
@@ -67,7 +67,9 @@ def inspect_checkpoint(
         )
     shapes = weight_shapes(directory)
     weights = {key: torch.empty(shape, device="meta") for key, shape in shapes.items()}
-    fill_model(kind, config, weights, name, complete=complete, head_fits=has_own_head(kind, config))
+    fill_model(
+        model_class, config, weights, name, complete=complete, head_fits=has_own_head(model_class, config)
+    )
     tokenizer = tokenizer_of(str(name))
     check_table(tokenizer, config, name)
     shallow = _shallow_model(config, task, name)
@@ -117,14 +119,14 @@ def _shallow_model(config: PreTrainedConfig, task: Task, name: str | Path) -> Pr
         return classifier_class(small, task)(small)
 
 
-def _check_head(config: PreTrainedConfig, kind: Any, task: Task, name: str | Path) -> None:
+def _check_head(config: PreTrainedConfig, model_class: Any, task: Task, name: str | Path) -> None:
     """Reject a model with the head of another task, whose weights may have the same names and shapes."""
-    named = config.architectures or []
+    named, expected = config.architectures or [], model_class.__name__
     heads = [head.__name__ for each in TASKS if (head := each.model_class(config)) is not None]
-    other = next((head for head in heads if head in named and head != kind.__name__), None)
-    if other is not None and kind.__name__ not in named:
+    other = next((head for head in heads if head in named and head != expected), None)
+    if other is not None and expected not in named:
         raise ModelError(
-            f"{name}: architectures: {other} in its config.json, but the task {task.name} needs {kind.__name__}; use a "
+            f"{name}: architectures: {other} in its config.json, but the task {task.name} needs {expected}; use a "
             f"checkpoint trained for that task, or fine-tune this one (teacher.fine_tune.checkpoint)"
         )
 

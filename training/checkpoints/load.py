@@ -100,18 +100,18 @@ def load_model(
     """
     directory = local_directory(name)
     own = read_config(directory)
-    kind = classifier_class(own, task)
-    fits = not config and has_own_head(kind, own)
+    model_class = classifier_class(own, task)
+    fits = not config and has_own_head(model_class, own)
     for field, value in config.items():
         setattr(own, field, value)
     weights = read_weights(directory)
-    return fill_model(kind, own, weights, name, complete=complete, head_fits=fits)[0]
+    return fill_model(model_class, own, weights, name, complete=complete, head_fits=fits)[0]
 
 
-def has_own_head(kind: Any, config: PreTrainedConfig) -> bool:
+def has_own_head(model_class: Any, config: PreTrainedConfig) -> bool:
     """Return whether a checkpoint's configuration names this model class, so that its head must fit."""
     named = config.architectures
-    return isinstance(named, list) and kind.__name__ in named
+    return isinstance(named, list) and model_class.__name__ in named
 
 
 def new_classifier(config: PreTrainedConfig, task: Task = SINGLE_LABEL) -> PreTrainedModel:

@@ -34,8 +34,8 @@ def load_masked_lm(name: str | Path) -> tuple[PreTrainedModel, bool]:
     directory = local_directory(name)
     config, weights = read_config(directory), read_weights(directory)
     check_head(config)
-    kind: Any = MODEL_FOR_MASKED_LM_MAPPING[type(config)]
-    model, new = fill_model(kind, config, weights, name, head_fits=has_own_head(kind, config))
+    model_class: Any = MODEL_FOR_MASKED_LM_MAPPING[type(config)]
+    model, new = fill_model(model_class, config, weights, name, head_fits=has_own_head(model_class, config))
     return model, not new
 
 

@@ -125,7 +125,7 @@ class PruningCallback(TrainerCallback):
             each.weight.data.masked_fill_(~each.mask, 0)
 
     def _progress(self, step: int) -> float:
-        """Return the progress of the schedule, 0 to 1."""
+        """Return the progress of the schedule along its cubic curve, 0 to 1."""
         return cubic_sparsity(
             step,
             initial=0.0,

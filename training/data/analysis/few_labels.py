@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from ..text_data import TextData
 
 FEW_TEXTS = 16
-"""Training texts below which a label has few; contrastive fine-tuning gains most there (arXiv 2209.11055)."""
+"""A label has few training texts below this number; contrastive fine-tuning gains most there (arXiv 2209.11055)."""
 
 
 @dataclass(frozen=True)

@@ -134,7 +134,7 @@ class LabelKind(ABC):
         """Return the text that represents a stored label in the fingerprint of the data."""
 
     def counts(self, stored: Sequence[Any], names: Sequence[str]) -> dict[str, int] | None:
-        """Return the number of texts with each label, without labels of no text; None if labels are not names."""
+        """Return the number of texts with each label, zeros left out; None if labels are not names."""
         del stored, names
         return None
 

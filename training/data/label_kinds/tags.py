@@ -160,11 +160,9 @@ def _read(value: object) -> tuple[Entity, ...]:
     if not isinstance(text, str | list | tuple):
         return ()  # the fault of the text itself is reported elsewhere
     tokens = text.split() if isinstance(text, str) else list(text)
-    return (
-        _entities_of_tags(tokens, list(label), text if isinstance(text, str) else None)
-        if label or tokens
-        else ()
-    )
+    if not label and not tokens:
+        return ()
+    return _entities_of_tags(tokens, list(label), text if isinstance(text, str) else None)
 
 
 def _entities_of_tags(tokens: list[Any], tags: list[Any], text: str | None) -> tuple[Entity, ...]:
