@@ -272,4 +272,4 @@ def test_rare_labels_are_rejected_and_a_lack_of_unanswerable_questions_is_noted(
 
 def test_questions_are_summarized_in_words():
     assert ANSWERS.summary([[[0, 1]], [], []], []) == "3 questions, 2 of them without an answer"
-    assert ANSWERS.summary([[[0, 1]]], []) == "1 questions"
+    assert ANSWERS.summary([[[0, 1]]], []) == "1 question"

@@ -62,7 +62,7 @@ BAD_FILES = {
     "semicolons, fewer": (
         "a.csv",
         "text;label\nhi;alarm\nho\n",
-        ["line 3: 1 fields where the header has 2", "semicolons (data.delimiter)"],
+        ["line 3: 1 field where the header has 2", "semicolons (data.delimiter)"],
     ),
     "column twice": ("a.csv", "text,label,text\nhi,alarm,ho\n", ["2 columns are called 'text'"]),
     "only empty texts": (
@@ -76,7 +76,7 @@ BAD_FILES = {
         "text,label\na,alarm\nhi, you,alarm\n",
         ["line 3: 3 fields where the header has 2"],
     ),
-    "fewer fields": ("a.csv", "text,label\nhi\n", ["line 2: 1 fields where the header has 2"]),
+    "fewer fields": ("a.csv", "text,label\nhi\n", ["line 2: 1 field where the header has 2"]),
     "open quote": ("a.csv", 'text,label\nhi,alarm\n"never closed,alarm\nho,oos\n', ["line 3: not valid CSV"]),
     "after a text of two lines": ("a.csv", 'text,label\n"a\nb",alarm\nc,\n', ["line 4: label is empty"]),
     "after a text of two lines, Mac": (

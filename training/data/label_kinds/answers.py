@@ -123,7 +123,7 @@ class Answers(LabelKind):
         """Return the number of questions, and how many of them have no answer."""
         num_without = sum(not each for each in stored)
         without = f", {num_without:,} of them without an answer" if num_without else ""
-        return f"{len(stored):,} questions{without}"
+        return f"{len(stored):,} question{'' if len(stored) == 1 else 's'}{without}"
 
     def strata(self, labels: Sequence[tuple[Span, ...]]) -> list[tuple[str, ...]]:
         """Return whether each question has an answer."""

@@ -60,7 +60,8 @@ def read_delimited(path: Path, columns: Columns, delimiter: str | None) -> Table
     faults = FaultList()
     for line, row in zip(lines[1:], rows, strict=True):
         if len(row) != len(header):
-            faults.add(lambda n=line, r=row: f"line {n}: {len(r)} fields where the header has {len(header)}")
+            count = "1 field" if len(row) == 1 else f"{len(row)} fields"
+            faults.add(lambda n=line, c=count: f"line {n}: {c} where the header has {len(header)}")
     faults.raise_if_any(
         origin,
         f"the fields are divided by {DELIMITERS.get(delimiter, shown(delimiter))} (data.delimiter); put texts that "
