@@ -51,8 +51,8 @@ _PROCESS_GROUP = re.compile(
 def remove_process_group() -> list[str]:
     """Remove the variables by which torch and accelerate join a process group; return their names.
 
-    torchrun, MPI, SLURM and cluster services leave them in a shell. Every ``TrainingArguments`` would then wait for
-    processes that do not exist. A trial of several processes sets its own for the duration of its training.
+    torchrun, MPI, SLURM and cluster services leave them in a shell, and every ``TrainingArguments`` would then wait
+    for processes that do not exist. A trial of several processes sets its own variables while it trains.
     """
     found = [name for name in os.environ if _PROCESS_GROUP.fullmatch(name)]
     for name in found:

@@ -77,8 +77,7 @@ def refuse_userinfo(parameter: str, url: str) -> None:
     if found and not is_name and not (scheme in ("gs", "gcs") and rest.startswith("anonymous@")):
         raise ConfigError(
             f"{parameter}: {shown(f'{scheme}://…')} contains a user name or a secret before '@'; remove it from "
-            f"the URL, and "
-            f"{_elsewhere(scheme)}"
+            f"the URL, and {_credentials_remedy(scheme)}"
         )
     if scheme in ("http", "https"):
         return
@@ -86,12 +85,12 @@ def refuse_userinfo(parameter: str, url: str) -> None:
         if _SECRET_OPTION.search(name) or (name == "endpoint_override" and "@" in value):
             raise ConfigError(
                 f"{parameter}: {shown(f'{scheme}://…')} contains credentials in its option {shown(name)}; remove "
-                f"them from the URL, and {_elsewhere(scheme)}"
+                f"them from the URL, and {_credentials_remedy(scheme)}"
             )
 
 
-def _elsewhere(scheme: str) -> str:
-    """Return where to give the credentials instead."""
+def _credentials_remedy(scheme: str) -> str:
+    """Return the remedy for credentials in a URL: where to provide them instead."""
     if scheme == "s3":
         return "set them in AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or in ~/.aws/credentials"
     return "provide them as that service expects: in environment variables or its credentials file"

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-_LARGE = 2**20  # bytes from which a file is worth sharing
+_LARGE = 2**20  # bytes; a smaller file is copied rather than linked
 
 
 @contextmanager
@@ -31,7 +31,7 @@ def new_folder(target: Path, *, keep_existing: bool = False) -> Iterator[Path]:
     folder = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     try:
         yield folder
-        folder.chmod(0o755)  # mkdtemp makes it private
+        folder.chmod(0o755)  # mkdtemp creates private folders
         _take_name(folder, target, keep_existing)
     finally:
         shutil.rmtree(folder, ignore_errors=True)

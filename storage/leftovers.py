@@ -19,11 +19,11 @@ from .retry import retrying
 from .store import LISTING, Store
 
 _FOLDERS = ("runs", "cache", "plans")
-_FILE = re.compile(r"\..+\.(?P<pid>\d+)\.[0-9a-f]{8}")  # temporary_beside
-_FOLDER = re.compile(r"\..+\.[a-z0-9_]{8}")  # mkdtemp in new_folder
-_PART = re.compile(r".+\.[0-9a-f]{8}\.part")  # Store.write where a move is needed
+_FILE = re.compile(r"\..+\.(?P<pid>\d+)\.[0-9a-f]{8}")  # named by temporary_beside
+_FOLDER = re.compile(r"\..+\.[a-z0-9_]{8}")  # named by mkdtemp in new_folder
+_PART = re.compile(r".+\.[0-9a-f]{8}\.part")  # of Store.write, where writes are not atomic
 _PROBE = re.compile(r"probe-[0-9a-f]{8}")  # a check that the store is writable
-_BELOW = re.compile(r"[0-9a-f]{8}")  # one upload of a shared folder
+_UPLOAD = re.compile(r"[0-9a-f]{8}")  # one upload of a shared folder
 
 
 class StoredFile(NamedTuple):
@@ -64,14 +64,15 @@ def _files_of(folder: Path) -> Iterable[tuple[str, StoredFile]]:
         for name in names:
             path = Path(parent) / name
             with suppress(FileNotFoundError):
-                about = path.lstat()
-                yield path.relative_to(folder).as_posix(), StoredFile(about.st_size, about.st_mtime)
+                status = path.lstat()
+                yield path.relative_to(folder).as_posix(), StoredFile(status.st_size, status.st_mtime)
 
 
 def leftovers(store: Store, before: float) -> dict[str, int]:
-    """Return keys and sizes in bytes of what interrupted writes and uploads left, and nobody can still be writing.
+    """Return the key and size in bytes of everything that interrupted writes and uploads left.
 
-    That is: not modified since ``before``, and not named after a process that lives on this machine.
+    Excluded is what a process may still be writing: what was modified since ``before``, or is named after a process
+    that lives on this machine.
 
     Args:
         store: The store.
@@ -80,7 +81,7 @@ def leftovers(store: Store, before: float) -> dict[str, int]:
     Raises:
         StorageError: The store cannot be read.
     """
-    if store.directory is not None:  # which may hold folders of other programs as well
+    if store.directory is not None:  # it may also hold folders of other programs, which are not searched
         found = {
             f"{folder}/{name}": size
             for folder in _FOLDERS
@@ -108,7 +109,7 @@ def delete_leftover(store: Store, key: str) -> None:
 
 
 def _hidden(directory: Path, before: float) -> Iterable[tuple[str, int]]:
-    """Yield the temporary files and folders of a directory; what is below one of them belongs to it."""
+    """Yield path and size of a directory's temporary files and folders; a folder includes everything below it."""
     for parent, folders, names in os.walk(directory):
         for name in [each for each in folders if _FOLDER.fullmatch(each)]:
             folders.remove(name)
@@ -123,28 +124,28 @@ def _hidden(directory: Path, before: float) -> Iterable[tuple[str, int]]:
                 continue
             path = Path(parent) / name
             with suppress(FileNotFoundError):
-                about = path.lstat()
-                if stat.S_ISREG(about.st_mode) and about.st_mtime < before:
-                    yield path.relative_to(directory).as_posix(), about.st_size
+                status = path.lstat()
+                if stat.S_ISREG(status.st_mode) and status.st_mtime < before:
+                    yield path.relative_to(directory).as_posix(), status.st_size
 
 
 def _uploads(store: Store, before: float) -> dict[str, int]:
-    """Return the uploads of shared folders that no listing names: of a killed process, or of a slower one."""
+    """Return the uploads of shared folders that no listing names: their process was killed, or was not the first."""
     files = stored_files(store, "cache")
     uploads: dict[str, list[StoredFile]] = defaultdict(list)
     for name, file in files.items():
         parts = name.split("/")
-        if len(parts) > 3 and _BELOW.fullmatch(parts[2]):  # KIND/KEY/UPLOAD/…
+        if len(parts) > 3 and _UPLOAD.fullmatch(parts[2]):  # KIND/KEY/UPLOAD/…
             uploads["/".join(parts[:3])].append(file)
     found = {}
     for upload, held in uploads.items():
-        folder, _, below = upload.rpartition("/")
-        if max(file.modified for file in held) < before and _named(store, f"cache/{folder}") != below:
+        folder, _, name = upload.rpartition("/")
+        if max(file.modified for file in held) < before and _listed_upload(store, f"cache/{folder}") != name:
             found[f"cache/{upload}"] = sum(file.num_bytes for file in held)
     return found
 
 
-def _named(store: Store, folder: str) -> str | None:
+def _listed_upload(store: Store, folder: str) -> str | None:
     """Return the upload that a folder's listing names; None if there is no listing."""
     content = store.read(folder + LISTING)
     try:

@@ -21,7 +21,7 @@ class LogWriter(logging.Handler):
 
     Objects cannot be appended to, so a log is a folder of numbered pieces: the last one is rewritten until
     it is full. A second writer of the same log starts a new piece. While the store is unavailable, new text
-    is kept in memory; what still cannot be sent at ``close`` is dropped.
+    is kept in memory; text that still cannot be sent at ``close`` is dropped.
 
     Args:
         store: Store to write to.
@@ -38,10 +38,10 @@ class LogWriter(logging.Handler):
         self._number = int(pieces[-1][:6]) + 1 if pieces else 0
         self._text = b""
         self._sent = 0  # bytes of the current piece that are in the store
-        self._changed = threading.Lock()
-        self._sending = threading.Lock()
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._send_often, name=f"log-{key}", daemon=True)
+        self._text_lock = threading.Lock()
+        self._send_lock = threading.Lock()
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._send_periodically, name=f"log-{key}", daemon=True)
         self._thread.start()
 
     def write(self, text: str) -> None:
@@ -49,7 +49,7 @@ class LogWriter(logging.Handler):
         if self._tee is not None:
             self._tee.write(text)
             self._tee.flush()
-        with self._changed:
+        with self._text_lock:
             self._text += text.encode("utf-8", "replace")
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -57,10 +57,10 @@ class LogWriter(logging.Handler):
         self.write(self.format(record) + "\n")
 
     def flush(self) -> None:
-        """Send new text; what cannot be sent now is kept for the next call."""
-        with self._sending:
+        """Send new text; text that cannot be sent now is kept for the next call."""
+        with self._send_lock:
             while True:
-                with self._changed:
+                with self._text_lock:
                     text = self._text
                 if len(text) == self._sent:
                     return
@@ -72,20 +72,20 @@ class LogWriter(logging.Handler):
                 self._sent = len(piece)
                 if len(piece) < _PIECE_BYTES:
                     return
-                with self._changed:
+                with self._text_lock:
                     self._text = self._text[_PIECE_BYTES:]
                 self._number += 1
                 self._sent = 0
 
     def close(self) -> None:
-        """Send new text, and stop."""
-        self._ended.set()
+        """Send new text, and stop the thread that sends it."""
+        self._stopped.set()
         self._thread.join()
         self.flush()
         super().close()
 
-    def _send_often(self) -> None:
-        while not self._ended.wait(_PERIOD_S):
+    def _send_periodically(self) -> None:
+        while not self._stopped.wait(_PERIOD_S):
             self.flush()
 
 
@@ -96,7 +96,7 @@ def logged_to(writer: LogWriter) -> Iterator[None]:
     own, others = logging.getLogger("distiltune"), logging.getLogger()
     level = own.level
     own.setLevel(min(level or logging.INFO, logging.INFO))
-    handlers = [(own, writer), (others, _Others(writer))]
+    handlers = [(own, writer), (others, _OtherLibraries(writer))]
     for logger, handler in handlers:
         logger.addHandler(handler)
     try:
@@ -108,7 +108,7 @@ def logged_to(writer: LogWriter) -> Iterator[None]:
         writer.close()
 
 
-class _Others(logging.Handler):
+class _OtherLibraries(logging.Handler):
     """Forward records of other libraries, from WARNING up."""
 
     def __init__(self, writer: LogWriter) -> None:
@@ -121,7 +121,7 @@ class _Others(logging.Handler):
 
 
 def read_log(store: Store, key: str, offset: int = 0) -> tuple[str, int]:
-    """Return a log's text from a byte offset on, and the offset of its end; empty where there is no log yet."""
+    """Return a log's text from a byte offset on, and the offset of its end; no text if there is no log yet."""
     sizes, start, found = store.sizes(key), 0, b""
     for name in sorted(name for name in sizes if _PIECE.fullmatch(name)):
         end = start + sizes[name]

@@ -39,15 +39,15 @@ def check_key(key: str) -> None:
 def entries_of(folder: Path, *, recursive: bool) -> Iterator[tuple[str, int | None]]:
     """Yield the entries of a folder as (relative path, size in bytes); the size of a folder is None.
 
-    Names that begin with a dot or are not UTF-8 are skipped: no store has written them. Links to folders are not
-    followed.
+    Names that begin with a dot (temporary files) or are not UTF-8 (no key has such a name) are skipped. Links to
+    folders are not followed.
     """
     for parent, folders, files in os.walk(folder, onerror=_raise_unless_gone):
-        folders[:] = [name for name in folders if _is_ours(name)]
+        folders[:] = [name for name in folders if _is_listed(name)]
         below = Path(parent).relative_to(folder)
         for name in folders:
             yield (below / name).as_posix(), None
-        for name in filter(_is_ours, files):
+        for name in filter(_is_listed, files):
             size = _size_of(Path(parent) / name)
             if size is not None:
                 yield (below / name).as_posix(), size
@@ -56,17 +56,17 @@ def entries_of(folder: Path, *, recursive: bool) -> Iterator[tuple[str, int | No
 
 
 def _size_of(path: Path) -> int | None:
-    """Return the bytes of a regular file; None for anything else, a file deleted meanwhile or a broken link."""
+    """Return the size of a regular file; None for anything else, a file deleted meanwhile or a broken link."""
     try:
-        about = path.stat()
+        status = path.stat()
     except OSError as error:
         if isinstance(error, FileNotFoundError) or path.is_symlink():
             return None
         raise
-    return about.st_size if stat.S_ISREG(about.st_mode) else None
+    return status.st_size if stat.S_ISREG(status.st_mode) else None
 
 
-def _is_ours(name: str) -> bool:
+def _is_listed(name: str) -> bool:
     try:
         return not name.startswith(".") and bool(name.encode())
     except UnicodeEncodeError:
@@ -79,7 +79,7 @@ def _raise_unless_gone(error: OSError) -> None:
 
 
 def parse_record(content: bytes) -> dict[str, Any]:
-    """Parse a JSON object whose numbers are finite and whose texts can be printed.
+    """Parse a JSON object whose numbers are finite and whose strings can be encoded as UTF-8.
 
     Raises:
         ValueError: The content is not such an object.
@@ -87,7 +87,7 @@ def parse_record(content: bytes) -> dict[str, Any]:
     value = read_json(content.decode())
     if not isinstance(value, dict):
         raise ValueError(f"expected an object, found a {type(value).__name__}")
-    if b"\\ud" in content.lower():  # half of a surrogate pair, which cannot be printed
+    if b"\\ud" in content.lower():  # maybe half of a surrogate pair, which cannot be encoded
         json.dumps(value, ensure_ascii=False).encode()
     return value
 
@@ -118,7 +118,7 @@ def read_file(path: Path, at_most: int | None) -> bytes:
 
 
 def too_large(place: str, size: int, at_most: int) -> DamagedRecordError:
-    """Return the error for a file that is larger than any record."""
+    """Return the error for a file that is too large to be a record."""
     return DamagedRecordError(
         f"storage {place}: has {size:,} bytes, but a record has at most {at_most:,}; restore that file from a backup"
     )

@@ -26,7 +26,7 @@ _SPACE = f"free some space; {_RESUME}"
 _NAME = "use a shorter name or path"
 _PLACE = "check what is at that path, or choose another storage with --storage"
 # Errors that a retry cannot fix, and their remedies.
-_ERRNOS = {
+_REMEDIES_BY_ERRNO = {
     errno.EACCES: _PERMISSION,
     errno.EPERM: _PERMISSION,
     errno.EROFS: "choose a writable storage with --storage",
@@ -41,12 +41,12 @@ _ERRNOS = {
     errno.EINVAL: _PLACE,
 }
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
-_NO_RIGHT = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG)
+_NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG)
 _LITTLE_SPACE = 16 * 2**20  # bytes
 _CREDENTIALS = "use credentials of an account that has access: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
 _REGION = "specify the bucket's region, as in s3://BUCKET?region=REGION"
-# The same for object stores, as worded by pyarrow; answers to HEAD requests only have a status.
-_ANSWERS = {
+# The same for object stores, as worded by pyarrow; responses to HEAD requests only have a status.
+_REMEDIES_BY_WORDING = {
     "NO_SUCH_BUCKET": "create the bucket, or correct its name",
     "Unable to parse ExceptionName: InvalidBucketName": "correct the bucket's name",
     "Unable to parse ExceptionName: KeyTooLong": _NAME,
@@ -107,23 +107,23 @@ def permanent(error: OSError, what: str) -> PermanentStorageError:
 def remedy_for(error: OSError) -> str | None:
     """Return the remedy for an error that a retry cannot fix; None where a retry may succeed."""
     if error.errno is not None:
-        return _ERRNOS.get(error.errno)
+        return _REMEDIES_BY_ERRNO.get(error.errno)
     text = str(error)
-    return next((remedy for answer, remedy in _ANSWERS.items() if answer in text), None)
+    return next((remedy for wording, remedy in _REMEDIES_BY_WORDING.items() if wording in text), None)
 
 
 def refusal_of(error: BaseException, store: str) -> PermanentStorageError | None:
-    """Return a one-line error where work failed because a disk is full or a file is not writable; else None.
+    """Return a one-line error if a disk is full or a file is not writable; None for any other error.
 
-    Libraries raise classes of their own for this, whose text contains the system's message.
+    Libraries raise their own classes for a full disk, whose text contains the system's message.
 
     Args:
-        error: The exception, on the machine where it was raised.
+        error: An exception that was raised on this machine.
         store: The run store's location, which is checked besides the temporary directory.
     """
     if isinstance(error, DistiltuneError) or not isinstance(error, Exception):
         return None
-    if isinstance(error, OSError) and error.errno in _NO_RIGHT and isinstance(error.filename, str):
+    if isinstance(error, OSError) and error.errno in _NOT_WRITABLE and isinstance(error.filename, str):
         return permanent(error, error.filename)
     seen: BaseException | None = error
     while seen is not None:

@@ -15,7 +15,7 @@ from typing import Any
 from ..errors import shown
 
 _BLOCK = 2**20
-_MOST_DIGITS = 4300  # of an integer that Python parses from text
+_MOST_DIGITS = 4300  # Python's own limit for parsing an integer
 _TOKEN = re.compile(r'(?P<text>"(?:[^"\\]|\\.)*")(?P<colon>\s*:)?|[{}]|-?Infinity|NaN|-?\d[\d.eE+-]*')
 
 
@@ -32,7 +32,7 @@ def read_regular(path: str | Path, most_bytes: int) -> bytes:
     """
     with open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size
-        # Allocate no more memory than needed; one more byte shows that it has grown, or reports no size (/proc).
+        # Allocate no more than needed. The extra byte reveals a file that has grown or reports no size (/proc).
         content = file.read(min(size, most_bytes) + 1)
         while len(content) > size and len(content) <= most_bytes and (more := file.read(_BLOCK)):
             content += more
@@ -91,32 +91,35 @@ def read_json(text: str) -> Any:
         raise RefusedJsonError(str(error), text, _refused_number(text)) from None
 
 
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     made = dict(pairs)
     if len(made) < len(pairs):
         raise _RepeatedKeyError
     return made
 
 
-def _no_number(name: str) -> Any:
+def _reject_constant(name: str) -> Any:
     raise ValueError(f"{name} is not a valid JSON number")
 
 
-def _finite(text: str) -> float:
+def _parse_float(text: str) -> float:
     number = float(text)
     if math.isinf(number):
         raise ValueError(f"{shown(text)} is too large")
     return number
 
 
-def _integer(text: str) -> int:
+def _parse_int(text: str) -> int:
     if len(text) > _MOST_DIGITS:
         raise ValueError(f"a number of {len(text):,} digits is too large")
     return int(text)
 
 
 _DECODER = json.JSONDecoder(
-    object_pairs_hook=_object, parse_constant=_no_number, parse_float=_finite, parse_int=_integer
+    object_pairs_hook=_unique_keys,
+    parse_constant=_reject_constant,
+    parse_float=_parse_float,
+    parse_int=_parse_int,
 )
 
 
@@ -137,6 +140,7 @@ def _repeated_key(text: str) -> tuple[str, int]:
 
 
 def _refused_number(text: str) -> int:
+    """Return the position of the first number that is not finite; 0 if there is none."""
     for token in _TOKEN.finditer(text):
         word = token[0].lstrip("-")
         if word in ("NaN", "Infinity") or (word[0].isdigit() and not math.isfinite(float(word))):

@@ -28,10 +28,10 @@ if TYPE_CHECKING:
 Result = TypeVar("Result")
 
 RETRY_S = 60.0
-LISTING = ".folder.json"  # beside a published folder: its files with size and SHA-256
-_READS = 5
+LISTING = ".folder.json"  # suffix of the file beside a published folder: its files with size and SHA-256
+_READ_ATTEMPTS = 5
 _LONGEST_FAULT = 100  # characters of a parser's message
-_RECORD_BYTES = 64 * 2**20  # of the largest record; anything larger is not a record
+_RECORD_BYTES = 64 * 2**20  # maximum size of a record
 _OBJECT_STORES = ("S3FileSystem", "GcsFileSystem", "AzureFileSystem")  # their writes are atomic
 
 
@@ -140,13 +140,13 @@ class Store:
             if self.directory is not None:
                 write_file(self.directory / key, content)
                 return
-            whole = self._is_object_store
-            target = self.at(key) if whole else f"{self.at(key)}.{secrets.token_hex(4)}.part"
-            if not whole:
+            is_atomic = self._is_object_store
+            target = self.at(key) if is_atomic else f"{self.at(key)}.{secrets.token_hex(4)}.part"
+            if not is_atomic:
                 self.filesystem.create_dir(target.rpartition("/")[0], recursive=True)
             with self.filesystem.open_output_stream(target) as file:
                 file.write(content)
-            if not whole:
+            if not is_atomic:
                 self.filesystem.move(target, self.at(key))
 
         self._retrying(operation, key)
@@ -162,8 +162,8 @@ class Store:
             DamagedRecordError: The content is not a JSON object of finite values.
         """
         fault = ""
-        # An object is read in two requests, size and content: one that is replaced in between arrives truncated.
-        for attempt in range(1 if self.directory is not None else _READS):
+        # An object is read in two requests, size and content: if it is replaced in between, it arrives truncated.
+        for attempt in range(1 if self.directory is not None else _READ_ATTEMPTS):
             content = self.read(key, _RECORD_BYTES)
             if content is None:
                 return None
@@ -214,14 +214,14 @@ class Store:
         found = self._retrying(lambda: self.filesystem.get_file_info(selector), key)
         entries = []
         for info in found:
-            # Paths in fsspec's listings may have a leading slash that the given path lacks, or the reverse.
+            # fsspec's listings may add a leading slash to the given path, or drop it.
             name = info.path.lstrip("/").removeprefix(base.lstrip("/"))
             if name and not name.rpartition("/")[2].startswith("."):
                 entries.append((name, info.size if info.type == FileType.File else None))
         return entries
 
     def upload(self, source: Path, key: str) -> None:
-        """Upload a local file to a key; for large files, and for files whose hash a listing records."""
+        """Upload a local file to a key, without reading it into memory."""
         check_key(key)
         from pyarrow import fs
 
@@ -277,13 +277,13 @@ class Store:
 
         Args:
             key: Key of the folder.
-            shared: Several processes may upload it at once with equivalent content, since the key determines the
-                content: the first complete one is kept, and ``fetch`` downloads that one.
+            shared: Whether several processes may upload it at once, with equivalent content since the key determines
+                it: the first complete upload is kept, and ``fetch`` downloads that one.
         """
         if self.directory is not None or (shared and self.has_folder(key)):
             return
         folder = self.local(key)
-        # Concurrent uploads must not mix their files.
+        # Each upload of a shared folder has its own subfolder, so that concurrent uploads do not mix their files.
         below = secrets.token_hex(4) if shared else ""
         listing = {"below": below, "files": _listing(folder)}
         content = json.dumps(listing, indent=2).encode()
@@ -307,7 +307,7 @@ class Store:
         return self.read(key + LISTING) is not None
 
     def fetch(self, key: str) -> Path:
-        """Download a published folder unless it is here already, verify every hash, and return its local path.
+        """Download a published folder unless a local copy is current, verify it, and return its local path.
 
         Raises:
             FileNotFoundError: There is none.
@@ -319,20 +319,20 @@ class Store:
                 raise FileNotFoundError(f"{folder} does not exist")
             return folder
         folder.parent.mkdir(parents=True, exist_ok=True)
-        # Another process on this machine may be about to read what would be replaced here.
+        # Another process on this machine may be reading or replacing the same copy.
         with FileLock(folder.with_name(f".{folder.name}.lock")):
-            self._bring(key, folder)
+            self._update_mirror(key, folder)
         return folder
 
-    def _bring(self, key: str, folder: Path) -> None:
+    def _update_mirror(self, key: str, folder: Path) -> None:
         content = self.read(key + LISTING, _RECORD_BYTES)
         if content is None:
             raise FileNotFoundError(f"{self.location(key)} does not exist")
-        beside = folder.with_name(folder.name + LISTING)
-        below, files = self._listed(key, content)
-        here = {name: (folder / name).stat().st_size for name in files if (folder / name).is_file()}
-        same = beside.is_file() and beside.read_bytes() == content
-        if same and here == {name: entry["bytes"] for name, entry in files.items()}:
+        local_listing = folder.with_name(folder.name + LISTING)
+        below, files = self._parse_listing(key, content)
+        local_sizes = {name: (folder / name).stat().st_size for name in files if (folder / name).is_file()}
+        is_same_listing = local_listing.is_file() and local_listing.read_bytes() == content
+        if is_same_listing and local_sizes == {name: entry["bytes"] for name, entry in files.items()}:
             return
         with new_folder(folder) as incoming:
             for name in files:
@@ -342,9 +342,9 @@ class Store:
                     f"storage {self.location(key)}: differs from what was uploaded (the SHA-256 of a file does not "
                     f"match); restore its files from a backup, or recreate it under another --run-id"
                 )
-        write_file(beside, content)
+        write_file(local_listing, content)
 
-    def _listed(self, key: str, content: bytes) -> tuple[str, dict[str, dict[str, Any]]]:
+    def _parse_listing(self, key: str, content: bytes) -> tuple[str, dict[str, dict[str, Any]]]:
         """Parse a folder's listing, and check that it names no file outside its folder."""
         try:
             listing = parse_record(content)
@@ -373,7 +373,7 @@ def _join(*names: str) -> str:
 
 
 def _mirror() -> Path:
-    """Return the directory of local copies: $DISTILTUNE_CACHE, else one in the temporary directory."""
+    """Return the directory of local copies: $DISTILTUNE_CACHE, else one below the system's temporary directory."""
     given = os.environ.get("DISTILTUNE_CACHE")
     path = Path(given) if given else Path(tempfile.gettempdir()) / f"distiltune-cache-{os.getuid()}"
     path.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -13,9 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 PREFIX = "distiltune-"
-_SUFFIX = (
-    ".tmp"  # so that a folder made by a person, such as /tmp/distiltune-runs, is never taken for abandoned
-)
+_SUFFIX = ".tmp"  # so that a user's own folder, such as /tmp/distiltune-runs, is never taken for abandoned
 
 
 class TemporaryDirectory:
@@ -46,7 +44,7 @@ class TemporaryDirectory:
 
 @contextmanager
 def temporary_directory(purpose: str) -> Iterator[Path]:
-    """Create a directory for a block, and delete it afterwards; a later process does if this one is killed."""
+    """Create a directory for a block, and delete it afterwards; if this process is killed, a later one deletes it."""
     directory = TemporaryDirectory(purpose)
     try:
         yield directory.path
@@ -74,12 +72,12 @@ def remove_abandoned(
 
 
 def abandoned(parent: Path, prefix: str = PREFIX, older_than_s: float = 0.0) -> list[Path]:
-    """Return the directories that ``remove_abandoned`` would delete, if they have not changed for a while."""
-    latest = time.time() - older_than_s
+    """Return the directories that ``remove_abandoned`` would delete and that are older than ``older_than_s``."""
+    cutoff = time.time() - older_than_s
     return [
         path
         for path in sorted(parent.glob(f"{prefix}*{_SUFFIX}"))
-        if _is_older(path, latest) and _if_abandoned(path, lambda _: None)
+        if _is_older(path, cutoff) and _call_if_abandoned(path, lambda _: None)
     ]
 
 
@@ -90,11 +88,11 @@ def remove_if_abandoned(path: Path, before: Callable[[Path], None] = lambda _: N
         before(path)
         shutil.rmtree(path, ignore_errors=True)
 
-    return _if_abandoned(path, remove)
+    return _call_if_abandoned(path, remove)
 
 
-def _if_abandoned(path: Path, work: Callable[[Path], None]) -> bool:
-    """Call a function with a directory that no process holds, while it is held; return whether it was called."""
+def _call_if_abandoned(path: Path, work: Callable[[Path], None]) -> bool:
+    """Lock a directory of this user that no process holds, and call ``work`` with it; return whether it was called."""
     with suppress(OSError):
         lock = _open_own(path)
         try:
@@ -106,9 +104,9 @@ def _if_abandoned(path: Path, work: Callable[[Path], None]) -> bool:
     return False
 
 
-def _is_older(path: Path, latest: float) -> bool:
+def _is_older(path: Path, cutoff: float) -> bool:
     with suppress(OSError):
-        return path.lstat().st_mtime < latest
+        return path.lstat().st_mtime < cutoff
     return False
 
 
@@ -117,12 +115,12 @@ def short_temporary_directory() -> Path:
     return Path("/tmp") if os.access("/tmp", os.W_OK) else Path(tempfile.gettempdir())
 
 
-_looked_in: set[tuple[Path, str]] = set()
+_searched: set[tuple[Path, str]] = set()
 
 
 def _remove_abandoned_once(parent: Path, prefix: str) -> None:
-    if (parent, prefix) not in _looked_in:
-        _looked_in.add((parent, prefix))
+    if (parent, prefix) not in _searched:
+        _searched.add((parent, prefix))
         remove_abandoned(parent, prefix)
 
 
@@ -133,9 +131,8 @@ def _locked_directory(prefix: str, parent: Path) -> tuple[Path, int]:
         lock = None
         try:
             lock = _open_own(path)
-            with suppress(
-                OSError
-            ):  # a file system without locks: no other process can lock and remove it either
+            # On a file system without locks, no other process can lock and remove the directory either.
+            with suppress(OSError):
                 fcntl.flock(lock, fcntl.LOCK_EX)
             if os.path.samestat(os.fstat(lock), path.lstat()):
                 return path, lock

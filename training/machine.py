@@ -12,8 +12,9 @@ from typing import Any
 from xml.etree import ElementTree
 
 _COMMAND = "nvidia-smi"
-_ANSWER_WITHIN_S = 20.0
-# Of a control group, version 2 and 1: the limit of its memory, what it has, and the part of that which is a cache.
+_TIMEOUT_S = 20.0
+# Files of a control group (version 2, then 1): its memory limit, the memory in use, statistics, and the name of the
+# statistic that counts reclaimable cache.
 _CGROUPS = (
     ("memory.max", "memory.current", "memory.stat", "inactive_file"),
     (
@@ -57,13 +58,13 @@ def num_usable_cores() -> int:
 
 
 def free_memory(proc: Path = Path("/proc"), cgroup: Path = Path("/sys/fs/cgroup")) -> int:
-    """Return the bytes of memory that are available to this process, also where a container limits them.
+    """Return the bytes of memory available to this process, within the limits of its container.
 
-    On a system that does not tell, half of all memory.
+    Where the system does not report available memory, half of all memory is assumed.
 
     Args:
-        proc: Where the kernel describes the system.
-        cgroup: Where it describes the container's limits.
+        proc: Mount point of the proc file system.
+        cgroup: Mount point of the control groups.
     """
     try:
         available = _number_of((proc / "meminfo").read_text(encoding="ascii"), "MemAvailable:") * 1024
@@ -72,15 +73,15 @@ def free_memory(proc: Path = Path("/proc"), cgroup: Path = Path("/sys/fs/cgroup"
     for limit, used, stat, cached in _CGROUPS:
         try:
             most, current = (int((cgroup / name).read_text(encoding="ascii")) for name in (limit, used))
-            idle = _number_of((cgroup / stat).read_text(encoding="ascii"), cached)
+            reclaimable = _number_of((cgroup / stat).read_text(encoding="ascii"), cached)
         except (OSError, ValueError):  # there is no such file, or no limit
             continue
-        available = min(available, max(0, most - current + idle))
+        available = min(available, max(0, most - current + reclaimable))
     return available
 
 
 def _number_of(text: str, name: str) -> int:
-    """Return the number behind a name that begins a line; raises ``ValueError`` where there is none."""
+    """Return the number after a name at the start of a line; raise ``ValueError`` if there is none."""
     for line in text.splitlines():
         first, *values = line.split() or [""]
         if first == name and values:
@@ -90,9 +91,9 @@ def _number_of(text: str, name: str) -> int:
 
 @cache
 def gpus() -> tuple[Gpu, ...]:
-    """Return the GPUs of this machine, also those that this process may not use; none where no driver answers.
+    """Return all GPUs of this machine, including those that this process may not use; empty without a driver.
 
-    ``nvidia-smi`` is asked, so this neither loads torch nor opens a CUDA context.
+    This runs ``nvidia-smi``, so it neither loads torch nor opens a CUDA context.
     """
     if shutil.which(_COMMAND) is None:
         return ()
@@ -103,15 +104,15 @@ def gpus() -> tuple[Gpu, ...]:
             text=True,
             errors="replace",
             check=True,
-            timeout=_ANSWER_WITHIN_S,
+            timeout=_TIMEOUT_S,
         )
-        return _parsed(done.stdout)
+        return _parse_gpus(done.stdout)
     except (OSError, subprocess.SubprocessError, ElementTree.ParseError, ValueError):
         return ()
 
 
-def _parsed(text: str) -> tuple[Gpu, ...]:
-    """Return the GPUs in the XML of ``nvidia-smi -q -x``."""
+def _parse_gpus(text: str) -> tuple[Gpu, ...]:
+    """Parse the XML of ``nvidia-smi -q -x``."""
     log = ElementTree.fromstring(text)
     driver, cuda = (log.findtext(name, "unknown").strip() for name in ("driver_version", "cuda_version"))
     return tuple(
@@ -126,7 +127,7 @@ def _parsed(text: str) -> tuple[Gpu, ...]:
 
 
 def _gib(text: str) -> float:
-    """Return the GiB of a text like ``143771 MiB``; 0 where it has no number, as a GPU that shares its memory."""
+    """Convert text like ``143771 MiB`` to GiB; 0 if it has no number, as for a GPU that shares system memory."""
     number = text.split()[0] if text.split() else ""
     return round(int(number) / 1024, 1) if number.isdigit() else 0.0
 

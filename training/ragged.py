@@ -1,4 +1,4 @@
-"""Rows of different lengths as one flat array with offsets, such as the labels and logits of the tokens of texts."""
+"""Rows of different lengths as one flat array with offsets, such as the labels or logits of each text's tokens."""
 
 from __future__ import annotations
 
@@ -13,8 +13,7 @@ import numpy as np
 class Ragged:
     """N rows of L_i values each. The arrays may be read-only or memory-mapped.
 
-    It is indexed as an array whose first axis is rows: by a number for one row, by a slice or an array of numbers for
-    several.
+    An integer index returns one row; a slice or an array of integers returns several rows.
 
     Attributes:
         values: [total, ...]; the rows one after another.
@@ -32,7 +31,7 @@ class Ragged:
 
     @classmethod
     def of(cls, rows: Sequence[Any], dtype: Any, shape: tuple[int, ...] = ()) -> Ragged:
-        """Join rows, each of [L_i, *shape]; the shape of a value is needed where there may be no row."""
+        """Join rows, each [L_i, *shape]; pass the shape of a value if there may be no rows."""
         arrays = [np.asarray(row, dtype=dtype).reshape(-1, *shape) for row in rows]
         values = np.concatenate(arrays) if arrays else np.zeros((0, *shape), dtype)
         return cls(values, offsets_of([len(each) for each in arrays]))
@@ -50,7 +49,7 @@ class Ragged:
 
     def __getitem__(self, index: Any) -> np.ndarray | Ragged:
         if isinstance(index, int | np.integer):
-            row = range(len(self))[index]  # of a negative number as well
+            row = range(len(self))[index]  # resolves a negative index, and rejects one out of range
             return self.values[self.offsets[row] : self.offsets[row + 1]]
         if isinstance(index, slice) and index.step in (None, 1):
             start, stop, _ = index.indices(len(self))
@@ -70,7 +69,7 @@ class Ragged:
 
     @property
     def row_numbers(self) -> np.ndarray:
-        """Number of the row of each value, int64[total]."""
+        """Row number of each value, int64[total]."""
         return np.repeat(np.arange(len(self)), self.lengths)
 
     def like(self, values: np.ndarray) -> Ragged:
@@ -78,7 +77,7 @@ class Ragged:
         return Ragged(values, self.offsets)
 
     def padded(self, fill: Any) -> np.ndarray:
-        """Return the rows as one array [N, max L, ...], the shorter ones followed by ``fill``."""
+        """Return the rows as one array [N, max L, ...], padded with ``fill``."""
         width = int(self.lengths.max(initial=0))
         rows = np.full((len(self), width, *self.values.shape[1:]), fill, self.values.dtype)
         rows[np.arange(width) < self.lengths[:, None]] = self.values
@@ -86,28 +85,28 @@ class Ragged:
 
 
 Rows = np.ndarray | Ragged
-"""What a text has one of, [N, ...], or what each of its tokens has one of."""
+"""Values of N texts: an array [N, ...] with one per text, or a ``Ragged`` with one per token."""
 
 
 def offsets_of(lengths: Any) -> np.ndarray:
-    """Return where rows of these lengths begin and the last one ends, int64[N + 1]."""
+    """Return the offsets of rows of these lengths: their starts, then the end of the last, int64[N + 1]."""
     offsets = np.zeros(len(lengths) + 1, dtype=np.int64)
     np.cumsum(lengths, out=offsets[1:])
     return offsets
 
 
 def flat(rows: Rows) -> np.ndarray:
-    """Return the values of all rows, an array [N, ...] or [total, ...]."""
+    """Return the values of all rows as one array, [N, ...] or [total, ...]."""
     return rows.values if isinstance(rows, Ragged) else rows
 
 
 def like(rows: Rows, values: np.ndarray) -> Rows:
-    """Return other values in the form of ``rows``: the inverse of ``flat``."""
+    """Return ``values`` in the form of ``rows``: the inverse of ``flat``."""
     return rows.like(values) if isinstance(rows, Ragged) else values
 
 
 def joined(parts: Sequence[Rows]) -> Rows:
-    """Return the rows of all parts, at least one, all in the same form."""
+    """Concatenate the rows of all parts: at least one part, all of the same form."""
     values = np.concatenate([flat(each) for each in parts])
     if not isinstance(parts[0], Ragged):
         return values

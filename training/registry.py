@@ -1,4 +1,4 @@
-"""Registries of named entries; importing this loads nothing else, pydantic neither."""
+"""Registries of named entries; importing this module loads no other package, not even pydantic."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ class Section(BaseModel):
         return None
 
 
-def _name(text: str) -> str:
+def _valid_name(text: str) -> str:
     if not text.strip():
         raise ValueError("is blank; set a value, or remove the key")
     if any(unicodedata.category(each) in ("Cc", "Cs") for each in text):
@@ -51,11 +51,11 @@ def _name(text: str) -> str:
 
 
 def plain(value: Any) -> Any:
-    """Return an untyped value of the specification after checking that it consists of JSON types only.
+    """Return a value of the specification that has no schema, after checking that it consists of JSON types only.
 
     Raises:
-        ValueError: It has NaN, infinity, a number or text beyond the limits, a type that JSON lacks, too many
-            values, or too deep a nesting.
+        ValueError: It contains NaN, infinity, a number or text beyond the limits, a type that JSON lacks, or too
+            many values, or is nested too deeply.
     """
     waiting, count = [(value, 0)], 0
     while waiting:
@@ -79,10 +79,9 @@ def plain(value: Any) -> Any:
 def _scalar_fault(value: Any) -> str | None:
     if isinstance(value, float) and not math.isfinite(value):
         return "is not a finite number"
-    if isinstance(value, int | float) and abs(value) > (
-        _MOST_INTEGER if isinstance(value, int) else _MOST_FLOAT
-    ):
-        return f"is beyond ±{_MOST_INTEGER if isinstance(value, int) else _MOST_FLOAT:g}"
+    limit = _MOST_INTEGER if isinstance(value, int) else _MOST_FLOAT
+    if isinstance(value, int | float) and abs(value) > limit:
+        return f"is beyond ±{limit:g}"
     if isinstance(value, str) and len(value) > _MOST_TEXT:
         return f"has {len(value):,} characters; at most {_MOST_TEXT:,} are accepted"
     if isinstance(value, str) and any(unicodedata.category(each) == "Cs" or each == "\0" for each in value):
@@ -106,7 +105,7 @@ def scalar(value: Any) -> Any:
 _MOST_TEXT = 100_000
 
 # Upper limits: far above what anyone uses, yet low enough to catch a typing error.
-Name = Annotated[str, Field(min_length=1, max_length=4096), AfterValidator(_name)]
+Name = Annotated[str, Field(min_length=1, max_length=4096), AfterValidator(_valid_name)]
 Text = Annotated[str, Field(min_length=1, max_length=_MOST_TEXT)]
 Plain = Annotated[Any, AfterValidator(plain)]
 Seed = Annotated[int, Field(ge=0, le=MOST_SEED)]

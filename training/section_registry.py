@@ -38,21 +38,24 @@ class SectionRegistry(Registry[type[Kind]]):
 
         Args:
             default: Entry that a mapping without the key selects; None: the key is required.
-            by_own_keys: Whether a mapping without the key selects the only section that has one of its keys alone.
+            by_own_keys: Whether a mapping without the key selects a section by keys that no other section has.
             bare_word: Whether an entry's name alone stands for its section with default values.
             ignores_others: Whether keys that only other sections have are validated and dropped, not rejected.
         """
         return OneSection(self, default, by_own_keys, bare_word, ignores_others)
 
     def named_by(self, values: Mapping[Any, Any]) -> Any:
-        """Return the name in a mapping, else that of the only section which has one of its keys alone, else None."""
+        """Return the name in a mapping, else that of the one section whose own keys it has, else None.
+
+        A section's own keys are those that no other section has.
+        """
         if self.attribute in values:
             return values[self.attribute]
         names = set(self.own_keys(values).values())
         return names.pop() if len(names) == 1 else None
 
     def own_keys(self, values: Mapping[Any, Any]) -> dict[str, str]:
-        """Map each key with a value that one section alone has to the name of that section."""
+        """Map each key that has a value and belongs to one section only to the name of that section."""
         owners = {key: self.with_key(key) for key, value in values.items() if value is not None}
         return {key: each[0] for key, each in owners.items() if len(each) == 1}
 
@@ -128,9 +131,12 @@ class OneSection:
                 fault["loc"] = ()
             raise ValidationError.from_exception_data(base.__name__, [fault])
         section = self.registry[name]
-        return self._of_own_keys(section, value) if self._ignores_others else section.model_validate(value)
+        if self._ignores_others:
+            return self._without_other_keys(section, value)
+        return section.model_validate(value)
 
-    def _of_own_keys(self, section: type[BaseModel], values: dict[Any, Any]) -> BaseModel:
+    def _without_other_keys(self, section: type[BaseModel], values: dict[Any, Any]) -> BaseModel:
+        """Return the section that a mapping describes; keys of other sections are validated, then dropped."""
         others = {
             key: next((each for each in self.registry if key in each.model_fields), None)
             for key in values
@@ -271,6 +277,7 @@ def _faults(section: type[BaseModel], key: str, value: Any) -> list[InitErrorDet
 
 
 def _details(error: ValidationError, *prefix: str | int) -> list[InitErrorDetails]:
+    """Return the faults of a validation error, their paths extended by a prefix."""
     return [
         InitErrorDetails(
             type=item["type"], loc=(*prefix, *item["loc"]), input=item["input"], ctx=item.get("ctx", {})

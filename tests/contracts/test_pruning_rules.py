@@ -47,11 +47,11 @@ def largest(values: np.ndarray, sparsity: float) -> np.ndarray:
     return mask.reshape(values.shape)
 
 
-# The mask of each rule in NumPy, with its default keys, where the schedule has risen to `risen` of its end.
+# The mask of each rule in NumPy, with its default keys, at a progress of the schedule.
 REFERENCES = {
-    "magnitude": lambda weights, scores, risen: largest(np.abs(weights), 0.5 * risen),
-    "movement": lambda weights, scores, risen: largest(scores, 0.5 * risen),
-    "soft_movement": lambda weights, scores, risen: 1 / (1 + np.exp(-scores)) > 0.1 * risen,
+    "magnitude": lambda weights, scores, progress: largest(np.abs(weights), 0.5 * progress),
+    "movement": lambda weights, scores, progress: largest(scores, 0.5 * progress),
+    "soft_movement": lambda weights, scores, progress: 1 / (1 + np.exp(-scores)) > 0.1 * progress,
 }
 
 
@@ -60,13 +60,13 @@ def test_the_rules_in_the_order_in_which_they_are_listed():
     assert type(pruning_config()) is PRUNING_RULES["magnitude"], "the default"
 
 
-@pytest.mark.parametrize("risen", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize("progress", [0.0, 0.3, 1.0])
 @pytest.mark.parametrize("rule", RULES, ids=NAMES)
-def test_the_mask_of_a_rule_is_that_of_numpy(rule, risen):
+def test_the_mask_of_a_rule_is_that_of_numpy(rule, progress):
     matrix, weights, scores = matrix_of(rule)
-    mask = rule().mask(matrix, risen)
+    mask = rule().mask(matrix, progress)
     assert mask.dtype == torch.bool and not mask.requires_grad
-    expected = REFERENCES[PRUNING_RULES.name_of(rule)](weights, scores, risen)
+    expected = REFERENCES[PRUNING_RULES.name_of(rule)](weights, scores, progress)
     np.testing.assert_array_equal(mask.numpy(), expected)
 
 
@@ -75,8 +75,8 @@ def test_a_rule_masks_nothing_at_first_and_never_less_later(rule):
     matrix, _, _ = matrix_of(rule)
     before = rule().mask(matrix, 0.0)
     assert before.all()
-    for risen in (0.1, 0.5, 0.9, 1.0):
-        mask = rule().mask(matrix, risen)
+    for progress in (0.1, 0.5, 0.9, 1.0):
+        mask = rule().mask(matrix, progress)
         assert not (mask & ~before).any()
         before = mask
     assert not before.all()
@@ -86,7 +86,7 @@ def test_a_rule_masks_nothing_at_first_and_never_less_later(rule):
 def test_a_sparsity_is_reached_from_the_initial_one(rule):
     matrix, _, _ = matrix_of(rule)
     given = rule(sparsity=0.75, initial_sparsity=0.25)
-    shares = [float((~given.mask(matrix, risen)).float().mean()) for risen in (0.0, 0.5, 1.0)]
+    shares = [float((~given.mask(matrix, progress)).float().mean()) for progress in (0.0, 0.5, 1.0)]
     assert shares == [0.25, 0.5, 0.75]
     searched = given.model_copy(update={"sparsity": 0.1})
     assert searched.sparsity_at(0.0) == searched.sparsity_at(1.0) == 0.1
@@ -95,7 +95,7 @@ def test_a_sparsity_is_reached_from_the_initial_one(rule):
 @pytest.mark.parametrize("rule", [rule for rule in RULES if issubclass(rule, ScoresRule)])
 def test_the_penalty_of_scores_is_nothing_or_a_scalar_with_a_gradient_that_rises(rule):
     matrix, _, _ = matrix_of(rule)
-    penalties = [rule().penalty([matrix.scores], risen) for risen in (0.0, 0.5, 1.0)]
+    penalties = [rule().penalty([matrix.scores], progress) for progress in (0.0, 0.5, 1.0)]
     if penalties[0] is not None:
         values = [float(each.detach()) for each in penalties]
         assert values == sorted(values)
@@ -128,8 +128,8 @@ class Rows(SparsityRule):
 
     method: Literal["rows"] = "rows"
 
-    def mask(self, matrix: PrunedMatrix, risen: float) -> torch.Tensor:
-        kept = top_mask(matrix.values.norm(dim=1), self.sparsity_at(risen))
+    def mask(self, matrix: PrunedMatrix, progress: float) -> torch.Tensor:
+        kept = top_mask(matrix.values.norm(dim=1), self.sparsity_at(progress))
         return kept[:, None].expand_as(matrix.values)
 
 

@@ -30,14 +30,14 @@ def surroundings(monkeypatch):
         monkeypatch.setenv(name, "1")
 
 
-def test_what_makes_torch_join_a_group_is_removed_and_nothing_else(surroundings):
+def test_only_process_group_variables_are_removed(surroundings):
     before = set(os.environ)
     assert sorted(remove_process_group()) == sorted(LEFT)
     assert before - set(os.environ) == set(LEFT)
     assert remove_process_group() == []
 
 
-def test_a_command_removes_it_first(surroundings, tmp_path, capsys):
+def test_a_command_removes_them_first(surroundings, tmp_path, capsys):
     from distiltune.cluster.cli import main
 
     assert main(["runs", "--storage", str(tmp_path)]) == 0

@@ -1,4 +1,4 @@
-"""Files that appear whole, their SHA-256, and environment variables of a block: one function of each."""
+"""Atomic files, hashes of files and environment variables of a block, each implemented in one place."""
 
 import hashlib
 import os
@@ -14,7 +14,7 @@ from distiltune.storage.folders import file_sha256, link_or_copy, new_file, writ
 ROOT = Path(__file__).parents[2]
 
 
-def test_a_file_takes_its_name_when_it_is_whole(tmp_path):
+def test_a_file_appears_only_when_it_is_complete(tmp_path):
     target = tmp_path / "below" / "file.txt"
     with new_file(target) as temporary:
         temporary.write_text("whole")
@@ -26,7 +26,7 @@ def test_a_file_takes_its_name_when_it_is_whole(tmp_path):
 
 @pytest.mark.parametrize("error", [OSError, ValueError, KeyboardInterrupt])
 @pytest.mark.parametrize("private", [False, True])
-def test_of_a_file_that_fails_nothing_stays_and_the_earlier_one_does(tmp_path, error, private):
+def test_a_failed_write_leaves_only_the_earlier_file(tmp_path, error, private):
     target = tmp_path / "file.txt"
     target.write_text("earlier")
     with pytest.raises(error), new_file(target, private=private) as temporary:
@@ -65,7 +65,7 @@ def test_the_sha_256_of_a_file_is_that_of_its_bytes(tmp_path):
     assert file_sha256(tmp_path / "file") == hashlib.sha256(content).hexdigest()
 
 
-def test_variables_are_as_before_after_a_block_that_fails(monkeypatch):
+def test_variables_are_restored_after_a_block_fails(monkeypatch):
     monkeypatch.setenv("DISTILTUNE_TEST_SET", "before")
     monkeypatch.setenv("DISTILTUNE_TEST_REMOVED", "before")
     monkeypatch.delenv("DISTILTUNE_TEST_NEW", raising=False)
@@ -90,7 +90,7 @@ def test_variables_are_as_before_after_a_block_that_fails(monkeypatch):
         (r"os\.environ\.(update|pop)\(|os\.environ\.get\(name\)", {"storage/environment.py"}),
     ],
 )
-def test_there_is_one_of_each(call, owners):
+def test_each_operation_is_implemented_in_one_place(call, owners):
     paths = [
         path
         for folder in ("storage", "training", "search", "export", "cluster")
@@ -104,7 +104,7 @@ def test_there_is_one_of_each(call, owners):
     assert found == owners
 
 
-def test_a_large_file_is_shared_and_a_small_one_copied(tmp_path):
+def test_a_large_file_is_linked_and_a_small_one_copied(tmp_path):
     large, small = tmp_path / "large", tmp_path / "small"
     large.write_bytes(bytes(2**20))
     small.write_bytes(b"x")
@@ -112,12 +112,12 @@ def test_a_large_file_is_shared_and_a_small_one_copied(tmp_path):
         link_or_copy(source, tmp_path / f"{source.name}-2")
     assert large.samefile(tmp_path / "large-2")
     assert not small.samefile(tmp_path / "small-2")
-    with new_file(tmp_path / "large-2") as temporary:  # replacing one leaves the other
+    with new_file(tmp_path / "large-2") as temporary:  # replacing one does not change the other
         temporary.write_bytes(b"new")
     assert large.stat().st_size == 2**20
 
 
-def test_where_files_cannot_be_shared_they_are_copied(tmp_path, monkeypatch):
+def test_files_are_copied_where_they_cannot_be_linked(tmp_path, monkeypatch):
     def refuse(*_, **__):
         raise OSError(18, "Invalid cross-device link")
 

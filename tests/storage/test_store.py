@@ -1,4 +1,4 @@
-"""The store's contract, over every kind of place: a directory, a real S3 server, an fsspec file system."""
+"""The store's contract on every kind of storage: a directory, a real S3 server, an fsspec file system."""
 
 import errno
 import logging
@@ -54,7 +54,7 @@ class _Refuses(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def refusing_s3(monkeypatch):
-    """An object store that answers everything with one error: its address, and that error, to be set."""
+    """Yield the address of an object store that refuses every request, and the error it returns, as a list to set."""
     for name, value in S3_ENVIRONMENT.items():
         monkeypatch.setenv(name, value)
     server = ThreadingHTTPServer(("127.0.0.1", 0), _Refuses)
@@ -75,7 +75,7 @@ def fill(folder, **files):
 
 
 def other_machine(monkeypatch, tmp_path):
-    """From here on folders are fetched as a machine would that has none of them."""
+    """Switch to an empty local cache, as on another machine."""
     monkeypatch.setenv("DISTILTUNE_CACHE", str(tmp_path / f"cache-{secrets.token_hex(2)}"))
 
 
@@ -87,7 +87,7 @@ def test_a_record_is_read_as_it_was_written(store):
     assert store.read_json("a/b.json") == {"value": 2}
 
 
-def test_names_and_sizes_say_what_is_there(store):
+def test_names_and_sizes_list_what_is_stored(store):
     assert store.names() == []
     assert store.sizes("none") == {}
     store.write("a/one", b"1")
@@ -98,7 +98,7 @@ def test_names_and_sizes_say_what_is_there(store):
     assert store.sizes("a") == {"one": 1, "deep/two": 2}
 
 
-def test_what_is_deleted_is_gone_and_may_be_deleted_again(store):
+def test_deleted_keys_are_gone_and_can_be_deleted_again(store):
     store.write("a/one", b"1")
     store.write("a/two", b"2")
     store.delete("a/one")
@@ -136,7 +136,7 @@ def test_a_folder_published_again_replaces_the_first(store, tmp_path, monkeypatc
     assert (folder / "one").read_text() == "other"
 
 
-def test_of_two_that_send_a_shared_folder_the_first_stays_whole(store, tmp_path, monkeypatch):
+def test_the_first_upload_of_a_shared_folder_is_kept(store, tmp_path, monkeypatch):
     fill(store.local("f"), one="first", two="first")
     store.publish("f", shared=True)
     other_machine(monkeypatch, tmp_path)
@@ -147,7 +147,7 @@ def test_of_two_that_send_a_shared_folder_the_first_stays_whole(store, tmp_path,
     assert {(folder / name).read_text() for name in ("one", "two")} == {"first"}
 
 
-def test_two_that_send_a_shared_folder_at_once_do_not_mix_their_files(s3_url, tmp_path, monkeypatch):
+def test_concurrent_uploads_of_a_shared_folder_do_not_mix(s3_url, tmp_path, monkeypatch):
     code = (
         "import sys\nfrom distiltune.storage.store import Store\n"
         "store = Store(sys.argv[1])\nfolder = store.local('f')\nfolder.mkdir(parents=True)\n"
@@ -176,7 +176,7 @@ def test_two_that_send_a_shared_folder_at_once_do_not_mix_their_files(s3_url, tm
     assert len({(folder / str(n)).read_text() for n in range(20)}) == 1
 
 
-def test_a_copy_that_is_out_of_date_is_fetched_again(store, tmp_path, monkeypatch):
+def test_an_outdated_copy_is_fetched_again(store, tmp_path, monkeypatch):
     fill(store.local("f"), one="first")
     store.publish("f")
     first = os.environ.get("DISTILTUNE_CACHE")
@@ -187,12 +187,12 @@ def test_a_copy_that_is_out_of_date_is_fetched_again(store, tmp_path, monkeypatc
     assert (store.fetch("f") / "one").read_text() == "newer"
 
 
-def test_it_can_be_sent_to_another_process(store):
+def test_a_store_can_be_pickled(store):
     store.write("a", b"1")
     assert pickle.loads(pickle.dumps(store)).read("a") == b"1"
 
 
-def test_readers_see_the_old_or_the_new_and_never_half(store):
+def test_readers_see_the_old_or_the_new_record_never_a_mix(store):
     store.write_json("r", {"all": [0] * 5000})
     stop = threading.Event()
 
@@ -208,7 +208,7 @@ def test_readers_see_the_old_or_the_new_and_never_half(store):
     writer.join()
 
 
-def test_a_log_is_read_while_it_grows_and_by_a_second_writer(store):
+def test_a_growing_log_is_readable_and_extended_by_a_second_writer(store):
     assert read_log(store, "log") == ("", 0)
     writer = LogWriter(store, "log")
     writer.write("one\n")
@@ -226,7 +226,7 @@ def test_a_log_is_read_while_it_grows_and_by_a_second_writer(store):
     assert len(store.names("log")) > 3
 
 
-def test_a_remote_folder_without_its_listing_is_not_there(s3_url, tmp_path, monkeypatch):
+def test_a_remote_folder_without_a_listing_does_not_exist(s3_url, tmp_path, monkeypatch):
     monkeypatch.setenv("DISTILTUNE_CACHE", str(tmp_path / "cache"))
     store = Store(s3_url, retry_s=1)
     fill(store.local("f"), one="first")
@@ -237,7 +237,7 @@ def test_a_remote_folder_without_its_listing_is_not_there(s3_url, tmp_path, monk
         store.fetch("f")
 
 
-def test_a_remote_folder_that_was_changed_is_refused(s3_url, tmp_path, monkeypatch):
+def test_a_modified_remote_folder_is_rejected(s3_url, tmp_path, monkeypatch):
     monkeypatch.setenv("DISTILTUNE_CACHE", str(tmp_path / "cache"))
     store = Store(s3_url, retry_s=1)
     fill(store.local("f"), one="first")
@@ -249,7 +249,7 @@ def test_a_remote_folder_that_was_changed_is_refused(s3_url, tmp_path, monkeypat
 
 
 @pytest.mark.parametrize("name", ["../../outside", "/tmp/outside"])
-def test_a_listing_that_names_what_is_outside_is_refused(s3_url, tmp_path, monkeypatch, name):
+def test_a_listing_that_names_files_outside_its_folder_is_rejected(s3_url, tmp_path, monkeypatch, name):
     monkeypatch.setenv("DISTILTUNE_CACHE", str(tmp_path / "cache"))
     store = Store(s3_url, retry_s=1)
     fill(store.local("f"), one="first")
@@ -289,7 +289,7 @@ def test_credentials_in_a_url_are_refused_and_not_shown(url):
     assert "KEY:" not in str(caught.value)
 
 
-def test_an_at_sign_behind_the_bucket_is_no_credential():
+def test_an_at_sign_after_the_bucket_is_not_a_credential():
     for url in (
         "s3://bucket/x@y",
         "http://127.0.0.1:80/x@y",
@@ -302,7 +302,7 @@ def test_an_at_sign_behind_the_bucket_is_no_credential():
 @pytest.mark.parametrize(
     "url", ["", "  ", "~nobody-of-this-name/x", "a\0b", "file://host/x", "\udcff", "x" * 5000, "s3:/b"]
 )
-def test_a_path_that_no_directory_can_have_is_refused_in_one_line(url):
+def test_an_invalid_path_is_rejected_in_one_line(url):
     with pytest.raises(ConfigError, match=r"^storage\.path: ") as caught:
         Store(url)
     assert len(str(caught.value)) < 250
@@ -332,7 +332,7 @@ def test_a_key_never_leads_out_of_the_store(store, key, tmp_path):
             use()
 
 
-def test_a_server_that_is_down_is_tried_for_the_stated_time_then_one_line():
+def test_an_unreachable_server_is_reported_in_one_line():
     store = Store("s3://bucket/x?endpoint_override=127.0.0.1:1&scheme=http", retry_s=0)
     with pytest.raises(StorageError) as caught:
         store.write("a", b"1")
@@ -341,7 +341,7 @@ def test_a_server_that_is_down_is_tried_for_the_stated_time_then_one_line():
 
 
 @pytest.mark.slow
-def test_a_write_waits_for_a_server_that_comes_back(monkeypatch):
+def test_a_write_is_retried_until_the_server_is_back(monkeypatch):
     from servers import free_port
 
     for name, value in S3_ENVIRONMENT.items():
@@ -387,7 +387,7 @@ def test_retrying_returns_when_it_works_again():
 
 
 @pytest.mark.parametrize("url", ["zz://a/b", "s3://"])
-def test_a_url_that_nothing_knows_is_refused_in_one_line(url):
+def test_an_unsupported_url_is_rejected_in_one_line(url):
     with pytest.raises(ConfigError, match=r"storage\.path") as caught:
         Store(url)
     assert "\n" not in str(caught.value)
@@ -407,7 +407,7 @@ def test_a_url_that_nothing_knows_is_refused_in_one_line(url):
         "endpoint_override=h:1&scheme=gopher",
     ],
 )
-def test_an_endpoint_that_nothing_can_answer_is_refused(options):
+def test_an_invalid_endpoint_is_rejected(options):
     with pytest.raises(ConfigError, match=r"^storage\.path: (endpoint_override|scheme)="):
         Store(f"s3://b/p?{options}")
 
@@ -437,7 +437,7 @@ def test_a_killed_writer_leaves_the_old_record(tmp_path):
     assert store.names() == ["r"]
 
 
-NO_RECORDS = {
+DAMAGED_RECORDS = {
     "list": b"[]",
     "number": b"5",
     "null": b"null",
@@ -455,14 +455,14 @@ NO_RECORDS = {
 }
 
 
-@pytest.mark.parametrize("kind", NO_RECORDS)
-def test_what_is_no_record_is_refused_with_its_file_and_is_left_alone(store, kind):
-    store.write("a/r.json", NO_RECORDS[kind])
+@pytest.mark.parametrize("kind", DAMAGED_RECORDS)
+def test_a_damaged_record_is_reported_and_left_unchanged(store, kind):
+    store.write("a/r.json", DAMAGED_RECORDS[kind])
     with pytest.raises(DamagedRecordError, match=r"a/r\.json: is damaged .*backup") as caught:
         store.read_json("a/r.json")
     assert len(str(caught.value)) < 400
     assert "delete" not in str(caught.value)
-    assert store.read("a/r.json") == NO_RECORDS[kind]
+    assert store.read("a/r.json") == DAMAGED_RECORDS[kind]
 
 
 def test_a_record_of_100_mb_is_not_read(tmp_path):
@@ -480,7 +480,7 @@ def test_a_pipe_or_a_folder_in_place_of_a_record_is_refused_at_once(tmp_path):
             Store(str(tmp_path)).read_json(name)
 
 
-def test_names_that_no_store_writes_hide_no_others(tmp_path):
+def test_foreign_names_do_not_hide_records(tmp_path):
     store = Store(str(tmp_path))
     store.write("good", b"1")
     (tmp_path / os.fsdecode(b"\xff")).mkdir()
@@ -502,7 +502,7 @@ def _raises(code):
     "name",
     ["EACCES", "EPERM", "EROFS", "ENOSPC", "EDQUOT", "ENAMETOOLONG", "ENOTDIR", "EISDIR", "ELOOP", "EINVAL"],
 )
-def test_what_another_try_cannot_change_is_not_tried_again(name):
+def test_permanent_errors_are_not_retried(name):
     code = getattr(errno, name)
     began = time.monotonic()
     with pytest.raises(
@@ -513,7 +513,7 @@ def test_what_another_try_cannot_change_is_not_tried_again(name):
 
 
 @pytest.mark.parametrize("name", ["EIO", "ESTALE", "ETIMEDOUT", "ECONNREFUSED", "EHOSTUNREACH"])
-def test_what_may_pass_is_tried_again(name):
+def test_transient_errors_are_retried(name):
     tries = []
 
     def operation():
@@ -525,14 +525,14 @@ def test_what_may_pass_is_tried_again(name):
     assert retrying(operation, "here", 5) == "done"
 
 
-def test_a_name_that_is_too_long_is_said_with_its_path(tmp_path):
+def test_a_name_that_is_too_long_is_reported(tmp_path):
     store = Store(str(tmp_path), retry_s=60)
     for use in (lambda: store.write("n" * 300, b"1"), lambda: store.has_folder("n" * 300)):
         with pytest.raises(PermanentStorageError, match=r"File name too long; .*shorter"):
             use()
 
 
-def test_a_disk_that_is_full_is_said_at_once_with_its_path(small_disk):
+def test_a_full_disk_is_reported_at_once_with_its_path(small_disk):
     store = Store(str(small_disk), retry_s=60)
     with pytest.raises(PermanentStorageError, match=rf"storage {small_disk}/.*No space left on device; free"):
         store.write("large", bytes(4 * 2**20))
@@ -544,7 +544,7 @@ def test_a_disk_that_is_full_is_said_at_once_with_its_path(small_disk):
     store.write("small", b"1")
 
 
-def test_a_bucket_that_is_not_there_is_not_tried_again(s3_url):
+def test_a_missing_bucket_is_not_retried(s3_url):
     store = Store(s3_url.replace(s3_url.partition("?")[0], "s3://not-there"), retry_s=60)
     with pytest.raises(
         PermanentStorageError, match=r"storage s3://not-there/a: .*NO_SUCH_BUCKET.*; create the bucket"
@@ -564,7 +564,7 @@ def test_a_bucket_that_is_not_there_is_not_tried_again(s3_url):
         ("ExpiredToken", 400, "AWS_SESSION_TOKEN"),
     ],
 )
-def test_what_an_object_store_refuses_is_not_tried_again(refusing_s3, code, status, remedy):
+def test_refusals_of_an_object_store_are_not_retried(refusing_s3, code, status, remedy):
     endpoint, answer = refusing_s3
     answer[:] = [code, status]
     store = Store(f"s3://bucket/x?endpoint_override={endpoint}&scheme=http", retry_s=60)

@@ -1,4 +1,4 @@
-"""Temporary directories: private, gone with their process, and what killed ones left is removed."""
+"""Temporary directories: private, deleted after use, and removed by a later process if theirs was killed."""
 
 import os
 import subprocess
@@ -23,7 +23,7 @@ time.sleep(60)
 
 @pytest.fixture
 def holder(tmp_path):
-    """Another process that has a temporary directory in ``tmp_path``, and the directory."""
+    """Yield another process that holds a temporary directory in ``tmp_path``, and that directory."""
     process = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True)
     try:
         yield process, temporary.Path(process.stdout.readline().strip())
@@ -32,7 +32,7 @@ def holder(tmp_path):
         process.communicate()
 
 
-def test_a_directory_is_private_and_goes_with_its_block():
+def test_a_directory_is_private_and_deleted_after_its_block():
     with temporary_directory("work") as path:
         assert path.stat().st_mode & 0o777 == 0o700
         assert path.stat().st_uid == os.getuid()
@@ -40,13 +40,13 @@ def test_a_directory_is_private_and_goes_with_its_block():
     assert not path.exists()
 
 
-def test_a_directory_goes_when_its_block_fails():
+def test_a_directory_is_deleted_when_its_block_fails():
     with pytest.raises(KeyboardInterrupt), temporary_directory("work") as path:
         raise KeyboardInterrupt
     assert not path.exists()
 
 
-def test_removing_it_twice_does_nothing_more(tmp_path):
+def test_a_second_removal_does_nothing(tmp_path):
     directory = TemporaryDirectory("work", tmp_path)
     directory.remove()
     directory.path.mkdir()
@@ -54,7 +54,7 @@ def test_removing_it_twice_does_nothing_more(tmp_path):
     assert directory.path.exists()
 
 
-def test_a_directory_is_removed_once_its_process_was_killed(holder, tmp_path):
+def test_a_directory_is_removed_after_its_process_is_killed(holder, tmp_path):
     process, path = holder
     assert remove_abandoned(tmp_path) == []
     assert (path / "weights").exists()
@@ -64,7 +64,7 @@ def test_a_directory_is_removed_once_its_process_was_killed(holder, tmp_path):
     assert not path.exists()
 
 
-def test_the_first_directory_of_a_process_removes_what_was_abandoned(holder, tmp_path):
+def test_the_first_directory_of_a_process_removes_abandoned_ones(holder, tmp_path):
     process, path = holder
     process.kill()
     process.wait()
@@ -73,13 +73,13 @@ def test_the_first_directory_of_a_process_removes_what_was_abandoned(holder, tmp
     assert own.path.exists()
 
 
-def test_directories_of_this_process_stay(tmp_path):
+def test_directories_of_this_process_are_kept(tmp_path):
     own = [TemporaryDirectory(purpose, tmp_path) for purpose in ("teacher", "trial")]
     assert remove_abandoned(tmp_path) == []
     assert all(each.path.exists() for each in own)
 
 
-def test_what_a_person_named_alike_stays(tmp_path):
+def test_similarly_named_files_of_the_user_are_kept(tmp_path):
     mine = tmp_path / "distiltune-runs"
     mine.mkdir()
     (tmp_path / "distiltune-notes.tmp").write_text("a file")
@@ -100,7 +100,7 @@ def test_links_are_not_followed(tmp_path):
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root makes a directory of another user")
-def test_directories_of_other_users_stay(tmp_path):
+def test_directories_of_other_users_are_kept(tmp_path):
     other = tmp_path / "distiltune-work-abcdefgh.tmp"
     other.mkdir()
     os.chown(other, 65534, 65534)
@@ -108,7 +108,7 @@ def test_directories_of_other_users_stay(tmp_path):
     assert other.exists()
 
 
-def test_what_is_called_before_a_removal_sees_the_directory(holder, tmp_path):
+def test_the_callback_before_a_removal_sees_the_directory(holder, tmp_path):
     process, path = holder
     process.kill()
     process.wait()
@@ -117,8 +117,8 @@ def test_what_is_called_before_a_removal_sees_the_directory(holder, tmp_path):
     assert seen == [(path, True)]
 
 
-def test_many_processes_that_start_at_once_leave_one_another_alone(tmp_path):
-    """Each makes its directory while the others look for abandoned ones."""
+def test_concurrent_processes_keep_each_others_directories(tmp_path):
+    """Each process creates its directory while the others search for abandoned ones."""
     code = HOLD.replace("time.sleep(60)", "sys.stdin.read()")
     processes = [
         subprocess.Popen(

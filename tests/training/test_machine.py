@@ -1,4 +1,4 @@
-"""The free memory of a machine, and its GPUs as a made-up driver describes them."""
+"""The free memory of a machine, and its GPUs as a fake driver describes them."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from distiltune.training import machine
 
 
 @pytest.fixture(autouse=True)
-def asked_anew():
+def cleared_cache():
     machine.gpus.cache_clear()
     yield
     machine.gpus.cache_clear()
 
 
-def test_the_driver_names_each_gpu_its_memory_and_versions(monkeypatch, tmp_path):
+def test_each_gpu_is_described_with_its_memory_and_versions(monkeypatch, tmp_path):
     fake_driver(monkeypatch, tmp_path, TWO_GPUS)
     assert machine.gpus() == (
         machine.Gpu("NVIDIA H200", 140.4, "570.86.15", "12.8"),
@@ -44,7 +44,7 @@ def test_a_machine_record_has_its_gpus(monkeypatch, tmp_path):
         ("<nvidia_smi_log></nvidia_smi_log>", 0),
     ],
 )
-def test_a_driver_that_does_not_answer_has_no_gpus(answer, status, monkeypatch, tmp_path):
+def test_without_a_valid_answer_of_the_driver_there_are_no_gpus(answer, status, monkeypatch, tmp_path):
     fake_driver(monkeypatch, tmp_path, answer, status)
     assert machine.gpus() == ()
 
@@ -54,7 +54,7 @@ def test_a_machine_without_the_command_has_no_gpus(monkeypatch, tmp_path):
     assert machine.gpus() == ()
 
 
-def test_the_device_of_a_process_is_named_with_its_driver(monkeypatch, tmp_path):
+def test_the_device_of_a_process_is_described_with_its_driver(monkeypatch, tmp_path):
     assert machine.describe_device(use_gpu=False) == "CPU"
     fake_cuda(monkeypatch)
     fake_driver(monkeypatch, tmp_path, TWO_GPUS)
@@ -71,7 +71,7 @@ def test_the_real_driver_and_torch_agree():
 
 
 def memory_files(folder, available="2048 kB", **groups):
-    """Files in which a kernel describes its memory, and the limit of a container."""
+    """Write files in which a kernel describes its memory and the limits of a container."""
     folder.mkdir()
     (folder / "meminfo").write_text(f"MemTotal:  99999 kB\nMemFree: 10 kB\nMemAvailable:  {available}\n")
     for name, content in groups.items():
@@ -119,12 +119,12 @@ V1 = "memory__memory_of_"
         ),
     ],
 )
-def test_free_memory_is_that_of_the_system_within_the_containers_limit(groups, expected, tmp_path):
+def test_free_memory_respects_the_limit_of_the_container(groups, expected, tmp_path):
     folder = memory_files(tmp_path / "files", **groups)
     assert machine.free_memory(folder, folder) == expected
 
 
-def test_a_system_that_does_not_tell_has_half_of_its_memory(tmp_path):
+def test_half_of_all_memory_is_assumed_where_none_is_reported(tmp_path):
     folder = memory_files(tmp_path / "files", available="")
     assert machine.free_memory(folder, tmp_path) == machine.free_memory(tmp_path, tmp_path) > 2**20
     assert 0 < machine.free_memory() < 2 * machine.free_memory(tmp_path, tmp_path)

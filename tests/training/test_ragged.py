@@ -1,4 +1,4 @@
-"""Rows of different lengths: indexed as arrays of rows are, joined, padded, and shared without copies."""
+"""Rows of different lengths: indexed like arrays, joined, padded, and shared without copies."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def lists(rows: Ragged) -> list[list[int]]:
     return [row.tolist() for row in rows]
 
 
-def test_rows_are_found_by_number(rows):
+def test_rows_are_indexed_by_number(rows):
     assert lists(rows) == ROWS
     assert rows[-1].tolist() == ROWS[-1] and rows[np.int64(2)].tolist() == [4]
     assert len(rows) == 4 and rows.lengths.tolist() == [2, 0, 1, 4]
@@ -33,7 +33,7 @@ def test_rows_are_found_by_number(rows):
 @pytest.mark.parametrize(
     "index", [slice(2), slice(1, 3), slice(3, 1), slice(None), slice(None, None, -1), slice(9)]
 )
-def test_slices_are_those_of_a_list(rows, index):
+def test_slices_match_those_of_a_list(rows, index):
     found = rows[index]
     assert lists(found) == ROWS[index]
     assert found.offsets[0] == 0 and found.offsets.dtype == np.int64
@@ -58,12 +58,12 @@ def test_values_of_several_dimensions_keep_their_order():
     assert Ragged.of([], np.float32, (3,)).values.shape == (0, 3)
 
 
-def test_padded_rows_end_in_the_fill(rows):
+def test_rows_are_padded_with_the_fill(rows):
     assert rows.padded(-100).tolist() == [[3, 1, -100, -100], [-100] * 4, [4, -100, -100, -100], [1, 5, 9, 2]]
     assert Ragged.of([], np.int64).padded(0).shape == (0, 0)
 
 
-def test_both_forms_are_joined_and_taken_apart(rows):
+def test_both_forms_are_joined_and_flattened(rows):
     assert lists(joined([rows, rows[:1]])) == [*ROWS, ROWS[0]]
     plain = np.array([[1.0, 2.0]])
     assert joined([plain, plain]).tolist() == [[1, 2], [1, 2]]
@@ -72,7 +72,7 @@ def test_both_forms_are_joined_and_taken_apart(rows):
     assert like(plain, plain + 1).tolist() == [[2, 3]]
 
 
-def test_a_pickle_has_its_arrays_out_of_band(rows):
+def test_arrays_are_pickled_out_of_band(rows):
     buffers: list[pickle.PickleBuffer] = []
     content = pickle.dumps(rows, protocol=5, buffer_callback=buffers.append)
     assert len(buffers) == 2

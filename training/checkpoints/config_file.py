@@ -22,7 +22,7 @@ _MOST_BYTES = 16 << 20
 _MOST_LAYERS = 10_000
 _MOST_LABELS = 1_000_000
 _LARGEST = 2**31 - 1
-# These keys are ignored: code and kernels to download, and weight and output formats that are fixed here.
+# These keys are ignored: they name code and kernels to download, or weight and output formats that are fixed here.
 _IGNORED = (
     "attn_implementation",
     "_attn_implementation",
@@ -38,7 +38,7 @@ _IGNORED = (
     "return_dict",
     "torchscript",
 )
-# Keys of weights that differ from the family's, or that are stored elsewhere.
+# These keys are rejected, with a remedy: their weights differ from the family's, or are stored elsewhere.
 _REFUSED = {
     "quantization_config": "save it in full precision (dequantize) with save_pretrained",
     "compression_config": "save it in full precision with save_pretrained",
@@ -67,7 +67,7 @@ def read_config(directory: Path) -> PreTrainedConfig:
             quantized weights), or its sizes or labels are impossible.
     """
     path = directory / CONFIG_FILE
-    values = _values(path)
+    values = _read_values(path)
     for key, remedy in _REFUSED.items():
         if values.get(key) is not None:
             raise ModelError(f"{path}: {key}: {shown(values[key])} given, which is not supported; {remedy}")
@@ -89,7 +89,7 @@ def read_config(directory: Path) -> PreTrainedConfig:
     return config
 
 
-def _values(path: Path) -> dict[str, Any]:
+def _read_values(path: Path) -> dict[str, Any]:
     try:
         values = read_json(read_regular(path, _MOST_BYTES).decode())
         if not isinstance(values, dict):
@@ -112,8 +112,8 @@ def _check_numbers(path: Path, values: dict[str, Any]) -> None:
             raise ModelError(f"{path}: {key}: {shown(value)} given; accepted: at most {most}; correct it")
         at_most = 1.0 if "dropout" in key else math.inf
         if key in _NOT_NEGATIVE or "dropout" in key:
-            fine = isinstance(value, int | float) and 0 <= value <= at_most
-            if value is not None and not fine:
+            is_valid = isinstance(value, int | float) and 0 <= value <= at_most
+            if value is not None and not is_valid:
                 accepted = "0 to 1" if at_most == 1 else "0 or more"
                 raise ModelError(f"{path}: {key}: {shown(value)} given; accepted: {accepted}; correct it")
 
@@ -139,8 +139,7 @@ def _check_labels(path: Path, values: dict[str, Any]) -> None:
         wrong, missing = sorted(set(names) - expected), sorted(expected - set(names))
         raise ModelError(
             f"{path}: id2label: contains {shown(wrong[0])} but not {shown(missing[0])} among its {len(names)} "
-            f"labels; "
-            f"{remedy}"
+            f"labels; {remedy}"
         )
     seen: set[str] = set()
     for name in names.values():

@@ -24,12 +24,12 @@ _USUAL_PLACES = ("classifier.out_proj", "classifier", "qa_outputs")
 
 @dataclass(frozen=True)
 class LabelMatch:
-    """How the labels of a classifier become those of the data.
+    """The mapping of a classifier's labels to those of the data.
 
     Attributes:
-        renamed: The data's names of labels that the classifier calls otherwise.
+        renamed: Names in the data by the classifier's own names, where the two differ.
         drop: Whether labels that the data lack are dropped.
-        key: Path of the section that sets both, for the error message; empty where a checkpoint's are not matched.
+        key: Path of the section that sets both, for the error message; empty where no section does.
     """
 
     renamed: Mapping[str, str] = field(default_factory=dict)
@@ -41,11 +41,11 @@ class LabelMatch:
     ) -> list[int]:
         """Return the position of each of ``names`` among a model's own labels.
 
-        Outputs that are numbers have the names of columns, which a checkpoint seldom knows: where it has other names,
-        they are taken in order.
+        Outputs of a task without named labels are called after the data's columns; where a checkpoint's names are
+        others, its outputs are taken in order.
 
         Raises:
-            ModelError: The labels differ, or the model's have only numbers.
+            ModelError: The labels differ, or the model's labels have no names.
         """
         if not task.has_named_labels:
             return self._positions_of_numbers(own, names, what)
@@ -68,16 +68,16 @@ class LabelMatch:
                 f"{what}: its num_labels is 1, so its head outputs one number and cannot distinguish labels; use a "
                 f"classifier with the data's {len(names)} labels, or fine-tune a {what} on this data"
             )
-        lacking, more = set(names) - set(called), set(called) - set(names)
-        if lacking or (more and not self.drop):
+        missing, extra = set(names) - set(called), set(called) - set(names)
+        if missing or (extra and not self.drop):
             unnamed = all(name == f"LABEL_{number}" for number, name in enumerate(own))
             what_differs = (
                 f"its {len(own)} labels have no names (LABEL_0, LABEL_1, …), and labels are not matched by position"
                 if unnamed
-                else f"its labels differ from the data's; only the {what} has: {_listed(more)}; only the data has: "
-                f"{_listed(lacking)}"
+                else f"its labels differ from the data's; only the {what} has: {_listed(extra)}; only the data has: "
+                f"{_listed(missing)}"
             )
-            raise ModelError(f"{what}: {what_differs}; {self._remedy(own, lacking, more, unnamed=unnamed)}")
+            raise ModelError(f"{what}: {what_differs}; {self._remedy(own, missing, extra, unnamed=unnamed)}")
         return [called.index(name) for name in names]
 
     def _positions_of_numbers(self, own: Sequence[str], names: Sequence[str], what: str) -> list[int]:
@@ -89,20 +89,20 @@ class LabelMatch:
         called = [self.renamed.get(name, name) for name in own]
         return [called.index(name) for name in names] if set(called) == set(names) else list(range(len(own)))
 
-    def _remedy(self, own: Sequence[str], lacking: set[str], more: set[str], *, unnamed: bool) -> str:
-        """Return what to do where the data lack labels (``more``), or have others (``lacking``)."""
+    def _remedy(self, own: Sequence[str], missing: set[str], extra: set[str], *, unnamed: bool) -> str:
+        """Return the remedy for labels that only the data has (``missing``) or only the model has (``extra``)."""
         rename = "set id2label and label2id in its config.json, in the order it was trained with"
         if unnamed and not self.key:
             return rename
         remedies = []
-        if lacking and more:
-            others = [name for name in own if self.renamed.get(name, name) in more]
-            alike = {name: each for name in others for each in lacking if _letters(name) == _letters(each)}
-            pairs = list((alike or {others[0]: min(lacking)}).items())[:3]
+        if missing and extra:
+            others = [name for name in own if self.renamed.get(name, name) in extra]
+            alike = {name: each for name in others for each in missing if _letters(name) == _letters(each)}
+            pairs = list((alike or {others[0]: min(missing)}).items())[:3]
             example = ", ".join(f"{_yaml(name)}: {_yaml(each)}" for name, each in pairs)
             rename = rename if unnamed else "rename them in id2label and label2id of its config.json"
             remedies.append(f"rename them by {self.key}.labels: {{{example}}}" if self.key else rename)
-        if len(more) > len(lacking) and self.key:
+        if len(extra) > len(missing) and self.key:
             remedies.append(f"{'and ' if remedies else ''}ignore the others by {self.key}.drop_labels: true")
         return ", ".join([*remedies, f"{'or ' if remedies else ''}fine-tune a teacher on this data"])
 
@@ -120,7 +120,7 @@ def match_labels(
     is updated accordingly.
 
     Raises:
-        ModelError: The labels of the model and ``names`` differ, or the model's have only numbers.
+        ModelError: The labels of the model and ``names`` differ, or the model's labels have no names.
     """
     positions = (match or LabelMatch()).positions(label_names(model), names, what, task)
     head, rows = head_of(model, what), torch.tensor(positions)
@@ -142,7 +142,7 @@ def load_with_labels(
     """Load a checkpoint as a task's model of ``names`` in this order; seed torch first.
 
     A head for the same labels is kept, its rows matched by name. A head for other labels is replaced by a new one,
-    even if it has the same number of rows, which is adapted to ``labels``, those of the training texts.
+    even if it has the same number of rows; the new head is adapted to ``labels``, those of the training texts.
 
     Raises:
         ModelError: The checkpoint cannot be loaded.
@@ -164,19 +164,19 @@ def load_with_labels(
 def has_labels(name: str | Path, names: Sequence[str], task: Task = SINGLE_LABEL) -> bool:
     """Return whether a checkpoint has exactly these labels, in any order.
 
-    A head of a task with ``fixed_outputs`` has no other ones, whatever they are called.
+    A head of a task with ``fixed_outputs`` always has them, whatever their names.
     """
     config = load_config(name)
     if task.fixed_outputs:
-        return (kind := task.model_class(config)) is not None and has_own_head(kind, config)
+        return (model_class := task.model_class(config)) is not None and has_own_head(model_class, config)
     return sorted(label_names(config)) == sorted(names)
 
 
 def head_of(model: PreTrainedModel, key: str = "teacher") -> nn.Linear:
     """Return the linear layer whose row i gives logit i.
 
-    Of a family that is not registered it is found at the usual places, or as the only layer outside of the encoder with
-    as many outputs as the model has.
+    In a family that is not registered, it is looked for at the usual places; failing that, it is the only layer
+    outside of the encoder with as many outputs as the model.
 
     Args:
         model: A classifier of texts, of tokens or of spans.

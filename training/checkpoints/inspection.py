@@ -1,4 +1,4 @@
-"""Inspect a checkpoint whole before any work begins: configuration, weights, tokenizer, and a forward pass."""
+"""Inspect a checkpoint before any work begins: configuration, weights, tokenizer, and a forward pass."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def inspect_checkpoint(
     max_length: int | None = None,
     tokenizer_of: Callable[[str], Any] = load_tokenizer,
 ) -> PreTrainedConfig:
-    """Reject what training or export would reject later, without building the model in full.
+    """Reject a checkpoint that training or export would reject later, without building the full model.
 
     Shapes are read from the file headers, and the weights are read once to check that they are finite. The forward
     pass runs in a model of one layer with untrained weights and the checkpoint's own position table.
@@ -54,10 +54,10 @@ def inspect_checkpoint(
     """
     directory = local_directory(name)
     config = read_config(directory)
-    kind = classifier_class(config, task)
+    model_class = classifier_class(config, task)
     if complete:
         _check_problem_type(config, task, name)
-        _check_head(config, kind, task, name)
+        _check_head(config, model_class, task, name)
     if (stored := wrapped_name(directory)) is not None:
         logger.warning(
             "%s: its weights were saved from a wrapped model (%s); read as %s",
@@ -67,7 +67,9 @@ def inspect_checkpoint(
         )
     shapes = weight_shapes(directory)
     weights = {key: torch.empty(shape, device="meta") for key, shape in shapes.items()}
-    fill_model(kind, config, weights, name, complete=complete, head_fits=has_own_head(kind, config))
+    fill_model(
+        model_class, config, weights, name, complete=complete, head_fits=has_own_head(model_class, config)
+    )
     tokenizer = tokenizer_of(str(name))
     check_table(tokenizer, config, name)
     shallow = _shallow_model(config, task, name)
@@ -101,7 +103,7 @@ def check_forward(model: PreTrainedModel, name: str | Path, max_length: int) -> 
 
 
 def shallow_model(name: str | Path, task: Task = SINGLE_LABEL) -> PreTrainedModel:
-    """Build a checkpoint's model with its own positions, but one layer, few token ids and untrained weights.
+    """Build a checkpoint's model with its own positions, but with one layer, few token ids and untrained weights.
 
     Raises:
         ModelError: Its configuration cannot be read.
@@ -110,21 +112,21 @@ def shallow_model(name: str | Path, task: Task = SINGLE_LABEL) -> PreTrainedMode
 
 
 def _shallow_model(config: PreTrainedConfig, task: Task, name: str | Path) -> PreTrainedModel:
-    """Build a model of one layer and few token ids, otherwise of these shapes, with untrained weights."""
+    """Build an untrained model of a configuration with one layer and few token ids."""
     small: Any = with_layers(config, [0])
     small.vocab_size = (small.pad_token_id or 0) + 2
     with loading(name), torch.random.fork_rng(devices=[]):
         return classifier_class(small, task)(small)
 
 
-def _check_head(config: PreTrainedConfig, kind: Any, task: Task, name: str | Path) -> None:
-    """Reject a model whose head is another task's, which may have weights of the same names and shapes."""
-    named = config.architectures or []
+def _check_head(config: PreTrainedConfig, model_class: Any, task: Task, name: str | Path) -> None:
+    """Reject a model with the head of another task, whose weights may have the same names and shapes."""
+    named, expected = config.architectures or [], model_class.__name__
     heads = [head.__name__ for each in TASKS if (head := each.model_class(config)) is not None]
-    other = next((head for head in heads if head in named and head != kind.__name__), None)
-    if other is not None and kind.__name__ not in named:
+    other = next((head for head in heads if head in named and head != expected), None)
+    if other is not None and expected not in named:
         raise ModelError(
-            f"{name}: architectures: {other} in its config.json, but the task {task.name} needs {kind.__name__}; use a "
+            f"{name}: architectures: {other} in its config.json, but the task {task.name} needs {expected}; use a "
             f"checkpoint trained for that task, or fine-tune this one (teacher.fine_tune.checkpoint)"
         )
 

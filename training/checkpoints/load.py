@@ -76,7 +76,7 @@ def load_classifier(directory: str | Path, task: Task = SINGLE_LABEL) -> tuple[P
 
 
 def load_config(name: str | Path) -> PreTrainedConfig:
-    """Load a checkpoint's configuration; raises ``ModelError`` when it cannot be loaded."""
+    """Load a checkpoint's configuration; raise ``ModelError`` if it cannot be loaded."""
     return read_config(local_directory(name))
 
 
@@ -100,18 +100,18 @@ def load_model(
     """
     directory = local_directory(name)
     own = read_config(directory)
-    kind = classifier_class(own, task)
-    fits = not config and has_own_head(kind, own)
+    model_class = classifier_class(own, task)
+    fits = not config and has_own_head(model_class, own)
     for field, value in config.items():
         setattr(own, field, value)
     weights = read_weights(directory)
-    return fill_model(kind, own, weights, name, complete=complete, head_fits=fits)[0]
+    return fill_model(model_class, own, weights, name, complete=complete, head_fits=fits)[0]
 
 
-def has_own_head(kind: Any, config: PreTrainedConfig) -> bool:
+def has_own_head(model_class: Any, config: PreTrainedConfig) -> bool:
     """Return whether a checkpoint's configuration names this model class, so that its head must fit."""
     named = config.architectures
-    return isinstance(named, list) and kind.__name__ in named
+    return isinstance(named, list) and model_class.__name__ in named
 
 
 def new_classifier(config: PreTrainedConfig, task: Task = SINGLE_LABEL) -> PreTrainedModel:
@@ -127,7 +127,7 @@ def load_tokenizer(name: str | Path) -> Any:
     """
     directory = local_directory(name)
     check_tokenizer_files(directory)
-    # Without it, transformers would read the unchecked config.json to choose the tokenizer's class.
+    # Without a configuration, transformers would read the unchecked config.json to choose the tokenizer's class.
     config = read_config(directory) if (directory / CONFIG_FILE).is_file() else None
     with loading(name):
         tokenizer = AutoTokenizer.from_pretrained(
@@ -143,7 +143,7 @@ def load_tokenizer(name: str | Path) -> Any:
 
 def save_checkpoint(model: PreTrainedModel, tokenizer: Any, directory: Path) -> None:
     """Write weights (safetensors), configuration and tokenizer."""
-    # Truncation and padding settings of its last use would be saved too, and change its hash.
+    # The settings of its last use would otherwise be saved too, and change the hash of the checkpoint.
     tokenizer.backend_tokenizer.no_truncation()
     tokenizer.backend_tokenizer.no_padding()
     with quiet():
@@ -159,13 +159,13 @@ def label_names(model: PreTrainedModel | PreTrainedConfig) -> list[str]:
 
 
 def most_tokens(model: PreTrainedModel) -> int | None:
-    """Return the number of tokens for which a model has positions; None: any number."""
+    """Return the largest number of tokens that a model has positions for; None if there is no limit."""
     positions = getattr(model.config, "max_position_embeddings", None)
     return None if positions is None else positions - first_position(model)
 
 
 def check_max_length(model: PreTrainedModel, max_length: int, what: str) -> None:
-    """Raise ``ModelError`` when ``max_length`` tokens exceed the model's positions."""
+    """Raise ``ModelError`` if ``max_length`` tokens exceed the model's positions."""
     positions = most_tokens(model)
     if positions is not None and max_length > positions:
         raise ModelError(

@@ -20,7 +20,7 @@ def loading(name: str | Path) -> Iterator[None]:
     """Silence logging and turn any failure into one ``ModelError``."""
     try:
         with quiet():
-            # The errors that it logs, some with a whole configuration, are raised as well.
+            # transformers also raises the errors that it logs, some of which contain a whole configuration.
             transformers_logging.set_verbosity(logging.CRITICAL)
             yield
     except DistiltuneError:
@@ -41,14 +41,14 @@ def naming(key: str) -> Iterator[None]:
         yield
     except ModelError as error:
         message = str(error)
-        named = message.startswith(key.rpartition(".")[0])
-        raise ModelError(message if named else f"{key}: {message}") from error
+        is_named = message.startswith(key.rpartition(".")[0])
+        raise ModelError(message if is_named else f"{key}: {message}") from error
 
 
-# Words in another library's message -> what they mean, and a remedy.
+# Words in another library's message -> the reason, and a remedy.
 _KNOWN = {
-    "untagged enum": "its tokenizer.json is of another version of tokenizers than the installed one; save the "
-    "tokenizer again with the installed version, or copy the vocabulary files of the original model instead",
+    "untagged enum": "its tokenizer.json was written by another version of tokenizers than the installed one; save "
+    "the tokenizer again with the installed version, or copy the vocabulary files of the original model instead",
     "sentencepiece": "its tokenizer needs SentencePiece, which is not installed; install it (pip install sentencepiece "
     "protobuf), or save the tokenizer once with tokenizer.json where it is installed",
     "tiktoken": "its tokenizer has no tokenizer.json; save it once with tokenizer.json where tiktoken or SentencePiece "
@@ -57,9 +57,9 @@ _KNOWN = {
 
 
 def _reason(name: str, error: BaseException) -> str:
-    for words, meaning in _KNOWN.items():
+    for words, reason in _KNOWN.items():
         if words in str(error).lower():
-            return f"{name}: cannot be loaded: {meaning}"
+            return f"{name}: cannot be loaded: {reason}"
     if not isinstance(error, OSError) or Path(name).is_dir():
         message = " ".join(str(error).split()) or first_line(error)
         return (

@@ -34,8 +34,8 @@ def load_masked_lm(name: str | Path) -> tuple[PreTrainedModel, bool]:
     directory = local_directory(name)
     config, weights = read_config(directory), read_weights(directory)
     check_head(config)
-    kind: Any = MODEL_FOR_MASKED_LM_MAPPING[type(config)]
-    model, new = fill_model(kind, config, weights, name, head_fits=has_own_head(kind, config))
+    model_class: Any = MODEL_FOR_MASKED_LM_MAPPING[type(config)]
+    model, new = fill_model(model_class, config, weights, name, head_fits=has_own_head(model_class, config))
     return model, not new
 
 
@@ -69,7 +69,7 @@ def masked_lm_around(encoder: PreTrainedModel, like: PreTrainedModel | None) -> 
     # The encoder itself is copied: a narrowed one has shapes that do not follow from its configuration.
     setattr(model, model.base_model_prefix, copy.deepcopy(encoder.base_model).float())
     model.tie_weights()
-    if like is not None and _form(like) == _form(model):
+    if like is not None and _head_shape(like) == _head_shape(model):
         heads = dict(head_parameters(like))
         with torch.no_grad():
             for name, parameter in head_parameters(model):
@@ -95,7 +95,7 @@ def head_parameters(model: PreTrainedModel) -> list[tuple[str, nn.Parameter]]:
     return [(name, each) for name, each in model.named_parameters() if not name.startswith(prefix)]
 
 
-def _form(model: PreTrainedModel) -> tuple[Any, ...]:
+def _head_shape(model: PreTrainedModel) -> tuple[Any, ...]:
     config: Any = model.config
     rows = getattr(config, "embedding_size", config.hidden_size)
     return config.model_type, config.hidden_size, rows, config.vocab_size

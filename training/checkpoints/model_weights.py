@@ -29,8 +29,8 @@ def fill_model(
 ) -> tuple[PreTrainedModel, list[str]]:
     """Return a model in 32 bits and evaluation mode with these weights, and the names of newly initialized ones.
 
-    transformers matches the names, including older and unprefixed ones. Weights on the meta device give a model
-    there almost instantly, so that a checkpoint can be checked by its headers alone. Seed torch first.
+    transformers matches the names, including older and unprefixed ones. Weights on the meta device give a model on
+    that device almost instantly, so that a checkpoint can be checked by its headers alone. Seed torch first.
 
     Args:
         model_class: A model class of transformers, with any head.
@@ -58,7 +58,7 @@ def fill_model(
             **({"device_map": "meta"} if on_meta else {}),
         )
     model, info = loaded
-    _refuse_unfit(model, info, weights, name, complete=complete, head_fits=head_fits or complete)
+    _refuse_mismatched(model, info, weights, name, complete=complete, head_fits=head_fits or complete)
     if not on_meta:
         refuse_not_finite({key: is_finite(value) for key, value in model.state_dict().items()}, name)
     return model.eval(), sorted([*info["missing_keys"], *(each[0] for each in info["mismatched_keys"])])
@@ -70,12 +70,11 @@ def check_num_layers(config: PreTrainedConfig, weights: Mapping[str, Any], name:
     if isinstance(layers, int) and layers > len(weights):
         raise ModelError(
             f"{name}: config.json has num_hidden_layers {layers}, but there are only {len(weights)} weight tensors "
-            f"in all; "
-            "correct it, or save the whole model again with save_pretrained"
+            "in all; correct it, or save the whole model again with save_pretrained"
         )
 
 
-def _refuse_unfit(
+def _refuse_mismatched(
     model: PreTrainedModel,
     info: dict[str, Any],
     weights: Mapping[str, Tensor],
@@ -84,12 +83,13 @@ def _refuse_unfit(
     complete: bool,
     head_fits: bool,
 ) -> None:
+    """Reject weights that are missing, have another shape or belong to no layer; see :func:`fill_model`."""
     prefix = f"{model.base_model_prefix}."
     missing = sorted(info["missing_keys"])
     encoder = [key for key in missing if key.startswith(prefix)]
     # A complete classifier needs its encoder's pooler; a masked-language model is saved without one.
-    gone = [key for key in encoder if complete or not key.startswith(f"{prefix}pooler.")]
-    faults = [f"{key} is missing" for key in gone]
+    required = [key for key in encoder if complete or not key.startswith(f"{prefix}pooler.")]
+    faults = [f"{key} is missing" for key in required]
     faults += [
         f"{key} is {_shape(found)} in the file but {_shape(built)} in config.json"
         for key, found, built in sorted(info["mismatched_keys"])
@@ -97,18 +97,21 @@ def _refuse_unfit(
     ]
     faults += [f"{key} belongs to no layer of config.json" for key in _of_other_layers(model, info)]
     if faults:
-        more = f" and {len(faults) - _NUM_SHOWN} more" if len(faults) > _NUM_SHOWN else ""
         raise ModelError(
-            f"{name}: its weights do not match its config.json: {'; '.join(faults[:_NUM_SHOWN])}{more} (of "
-            f"{len(weights)} tensors); restore the config.json that belongs to them, or save the model again with "
-            "save_pretrained"
+            f"{name}: its weights do not match its config.json: {_first_few(faults, '; ')} (of {len(weights)} "
+            "tensors); restore the config.json that belongs to them, or save the model again with save_pretrained"
         )
     if complete and missing:
-        more = f" and {len(missing) - _NUM_SHOWN} more" if len(missing) > _NUM_SHOWN else ""
         raise ModelError(
-            f"{name}: not a trained classifier: it has no weights for {', '.join(missing[:_NUM_SHOWN])}{more}; "
-            "fine-tune it first (teacher.fine_tune.checkpoint)"
+            f"{name}: not a trained classifier: it has no weights for {_first_few(missing, ', ')}; fine-tune it first "
+            "(teacher.fine_tune.checkpoint)"
         )
+
+
+def _first_few(items: list[str], separator: str) -> str:
+    """Join the first items, and count the others."""
+    more = f" and {len(items) - _NUM_SHOWN} more" if len(items) > _NUM_SHOWN else ""
+    return separator.join(items[:_NUM_SHOWN]) + more
 
 
 def _of_other_layers(model: PreTrainedModel, info: dict[str, Any]) -> list[str]:

@@ -1,4 +1,4 @@
-"""Checkpoints that several checks read: each is found, and its tokenizer loaded, once."""
+"""A cache of checkpoints that several checks read: each is found, and its tokenizer loaded, only once."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from .load import load_tokenizer, resolve_checkpoint
 
 
 class Checkpoints:
-    """Find checkpoints and load their tokenizers, each of them once.
+    """Find checkpoints and load their tokenizers, each only once.
 
     Finding an ``offline:`` checkpoint hashes its weights, and loading a tokenizer builds its vocabulary.
     """
@@ -18,7 +18,7 @@ class Checkpoints:
         self._tokenizers: dict[str, Any] = {}
 
     def directory(self, name: str, sha256: str | None = None) -> str:
-        """Return what ``resolve_checkpoint`` returns.
+        """Return a checkpoint's directory, or its hub id, as ``resolve_checkpoint`` does.
 
         Raises:
             ModelError: There is no such checkpoint, or its weights' hash differs.
@@ -29,7 +29,7 @@ class Checkpoints:
         return self._directories[key]
 
     def tokenizer(self, name: str) -> Any:
-        """Return the tokenizer of a checkpoint; truncation and padding may be set by whoever has used it before.
+        """Return the tokenizer of a checkpoint; its truncation and padding may be set from an earlier use.
 
         Raises:
             ModelError: It cannot be loaded.

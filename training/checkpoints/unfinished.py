@@ -1,4 +1,4 @@
-"""The state of an unfinished training in a store: kept after each epoch, resumed from, and deleted at the end."""
+"""The state of an unfinished training in a store: kept after each epoch, read to resume, deleted at the end."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _PRECISION = "precision.json"
 
 @dataclass(frozen=True)
 class UnfinishedTraining:
-    """A place for the last completed epoch of one training.
+    """The place where the last completed epoch of one training is kept.
 
     Attributes:
         store: The store.
@@ -34,7 +34,7 @@ class UnfinishedTraining:
         return UnfinishedTraining(self.store, f"{self.key}/{name}")
 
     def last(self) -> Path | None:
-        """Return the checkpoint of the last completed epoch, on this machine; None if there is none that is whole."""
+        """Fetch the checkpoint of the last completed epoch to this machine; None if there is no intact one."""
         try:
             return self.store.fetch(self.key)
         except (FileNotFoundError, PermanentStorageError):
@@ -59,10 +59,11 @@ class UnfinishedTraining:
 
 
 def kept_in_bf16(checkpoint: Path | None) -> bool | None:
-    """Return whether the training of a checkpoint used bfloat16; None without a checkpoint, or a record in it."""
+    """Return whether the training of a checkpoint used bfloat16; None if that is not recorded."""
+    if checkpoint is None:
+        return None
     try:
-        content = (checkpoint / _PRECISION).read_text(encoding="utf-8") if checkpoint is not None else "null"
-        record = json.loads(content)
+        record = json.loads((checkpoint / _PRECISION).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
     return bool(record["bf16"]) if isinstance(record, dict) and "bf16" in record else None

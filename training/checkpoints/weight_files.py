@@ -35,7 +35,7 @@ def weight_files(directory: Path) -> list[Path]:
     if (directory / WEIGHTS_FILE).is_file():
         return [directory / WEIGHTS_FILE]
     if (directory / INDEX_FILE).is_file():
-        return [_shard(directory, name) for name in _indexed(directory / INDEX_FILE)]
+        return [_shard_path(directory, name) for name in _shard_names(directory / INDEX_FILE)]
     others = sorted(path.name for kind in ("*.bin", "*.safetensors") for path in directory.glob(kind))
     pickled = (
         f"only {others[0]}, a pickle, which is not loaded" if others and others[0].endswith(".bin") else ""
@@ -53,12 +53,12 @@ def weight_shapes(directory: Path) -> dict[str, tuple[int, ...]]:
     Raises:
         ModelError: As for :func:`weight_files`, or a file is truncated or damaged.
     """
-    return _read(directory, lambda file, name: tuple(file.get_slice(name).get_shape()))
+    return _map_tensors(directory, lambda file, name: tuple(file.get_slice(name).get_shape()))
 
 
 def read_weights(directory: Path) -> dict[str, Tensor]:
-    """Return each tensor of a checkpoint by its name; raises ``ModelError`` as :func:`weight_shapes` does."""
-    return _read(directory, lambda file, name: file.get_tensor(name))
+    """Return each tensor of a checkpoint by its name; raise ``ModelError`` as :func:`weight_shapes` does."""
+    return _map_tensors(directory, lambda file, name: file.get_tensor(name))
 
 
 def finite_weights(directory: Path) -> dict[str, bool]:
@@ -67,7 +67,7 @@ def finite_weights(directory: Path) -> dict[str, bool]:
     Raises:
         ModelError: As for :func:`weight_shapes`.
     """
-    return _read(directory, lambda file, name: is_finite(file.get_tensor(name)))
+    return _map_tensors(directory, lambda file, name: is_finite(file.get_tensor(name)))
 
 
 def is_finite(value: Tensor) -> bool:
@@ -79,18 +79,19 @@ def is_finite(value: Tensor) -> bool:
 
 
 def wrapped_name(directory: Path) -> str | None:
-    """Return the stored name of a weight that carries the name of a training wrapper, or None."""
-    return next((name for name in _stored(directory, lambda *_: None) if name != unwrapped(name)), None)
+    """Return the stored name of a weight that was saved from a training wrapper; None if there is none."""
+    return next((name for name in _map_stored(directory, lambda *_: None) if name != unwrapped(name)), None)
 
 
-def _read(directory: Path, get: Any) -> dict[str, Any]:
-    """Return what ``get`` makes of each tensor, by its name without training wrappers."""
-    found = _stored(directory, get)
+def _map_tensors(directory: Path, get: Any) -> dict[str, Any]:
+    """Return ``get(file, name)`` of each tensor by its unwrapped name, or by stored names if two would be equal."""
+    found = _map_stored(directory, get)
     own = {unwrapped(name): value for name, value in found.items()}
     return own if len(own) == len(found) else found
 
 
-def _stored(directory: Path, get: Any) -> dict[str, Any]:
+def _map_stored(directory: Path, get: Any) -> dict[str, Any]:
+    """Return ``get(file, name)`` of each tensor by its name in the file."""
     from safetensors import safe_open
 
     found: dict[str, Any] = {}
@@ -101,10 +102,10 @@ def _stored(directory: Path, get: Any) -> dict[str, Any]:
 
 
 def unwrapped(name: str) -> str:
-    """Return a weight's name without what training wrappers add to it.
+    """Return a weight's name without the parts that training wrappers add.
 
     ``torch.compile`` adds ``_orig_mod.``, data parallelism ``module.`` at the beginning, and FSDP
-    ``_fsdp_wrapped_module.``; a module of the model may be wrapped by itself.
+    ``_fsdp_wrapped_module.``; the wrapped module may be the whole model or a part of it.
     """
     for wrapper in _WRAPPERS:
         name = name.replace(wrapper, "")
@@ -113,7 +114,7 @@ def unwrapped(name: str) -> str:
     return name
 
 
-def _indexed(index: Path) -> list[str]:
+def _shard_names(index: Path) -> list[str]:
     remedy = "save the model again with save_pretrained"
     try:
         weight_map = read_json(read_regular(index, _MOST_INDEX_BYTES).decode())["weight_map"]
@@ -130,18 +131,17 @@ def _indexed(index: Path) -> list[str]:
     return sorted(set(weight_map.values()))
 
 
-def _shard(directory: Path, name: str) -> Path:
+def _shard_path(directory: Path, name: str) -> Path:
     path, home = directory / name, directory.resolve()
     allowed = [home]
-    if home.parent.name == "snapshots":  # the hub's cache: links to the blobs beside it
+    if home.parent.name == "snapshots":  # the hub's cache links to its folder of blobs
         allowed.append(home.parent.parent / "blobs")
-    # NUL bytes and the like: `resolve` raises ValueError
     try:
-        inside, there = path.resolve().parent in allowed, path.is_file()
-    except (OSError, ValueError):
-        inside, there = False, False
-    if not inside or not there:
-        fault = "is a link to a file outside of the directory" if there else "does not exist"
+        is_inside, exists = path.resolve().parent in allowed, path.is_file()
+    except (OSError, ValueError):  # such as a name with a NUL byte
+        is_inside, exists = False, False
+    if not is_inside or not exists:
+        fault = "is a link to a file outside of the directory" if exists else "does not exist"
         raise ModelError(
             f"{directory / INDEX_FILE}: names {shown(name)}, which {fault}; copy the whole checkpoint, or save the "
             "model again with save_pretrained"

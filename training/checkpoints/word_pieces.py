@@ -20,7 +20,7 @@ _MOST_PIECES = 512  # per text
 
 
 def check_tokenizer_files(directory: Path) -> None:
-    """Reject a directory without a tokenizer, for which transformers would silently make an empty one.
+    """Reject a directory without a tokenizer, for which transformers would silently create an empty one.
 
     Raises:
         ModelError: There is none; lists the accepted files.
@@ -41,8 +41,8 @@ def check_pieces(tokenizer: Any, directory: Path) -> None:
     """
     names = type(tokenizer).vocab_files_names
     others = [name for key, name in names.items() if key != "tokenizer_file"]
-    whole = (directory / TOKENIZER_FILE).is_file()
-    if not whole and not (others and all((directory / name).is_file() for name in others)):
+    has_tokenizer_file = (directory / TOKENIZER_FILE).is_file()
+    if not has_tokenizer_file and not (others and all((directory / name).is_file() for name in others)):
         raise ModelError(_no_tokenizer(directory))
     if set(tokenizer.get_vocab().values()) <= set(tokenizer.all_special_ids):
         raise ModelError(
@@ -67,7 +67,7 @@ def check_table(tokenizer: Any, config: PreTrainedConfig, name: str | Path) -> N
 
 
 def check_padding(tokenizer: Any, config: PreTrainedConfig, name: str | Path, *, is_counted: bool) -> None:
-    """Reject a padding id that differs between tokenizer and configuration where the model computes with it.
+    """Reject a padding id that differs between tokenizer and configuration, if positions are counted from it.
 
     Args:
         tokenizer: The checkpoint's tokenizer.
@@ -104,7 +104,7 @@ def check_known(tokenizer: Any, texts: Sequence[TextOrPair], parameter: str) -> 
     share = unknown_share(tokenizer, texts)
     if share > MOST_UNKNOWN:
         raise ModelError(
-            f"{parameter}: its tokenizer does not know {share:.0%} of the characters of the training texts (they "
+            f"{parameter}: its tokenizer has no pieces for {share:.0%} of the characters of the training texts (they "
             f"become {tokenizer.unk_token}); accepted: at most {MOST_UNKNOWN:.0%}; use a checkpoint for the texts' "
             f"language and script, such as a multilingual one, or teacher.scratch, whose word pieces are trained "
             f"on the texts"
@@ -140,7 +140,6 @@ def unknown_share(tokenizer: Any, texts: Sequence[TextOrPair]) -> float:
 def _no_tokenizer(directory: Path) -> str:
     return (
         f"{directory}: has no tokenizer; accepted: {TOKENIZER_FILE}, or the vocabulary files of its family "
-        f"(vocab.txt; "
-        "vocab.json and merges.txt; a SentencePiece .model); copy them from the original model, or save it "
-        "again with tokenizer.save_pretrained"
+        "(vocab.txt; vocab.json and merges.txt; a SentencePiece .model); copy them from the original model, or "
+        "save it again with tokenizer.save_pretrained"
     )

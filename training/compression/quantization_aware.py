@@ -31,7 +31,8 @@ class FakeQuantized(ExitStack):
     Args:
         model: a classifier; ``train_used_rows`` or ``first_token_in_last_layer`` may already be applied to it.
         config: what is quantized, and how.
-        max_length: most tokens of a text; the exported graph has no further positions. None: all positions.
+        max_length: largest number of tokens of a text, which limits the positions of the exported graph; None: all
+            of the model's positions.
 
     Attributes:
         in_training: whether layers in training mode are quantized; those in evaluation mode always are.
@@ -50,7 +51,7 @@ class FakeQuantized(ExitStack):
         }
         largest = max(tables.values(), key=lambda table: table.num_embeddings, default=None)
         classifier: Any = model if hasattr(model, "config") else None
-        reached = (
+        num_positions = (
             None if max_length is None or classifier is None else max_length + first_position(classifier)
         )
         for module in model.modules():
@@ -59,14 +60,14 @@ class FakeQuantized(ExitStack):
         if config.embedding_bits is not None:
             for name, table in tables.items():
                 in_4_bits = config.embedding_bits == 4 and table is largest
-                num_rows = reached if name.endswith(_POSITIONS) else None
+                num_rows = num_positions if name.endswith(_POSITIONS) else None
                 self._replace(table, self._table(table, in_4_bits=in_4_bits, num_rows=num_rows))
 
     def _replace(self, module: nn.Module, quantized: Callable[[Tensor], Tensor]) -> None:
         plain = module.forward
 
-        def forward(given: Tensor) -> Tensor:
-            return quantized(given) if self.in_training or not module.training else plain(given)
+        def forward(x: Tensor) -> Tensor:
+            return quantized(x) if self.in_training or not module.training else plain(x)
 
         before = vars(module).get("forward")
         if before is None:
@@ -86,7 +87,7 @@ class FakeQuantized(ExitStack):
     def _table(
         self, table: nn.Embedding, *, in_4_bits: bool, num_rows: int | None
     ) -> Callable[[Tensor], Tensor]:
-        # Rows are quantized after the lookup: the same values without quantizing the whole table.
+        # Rows are quantized after the lookup, which gives the same values without quantizing the whole table.
         plain = table.forward
         if in_4_bits:
             return lambda ids: read_back_4_bits(plain(ids))
@@ -102,7 +103,7 @@ class QuantizationAwareTraining(TrainerCallback):
 
     Args:
         config: how many epochs, what is quantized, and how.
-        max_length: most tokens of a text, as for the export; None: as many as the model has positions.
+        max_length: largest number of tokens of a text, as for the export; None: all of the model's positions.
 
     Raises:
         InputError: at the start of training, if it has fewer epochs.
@@ -128,7 +129,7 @@ class QuantizationAwareTraining(TrainerCallback):
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Switch quantization on from its first step, also in a training resumed after it."""
+        """Switch quantization on from its first step on, also if training is resumed after it."""
         if self._quantized is not None:
             self._quantized.in_training = state.global_step >= self._first_step
 
@@ -145,7 +146,9 @@ class QuantizationAwareTraining(TrainerCallback):
 
 
 def first_step(num_epochs: float, max_steps: int, steps_per_epoch: int) -> int:
-    """Return the step, from 0, at which the last ``num_epochs`` begin; below 1 it is a share of all ``max_steps``.
+    """Return the step, from 0, at which the last ``num_epochs`` begin.
+
+    A ``num_epochs`` below 1 is a share of all ``max_steps``.
 
     Raises:
         InputError: the training has fewer epochs.

@@ -17,8 +17,8 @@ class UnlabelledConfig(Section):
     dataset: Name | None = Field(
         default=None, description="Instead of `path`: repository id of a hub dataset."
     )
-    dataset_config: Name | None = Field(default=None, description="dataset: its configuration.")
-    split: Name = Field(default="train", description="dataset: the split to read.")
+    dataset_config: Name | None = Field(default=None, description="Configuration of `dataset`.")
+    split: Name = Field(default="train", description="Split of `dataset` to read.")
     text_column: Name = Field(default="text", description="Column with the text (not for a .txt file).")
     text_pair_column: Name | None = Field(
         default=None, description="Column with the second text, where `data.text_pair_column` is set."
@@ -32,8 +32,8 @@ class UnlabelledConfig(Section):
             raise ValueError("set exactly one of path and dataset")
         if self.text_pair_column is not None and str(self.path).lower().endswith(".txt"):
             raise ValueError(
-                f"path: {self.path!r} given, a file of one text a line, but text_pair_column is set; use a file with "
-                "columns, such as .csv or .jsonl"
+                f"path: {self.path!r} given, a file with one text per line, but text_pair_column is set; use a file "
+                "with columns, such as .csv or .jsonl"
             )
         return self
 

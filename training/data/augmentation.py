@@ -15,9 +15,9 @@ from ...texts import TextOrPair, parts_of
 from .rows import normalised
 from .tokenized import TokenizedSplit, TokenRow, example_id, from_rows
 
-_TRIES = 20  # attempts to generate a new text
+_ATTEMPTS = 20  # to generate a text that does not exist yet
 _SPLICED, _DROPPED, _MASKED = range(3)
-_Made = TypeVar("_Made")
+_Item = TypeVar("_Item")
 
 
 def splice(texts: Sequence[TextOrPair], count: int, *, seed: int, known: set[str]) -> list[TextOrPair]:
@@ -34,7 +34,7 @@ def splice(texts: Sequence[TextOrPair], count: int, *, seed: int, known: set[str
     Returns:
         ``count`` texts that differ from each other and from ``known``; fewer where no more are found.
     """
-    words = [[part.split() for part in parts_of(text)] for text in texts]
+    words = _words_of(texts)
 
     def make(random: np.random.Generator) -> TextOrPair:
         chosen = [words[i] for i in random.integers(len(words), size=2)]
@@ -54,7 +54,7 @@ def drop_words(
     """Drop some words of training texts.
 
     Args:
-        texts: Training texts; those of one word, and pairs with one of them, are skipped.
+        texts: Training texts; those of one word, and pairs that contain one, are skipped.
         count: How many to generate.
         share: Probability that a word is dropped; at least one is dropped and at least one is kept, in each text of a
             pair.
@@ -64,16 +64,16 @@ def drop_words(
     Returns:
         As for ``splice``.
     """
-    words = [split for text in texts if min(map(len, split := [part.split() for part in parts_of(text)])) > 1]
+    words = [parts for parts in _words_of(texts) if min(map(len, parts)) > 1]
     if not words:
         return []
 
     def shortened(chosen: list[str], random: np.random.Generator) -> str:
         kept = random.random(len(chosen)) >= share
-        for all_alike in (True, False):  # drop at least one and keep at least one
-            if (kept == all_alike).all():
-                kept[random.integers(len(chosen))] = not all_alike
-        return " ".join(word for word, stays in zip(chosen, kept, strict=True) if stays)
+        for is_kept in (True, False):  # drop at least one and keep at least one
+            if (kept == is_kept).all():
+                kept[random.integers(len(chosen))] = not is_kept
+        return " ".join(word for word, is_kept in zip(chosen, kept, strict=True) if is_kept)
 
     def make(random: np.random.Generator) -> TextOrPair:
         parts = words[random.integers(len(words))]
@@ -120,23 +120,28 @@ def mask_pieces(
     )
 
 
+def _words_of(texts: Sequence[TextOrPair]) -> list[list[list[str]]]:
+    """Return the words of each part of each text: of one part, or of the two of a pair."""
+    return [[part.split() for part in parts_of(text)] for text in texts]
+
+
 def _as_text(parts: Sequence[str]) -> TextOrPair:
     """Return one part as a text, and two as a pair."""
     return parts[0] if len(parts) == 1 else (parts[0], parts[1])
 
 
 def _distinct(
-    make: Callable[[np.random.Generator], _Made],
+    make: Callable[[np.random.Generator], _Item],
     count: int,
     seed: tuple[int, int],
-    key: Callable[[_Made], str | int],
+    key: Callable[[_Item], str | int],
     known: set[str] | set[int],
-) -> Iterator[_Made]:
-    """Yield up to ``count`` distinct items; a number whose attempts all give known items is skipped."""
+) -> Iterator[_Item]:
+    """Yield up to ``count`` distinct items; a number is skipped if all its attempts give known items."""
     taken: set[str | int] = set(known)
     for number in range(count):
         random = np.random.default_rng((*seed, number))
-        for _ in range(_TRIES):
+        for _ in range(_ATTEMPTS):
             made = make(random)
             if key(made) not in taken:
                 taken.add(key(made))

@@ -24,16 +24,16 @@ class DistillationCollator:
     Called with rows (dicts with ``input_ids[L]`` and, optionally, ``attention_mask[L]``,
     ``token_type_ids[L]``, a label, ``teacher_logits[C]``) it returns ``input_ids[B, L]``,
     ``attention_mask[B, L]``, ``token_type_ids[B, L]`` where given, ``labels[B]`` (int64, or float32
-    where they are fractions; a label of several numbers adds its shape) and
-    ``teacher_logits[B, C]`` (float32). What a row has for each of its tokens is padded: labels, which
-    are whole numbers then and as many as tokens in every row, with -100, ``teacher_logits[L, C]`` with 0.
+    for fractions; a label of several numbers adds its shape) and ``teacher_logits[B, C]`` (float32).
+    Values for each token are padded as well: integer labels, one per token in every row, with -100,
+    and ``teacher_logits[L, C]`` with 0.
     """
 
     pad_token_id: int
     pad_to_multiple_of: int | None = None
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
-        """Collate; raises ``InputError`` where a row has no ``input_ids``."""
+        """Collate rows into a batch; raise ``InputError`` if a row has no ``input_ids``."""
         first = rows[0]
         if "input_ids" not in first:
             raise InputError(
@@ -56,23 +56,23 @@ class DistillationCollator:
             batch["labels"] = _labels([np.asarray(row[label]) for row in rows], lengths, width)
         if first.get("teacher_logits") is not None:
             found = [np.asarray(row["teacher_logits"], dtype=np.float32) for row in rows]
-            stacked = np.stack(found) if found[0].ndim == 1 else _of_tokens(found, width, np.float32(0))
+            stacked = np.stack(found) if found[0].ndim == 1 else _pad_tokens(found, width, np.float32(0))
             batch["teacher_logits"] = torch.from_numpy(stacked)
         return batch
 
 
 def _labels(labels: list[np.ndarray], lengths: list[int], width: int) -> Tensor:
-    """Return one label or row of numbers for each text, or one for each token, padded to the width."""
+    """Stack a label or a row of numbers for each text, or pad one label for each token to the width."""
     if all(
         each.dtype.kind in "iu" and each.shape == (num,) for each, num in zip(labels, lengths, strict=True)
     ):
-        return torch.from_numpy(_of_tokens(labels, width, np.int64(IGNORED_LABEL)))
+        return torch.from_numpy(_pad_tokens(labels, width, np.int64(IGNORED_LABEL)))
     stacked = np.stack(labels)
     return torch.from_numpy(stacked.astype(np.float32 if stacked.dtype.kind == "f" else np.int64))
 
 
-def _of_tokens(rows: list[np.ndarray], width: int, fill: np.generic) -> np.ndarray:
-    """Return rows [L, ...] as [B, width, ...] of the type of ``fill``, which pads them."""
+def _pad_tokens(rows: list[np.ndarray], width: int, fill: np.generic) -> np.ndarray:
+    """Pad rows [L, ...] with ``fill`` to [B, width, ...], in its type."""
     padded = np.full((len(rows), width, *rows[0].shape[1:]), fill)
     for index, row in enumerate(rows):
         padded[index, : len(row)] = row

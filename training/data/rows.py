@@ -12,8 +12,8 @@ from ...texts import PAIR_COLUMN, TextOrPair, parts_of
 
 SPLITS: Final = ("train", "validation", "test")
 NUM_SHOWN: Final = 5
-_NAMED: Final = {"text": "text", PAIR_COLUMN: "second text"}
-_Made = TypeVar("_Made")
+_TEXT_NAMES: Final = {"text": "text", PAIR_COLUMN: "second text"}
+_Result = TypeVar("_Result")
 
 
 class _Missing:
@@ -51,16 +51,16 @@ class RawSplit:
     ids: Sequence[object] | None = None
 
     def parts(self, row: int) -> dict[str, object]:
-        """Return the value of a row's text, and of the second one of a pair, by the name that messages use."""
+        """Return the value of a row's text, and of the second text of a pair, by the name that messages use."""
         first = {"text": self.texts[row]}
         return first if self.pairs is None else {**first, PAIR_COLUMN: self.pairs[row]}
 
 
 @dataclass(frozen=True)
 class Split:
-    """One checked split: texts are strings, or tuples of two; labels are of one kind; groups, slices and ids are names.
+    """One checked split; attributes as in RawSplit.
 
-    ``place`` is as in RawSplit.
+    Texts are strings, or pairs of them; labels are of one kind; groups, slices and ids are names.
     """
 
     name: str
@@ -73,7 +73,7 @@ class Split:
     ids: list[str] | None = None
 
     def select(self, indices: Sequence[int], name: str | None = None) -> Split:
-        """Return the split of some of its rows, under another name if one is given."""
+        """Return a split of some of the rows, under another name if one is given."""
         return Split(
             name or self.name,
             self.origin,
@@ -87,7 +87,7 @@ class Split:
 
 
 class LabelError(ValueError):
-    """A value that is no label; its message names the column and says what is wrong with the value."""
+    """A value is not a label; the message names the column and describes the fault."""
 
 
 def checked(
@@ -96,11 +96,11 @@ def checked(
     read_label: Callable[[object], Any] | None = None,
     remedy: str = "give each row a text and a label, or remove the row",
 ) -> Split:
-    """Check that every text is a string and every label valid; drop the rows without a text, or without one of a pair.
+    """Check that every text is a string and every label valid; drop rows that lack a text, or one of a pair.
 
     Args:
         raw: The split.
-        notes: A warning that counts the dropped rows is appended; it is to be logged once the job has no fault.
+        notes: A warning that counts the dropped rows is appended; log it once all data has been accepted.
         read_label: Function from a row's value to its label, which raises ``LabelError``; None: ``read_name``.
         remedy: What to do about faults.
 
@@ -116,8 +116,8 @@ def checked(
     if not kept:
         name, value = next((name, value) for name, value in raw.parts(0).items() if is_blank(value))
         raise DataError(
-            f"{raw.origin}: no row of the {raw.name} split has a {_NAMED[name]}: {raw.place(0)}: {name} "
-            f"{fault_of(value)}; check the column with the {_NAMED[name]}"
+            f"{raw.origin}: no row of the {raw.name} split has a {_TEXT_NAMES[name]}: {raw.place(0)}: {name} "
+            f"{fault_of(value)}; check the column with the {_TEXT_NAMES[name]}"
         )
     faults = FaultList()
     texts: list[TextOrPair] = []
@@ -129,7 +129,7 @@ def checked(
                 faults.add(lambda i=index, n=name, v=value: f"{raw.place(i)}: {n} {fault_of(v)}")
         values: Any = tuple(parts.values())
         texts.append(values[0] if raw.pairs is None else values)
-        if raw.ids is not None and _group_name(raw.ids[index]) is None:
+        if raw.ids is not None and _name_or_none(raw.ids[index]) is None:
             faults.add(lambda i=index, ids=raw.ids: f"{raw.place(i)}: id {fault_of(ids[i])}")
         try:
             labels.append((read_label or read_name)(raw.labels[index]))
@@ -137,17 +137,23 @@ def checked(
             faults.add(lambda i=index, what=str(fault): f"{raw.place(i)}: {what}")
     faults.raise_if_any(raw.origin, remedy)
     if len(kept) < num_rows:
-        first = next(i for i, each in enumerate([*kept, num_rows]) if i != each)
-        missing = "a text" if raw.pairs is None else "one of the two texts"
-        rows = "1 row" if num_rows - len(kept) == 1 else f"{num_rows - len(kept):,} rows"
-        notes.append(
-            f"{raw.origin}: {rows} of {num_rows:,} in the {raw.name} split dropped, without {missing}; the first: "
-            f"{raw.place(first)}"
-        )
-    groups: list[str | None] = [None if raw.groups is None else _group_name(raw.groups[i]) for i in kept]
-    slices = {column: [_group_name(values[i]) for i in kept] for column, values in raw.slices.items()}
-    ids = None if raw.ids is None else [str(_group_name(raw.ids[i])) for i in kept]
+        notes.append(_dropped_note(raw, kept))
+    groups: list[str | None] = [None if raw.groups is None else _name_or_none(raw.groups[i]) for i in kept]
+    slices = {column: [_name_or_none(values[i]) for i in kept] for column, values in raw.slices.items()}
+    ids = None if raw.ids is None else [str(_name_or_none(raw.ids[i])) for i in kept]
     return Split(raw.name, raw.origin, texts, labels, lambda i: raw.place(kept[i]), groups, slices, ids)
+
+
+def _dropped_note(raw: RawSplit, kept: Sequence[int]) -> str:
+    """Return the warning that counts the rows that are not kept, and names the first."""
+    num_rows = len(raw.texts)
+    first = next(i for i, each in enumerate([*kept, num_rows]) if i != each)
+    missing = "a text" if raw.pairs is None else "one of the two texts"
+    rows = "1 row" if num_rows - len(kept) == 1 else f"{num_rows - len(kept):,} rows"
+    return (
+        f"{raw.origin}: {rows} of {num_rows:,} in the {raw.name} split dropped, without {missing}; the first: "
+        f"{raw.place(first)}"
+    )
 
 
 def normalised(text: TextOrPair) -> str:
@@ -177,20 +183,20 @@ class FaultList:
             raise DataError(f"{origin}: {count}: {'; '.join(self._shown)}{more}; {remedy}")
 
 
-def collect(makers: Iterable[Callable[[], _Made]]) -> list[_Made]:
-    """Call each maker; their DataErrors are raised together as one, with a line each."""
-    made: list[_Made] = []
+def collect(functions: Iterable[Callable[[], _Result]]) -> list[_Result]:
+    """Return what each function returns; raise their DataErrors together as one, with a line for each."""
+    results: list[_Result] = []
     errors: list[DataError] = []
-    for make in makers:
+    for function in functions:
         try:
-            made.append(make())
+            results.append(function())
         except DataError as error:
             errors.append(error)
     if len(errors) == 1:
         raise errors[0]
     if errors:
         raise DataError("\n".join(str(error) for error in errors))
-    return made
+    return results
 
 
 def quoted(names: Iterable[object], limit: int = 20) -> str:
@@ -208,7 +214,7 @@ def nearest(name: str, names: Iterable[str]) -> str:
 
 def column_error(origin: str, key: str, column: str, columns: Iterable[object]) -> DataError:
     """Return the error for a missing column; ``key`` is the full path of the key that names it."""
-    there = [str(name) for name in columns]
+    known = [str(name) for name in columns]
     role = key.rpartition(".")[2].removeprefix("--").replace("-", "_").partition("_")[0]
     role = "second text" if key.endswith(("text_pair_column", "text-pair-column")) else role
     remedy = (
@@ -217,15 +223,15 @@ def column_error(origin: str, key: str, column: str, columns: Iterable[object]) 
         else f"set {key} to the column with the {role}"
     )
     return DataError(
-        f"{origin}: no column {shown(column)} ({key}); it has {quoted(there)}{nearest(column, there)}; {remedy}"
+        f"{origin}: no column {shown(column)} ({key}); it has {quoted(known)}{nearest(column, known)}; {remedy}"
     )
 
 
 def read_name(value: object) -> str:
-    """Return the name that a value of a file is; integers, whole fractions and truth values become names.
+    """Return a value of a file as a name; integers, whole floats and Booleans are converted.
 
     Raises:
-        LabelError: It is no name.
+        LabelError: The value cannot be a name.
     """
     name = name_of(value)
     if not is_name(name):
@@ -234,7 +240,7 @@ def read_name(value: object) -> str:
 
 
 def name_of(value: object) -> object:
-    """Return the name of a label that a file holds as a number or truth value; NaN, pandas' null, becomes None."""
+    """Convert a number or Boolean to a name, and NaN, pandas' null, to None; return anything else unchanged."""
     if isinstance(value, float):
         if value != value:
             return None
@@ -242,7 +248,7 @@ def name_of(value: object) -> object:
     return str(value) if isinstance(value, int) else value
 
 
-def _group_name(value: object) -> str | None:
+def _name_or_none(value: object) -> str | None:
     name = name_of(value)
     return None if name is None or name is MISSING or not str(name).strip() else str(name)
 
@@ -255,7 +261,7 @@ def is_blank(value: object) -> bool:
 
 
 def fault_of(value: object) -> str:
-    """Say what is wrong with a value that is no text."""
+    """Describe what is wrong with a value that is not valid text."""
     if value is MISSING:
         return "is missing"
     if value is None:

@@ -103,8 +103,8 @@ class BalancedSampler(SeededSampler):
 class LabelGroupedSampler(SeededSampler):
     """Sample each text once per epoch, in a random order of groups of texts with the same label.
 
-    Any batch of two groups or more then has pairs of texts with the same label and with different ones, however many
-    labels there are.
+    A batch of several groups then has pairs of texts with the same label and with different ones, even if there are
+    many labels.
 
     Args:
         classes: Label of each text, int[N].
@@ -144,9 +144,9 @@ class LengthSortedSampler(Sampler[int]):
 def balanced_rows(classes: np.ndarray, random: np.random.Generator) -> np.ndarray:
     """Draw the rows of one epoch, int64[N], in random order.
 
-    Of N_l labelled rows N_l are drawn with replacement, with a probability inversely proportional to the frequency of
-    their class, so that every class is expected equally often. A row without a class (``IGNORED_LABEL``), which only a
-    teacher labels, occurs exactly once: a transfer set keeps its share and is learned as a whole.
+    As many rows are drawn as are labelled, with replacement and a probability inversely proportional to the frequency
+    of their class, so that every class is expected equally often. A row without a class (``IGNORED_LABEL``), which only
+    a teacher labels, occurs exactly once, so that a transfer set keeps its share and is used as a whole.
     """
     labelled, others = np.flatnonzero(classes != IGNORED_LABEL), np.flatnonzero(classes == IGNORED_LABEL)
     _, numbers, counts = np.unique(classes[labelled], return_inverse=True, return_counts=True)
@@ -156,16 +156,16 @@ def balanced_rows(classes: np.ndarray, random: np.random.Generator) -> np.ndarra
 
 
 def dataset_labels(dataset: Any, columns: tuple[str, ...]) -> Rows | None:
-    """Return the labels of a dataset with a length, [N, ...]: ``dataset.labels``, else the first of ``columns``.
+    """Return the labels of a sized dataset, [N, ...]: ``dataset.labels``, else the first of ``columns`` that it has.
 
-    None where it has neither.
+    None if it has neither.
     """
     labels = getattr(dataset, "labels", None)
     if labels is not None:
         return labels if isinstance(labels, Ragged) else np.asarray(labels)
-    there = getattr(dataset, "column_names", None)
-    if isinstance(there, list):
-        column = next((name for name in columns if name in there), None)
+    own_columns = getattr(dataset, "column_names", None)
+    if isinstance(own_columns, list):
+        column = next((name for name in columns if name in own_columns), None)
         values = None if column is None else list(dataset[column])
     else:
         rows = [dataset[index] for index in range(len(dataset))]
@@ -193,7 +193,7 @@ def dataset_lengths(dataset: Any, column: str = "length") -> np.ndarray:
 
 
 def innermost_sampler(dataloader: Any) -> Any:
-    """Return the sampler of a loader, below the shards that accelerate puts around it; None where it has none."""
+    """Return the sampler of a loader, inside the shards that accelerate wraps around it; None if it has none."""
     batches = getattr(dataloader, "batch_sampler", None)
     while hasattr(batches, "batch_sampler"):  # accelerate's shard around the real one
         batches = getattr(batches, "batch_sampler", None)
@@ -201,7 +201,10 @@ def innermost_sampler(dataloader: Any) -> Any:
 
 
 def in_dataset_order(values: Any, order: np.ndarray) -> Any:
-    """Return an array of N rows, or several, that were computed in the order int[N], in that of the dataset."""
+    """Bring arrays of N rows, computed in ``order`` int[N], back to the order of the dataset.
+
+    ``values`` is an array or a tuple of arrays; anything without N rows is returned unchanged.
+    """
     if isinstance(values, tuple):
         return tuple(in_dataset_order(value, order) for value in values)
     if not isinstance(values, np.ndarray) or len(values) != len(order):

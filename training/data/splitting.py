@@ -47,10 +47,10 @@ def hold_out(
 ) -> dict[str, list[int]]:
     """Divide N rows into train and held-out splits.
 
-    Rows with equal text, up to case and white space, and rows of one group stay together. Where none does and each row
-    has one label, each held-out split has the share of every label to within one row. Rows with several labels are
+    Rows with equal text, up to case and white space, and rows of one group stay together. If no rows do and each row
+    has one label, each held-out split has its share of every label to within one row. Rows with several labels are
     divided by iterative stratification: those with the rarest label first, each to the split that lacks its labels
-    most. Every label keeps a row in train. Units are ordered by a hash of seed and content, so that the result depends
+    most. Every label keeps a row in train. Rows are ordered by a hash of seed and content, so that the result depends
     on neither file order nor process.
 
     Args:
@@ -59,7 +59,7 @@ def hold_out(
         groups: Group of each row, or None for a row that is in none.
         shares: Share of all rows by name of the held-out split; together below 1.
         seed: Seed of the division.
-        further: Another group of each row, likewise; None: there are none.
+        further: A second group of each row, likewise; None: there are no second groups.
 
     Returns:
         Ascending row numbers by split: ``train`` and each name in ``shares``. A held-out split is empty if the rows
@@ -67,7 +67,7 @@ def hold_out(
     """
     units = _units(texts, labels, [groups] if further is None else [groups, further], seed)
     quotas = _quotas(Counter(name for own in labels for name in _names(own)), shares, seed)
-    splits = _assigned(units, quotas)
+    splits = _assign(units, quotas)
     _teach_every_label(splits)
     for name in shares:
         if not splits[name]:
@@ -78,10 +78,10 @@ def hold_out(
 def folds(texts: Sequence[TextOrPair], labels: Sequence[str], num_folds: int, seed: int) -> list[list[int]]:
     """Divide N rows into folds of similar size, stratified by label; rows with equal text stay together.
 
-    The division depends on neither the order of the rows nor the process. Outside of each fold every label has a row.
+    The division depends on neither the order of the rows nor the process. Every label has a row outside of each fold.
 
     Args:
-        texts: One text per row; equal ones are found up to case and white space.
+        texts: One text per row; texts are equal if they differ only in case and white space.
         labels: One label per row.
         num_folds: Number of folds, at least 2.
         seed: Seed of the division.
@@ -137,7 +137,7 @@ def _names(labels: Labels) -> tuple[str, ...]:
 def _units(
     texts: Sequence[TextOrPair], labels: Sequence[Labels], groups: Sequence[Sequence[str | None]], seed: int
 ) -> list[_Unit]:
-    """Return the connected rows, ordered by hash."""
+    """Return units of rows that share a text or a group, ordered by hash."""
     names = [_names(own) for own in labels]
     one_each = all(len(own) == 1 for own in names)
     totals = Counter(name for own in names for name in own)
@@ -181,8 +181,8 @@ def _connected(keys: Sequence[Iterable[tuple[str, str | None]]]) -> Callable[[in
 def _quotas(counts: Counter[str], shares: Mapping[str, float], seed: int) -> dict[str, dict[str, int]]:
     """Return the number of rows of each label that each split should have.
 
-    Rounding is cumulative over the labels, in another order for each split: a label's number is its share rounded up
-    or down, and all labels together have the share of all rows.
+    Rounding is cumulative over the labels, in a different order for each split: a label's number is its share rounded
+    up or down, and the labels together have the split's share of all rows.
     """
     quotas: dict[str, dict[str, int]] = {}
     for name, share in shares.items():
@@ -205,7 +205,7 @@ def _quotas(counts: Counter[str], shares: Mapping[str, float], seed: int) -> dic
     }
 
 
-def _assigned(units: list[_Unit], quotas: dict[str, dict[str, int]]) -> dict[str, list[_Unit]]:
+def _assign(units: list[_Unit], quotas: dict[str, dict[str, int]]) -> dict[str, list[_Unit]]:
     """Assign each unit, large and rare ones first, to the split that is filled least in proportion to its quotas.
 
     Single rows fill every quota exactly: this is Sainte-Laguë's method with the quotas as votes.
@@ -228,7 +228,7 @@ def _assigned(units: list[_Unit], quotas: dict[str, dict[str, int]]) -> dict[str
 
 
 def _teach_every_label(splits: dict[str, list[_Unit]]) -> None:
-    """Move to train the first unit of each label that train lacks."""
+    """Move the first unit of each label that train lacks to train."""
     taught = {label for unit in splits[TRAIN] for label in unit.counts}
     for name in [name for name in splits if name != TRAIN]:
         for unit in list(splits[name]):
@@ -239,7 +239,7 @@ def _teach_every_label(splits: dict[str, list[_Unit]]) -> None:
 
 
 def _move_one(splits: dict[str, list[_Unit]], name: str) -> None:
-    """Move the smallest unit of train whose labels train keeps to an empty split, if there is one."""
+    """Move a unit of train to an empty split: the smallest without which train keeps every label, if there is one."""
     counts: Counter[str] = Counter()
     for unit in splits[TRAIN]:
         counts.update(unit.counts)

@@ -32,13 +32,13 @@ class TextData:
 
     Attributes:
         splits: ``train``, ``validation``, ``test``; columns ``text`` (string), ``text_pair`` (string) where texts are
-            pairs, ``id`` (string) where rows have ids, and ``label`` (as ``label_kind`` stores it, of the same names in
-            the same order in each).
+            pairs, ``id`` (string) where rows have ids, and ``label`` (as ``label_kind`` stores it, with the same names
+            in the same order in all splits).
         out_of_scope_label: Name of the label for texts outside every intent; None where there is none.
         unlabelled: Distinct texts without a label that are in none of the splits, in random order: a prefix is a
             smaller draw.
         slices: Values of the columns ``data.slice_columns`` for each text of the test split, None where a row has none.
-        label_kind: What the labels are.
+        label_kind: Kind of the labels.
         output_names: ``label_names``, where the column ``label`` does not hold them.
     """
 
@@ -56,7 +56,7 @@ class TextData:
 
     @property
     def label_names(self) -> list[str]:
-        """Sorted names of the labels, or names of the numbers; a label's number is its index in this list.
+        """Sorted names of the labels, or names of the numbers that are predicted; a label's id is its index.
 
         An out-of-scope label that no training text has comes last.
         """
@@ -104,14 +104,14 @@ class TextData:
 
 
 def load_data(config: DataConfig, kind: LabelKind = NAMES) -> TextData:
-    """Read and check the splits that ``config`` names, and hold out of train those that it does not name.
+    """Read and check the splits that ``config`` names, and hold the others out of train.
 
     Rows without a text, and rows whose label train does not have, are dropped; texts that occur in more than one split
     are kept. Each is counted in a logged warning.
 
     Args:
         config: The section ``data``.
-        kind: What the labels of the task are.
+        kind: Kind of the task's labels.
 
     Raises:
         DataError: The data is invalid; gives file, row and remedy.
@@ -133,14 +133,25 @@ def load_data(config: DataConfig, kind: LabelKind = NAMES) -> TextData:
     names = kind.output_names(splits[0].labels, form)
     if out_of_scope is not None and out_of_scope not in names:
         names.append(out_of_scope)  # last, so that a model's class ids equal the label ids
+    stored = _stored(splits, config, kind, names)
+    unlabelled = [] if config.unlabelled is None else read_unlabelled(config.unlabelled, stored)
+    for note in [*notes, *_duplicates(splits)]:
+        logger.warning("%s", note)
+    slices = next(split.slices for split in splits if split.name == "test")
+    return TextData(stored, out_of_scope, unlabelled, slices, kind, tuple(names))
+
+
+def _stored(
+    splits: list[Split], config: DataConfig, kind: LabelKind, names: list[str]
+) -> datasets.DatasetDict:
+    """Return the splits as datasets with labels of these names, train cut to ``data.max_train_examples``."""
     columns = dict.fromkeys(
         ("text", PAIR_COLUMN)[: len(parts_of(splits[0].texts[0]))], datasets.Value("string")
     )
-    has_ids = splits[0].ids is not None
-    more = {ID_COLUMN: datasets.Value("string")} if has_ids else {}
-    features = datasets.Features({**columns, **more, "label": kind.feature(names)})
+    ids = {} if splits[0].ids is None else {ID_COLUMN: datasets.Value("string")}
+    features = datasets.Features({**columns, **ids, "label": kind.feature(names)})
     number_of = {name: number for number, name in enumerate(names)}
-    made = datasets.DatasetDict()
+    stored = datasets.DatasetDict()
     for split in splits:
         indices = range(len(split.texts))
         if split.name == "train" and config.max_train_examples is not None:
@@ -151,16 +162,12 @@ def load_data(config: DataConfig, kind: LabelKind = NAMES) -> TextData:
         if split.ids is not None:
             values[ID_COLUMN] = [split.ids[i] for i in indices]
         labels = [kind.stored(split.labels[i], number_of) for i in indices]
-        made[split.name] = datasets.Dataset.from_dict({**values, "label": labels}, features=features)
-    unlabelled = [] if config.unlabelled is None else read_unlabelled(config.unlabelled, made)
-    for note in [*notes, *_duplicates(splits)]:
-        logger.warning("%s", note)
-    slices = next(split.slices for split in splits if split.name == "test")
-    return TextData(made, out_of_scope, unlabelled, slices, kind, tuple(names))
+        stored[split.name] = datasets.Dataset.from_dict({**values, "label": labels}, features=features)
+    return stored
 
 
 def _completed(given: list[Split], config: DataConfig, kind: LabelKind) -> list[Split]:
-    """Return train, validation and test; those that are not given are held out of train.
+    """Return train, validation and test; a split that is not given is held out of train.
 
     Raises:
         DataError: Train has too few texts, or too large groups, to hold out a split.
@@ -184,7 +191,7 @@ def _completed(given: list[Split], config: DataConfig, kind: LabelKind) -> list[
 
 
 def _check_ids(splits: list[Split]) -> None:
-    """Reject ids that two rows have, and splits of which only some have ids.
+    """Reject an id that two rows have.
 
     Raises:
         DataError: Gives the first id and both rows.
@@ -236,7 +243,7 @@ def _out_of_scope_label(config: DataConfig, names: list[str]) -> str | None:
 
 
 def _draw(split: Split, num_examples: int, seed: int, kind: LabelKind) -> list[int]:
-    """Return ascending indices of ``num_examples`` rows; every stratum keeps its share, every label at least one row.
+    """Return ascending indices of ``num_examples`` rows; each stratum keeps its share, each label at least one row.
 
     Rows are ordered by a hash of seed and content, so the draw depends on neither file order nor process,
     and a smaller draw is a subset of a larger one. A row with several labels counts for the rarest of them.
@@ -267,7 +274,7 @@ def _draw(split: Split, num_examples: int, seed: int, kind: LabelKind) -> list[i
 def _first_rows(
     rows: Mapping[str, Sequence[int]], strata: Sequence[tuple[str, ...]], totals: Mapping[str, int]
 ) -> set[int]:
-    """Return a row of every label, the first of each stratum and of each label that no stratum is named after."""
+    """Return a row of every label: the first of each stratum, and of each label that no such row has."""
     found = {indices[0] for indices in rows.values()}
     covered = {name for index in found for name in strata[index]}
     ordered = [index for indices in rows.values() for index in indices]

@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 IGNORED_LABEL = -100
 """Label of an unlabelled text; cross-entropy ignores it, as PyTorch's does by default."""
 EXAMPLES = "examples"
-"""Key of a batch of a task of tokens: the tokens with a label, as numbers in the flattened batch, int64[W]."""
+"""Key in the batches of a token-level task: indices of the labelled tokens in the flattened batch, int64[W]."""
 TOKEN_TYPES = "token_type_ids"
-"""Input of a model that tells the two texts of a pair apart."""
+"""Model input that distinguishes the two texts of a pair."""
 
 
 class TokenRow(NamedTuple):
@@ -34,14 +34,14 @@ class TokenRow(NamedTuple):
 
 @dataclass(frozen=True)
 class Questions:
-    """The Q questions that the rows of a split are windows of, each with a part of the question's context.
+    """The Q questions of a split whose rows are windows: each row has a question and a part of its context.
 
     Attributes:
         numbers: int64[N], ascending; number of each row's question.
         spans: int32[total, 2], parallel to the split's token ids: first character of each token in the context, and the
-            one after its last; -1 for a token that is no part of it.
+            one after its last; -1 for a token outside of the context.
         contexts: The Q contexts.
-        answers: int64[Q, A, W], the words of the right answers, as the task measures them; None where there are none.
+        answers: int64[Q, A, W], the words of the correct answers, as the task measures them; None if there are none.
     """
 
     numbers: np.ndarray
@@ -57,12 +57,12 @@ class TokenizedSplit:
     Attributes:
         input_ids: int32[total]; the concatenated rows, special tokens included.
         offsets: int64[N + 1]; row i is ``input_ids[offsets[i]:offsets[i + 1]]``.
-        labels: [N] or [N, ...], as the task has them; of a task of tokens, rows of int64[L].
+        labels: [N] or [N, ...], as the task defines them; for a token-level task, rows of int64[L].
         example_ids: int64[N]; a hash of the row's token ids and types. Equal rows have equal ids and a changed row has
             another id, so a join by id never mixes up rows.
-        token_types: int8[total], parallel to ``input_ids``: 0 and 1 for the first and the second text of pairs, as the
-            tokenizer has it; None for single texts, and where the tokenizer gives both texts the same type.
-        questions: What the rows are windows of; None where each is a text of its own.
+        token_types: int8[total], parallel to ``input_ids``: 0 and 1 for the first and the second text of pairs, as
+            given by the tokenizer; None for single texts, and if the tokenizer gives both texts the same type.
+        questions: The questions that the rows are windows of; None if each row is a text of its own.
     """
 
     input_ids: np.ndarray
@@ -97,7 +97,7 @@ class LabelledSplit:
 
     Attributes:
         tokens: Token ids and labels; ``IGNORED_LABEL`` where only the teacher labels a text.
-        teacher_logits: float32[N, C], aligned with the texts, or rows of [L, C]; None where no teacher is needed.
+        teacher_logits: float32[N, C], aligned with the texts, or rows of [L, C]; None if no teacher is needed.
     """
 
     tokens: TokenizedSplit
@@ -107,19 +107,19 @@ class LabelledSplit:
         return len(self.tokens)
 
     def first(self, count: int) -> LabelledSplit:
-        """Return views of the first ``count`` texts or questions, or of all where there are fewer."""
+        """Return views of the first ``count`` texts or questions, or of all if there are fewer."""
         tokens = self.tokens
         if tokens.questions is not None:
             count = int(np.searchsorted(tokens.questions.numbers, count))
         end = tokens.offsets[min(count, len(self))]
-        start = TokenizedSplit(
+        part = TokenizedSplit(
             input_ids=tokens.input_ids[:end],
             offsets=tokens.offsets[: count + 1],
             labels=tokens.labels[:count],
             example_ids=tokens.example_ids[:count],
             token_types=None if tokens.token_types is None else tokens.token_types[:end],
         )
-        return LabelledSplit(start, None if self.teacher_logits is None else self.teacher_logits[:count])
+        return LabelledSplit(part, None if self.teacher_logits is None else self.teacher_logits[:count])
 
 
 def tokenize_split(
@@ -130,7 +130,7 @@ def tokenize_split(
 ) -> TokenizedSplit:
     """Tokenize texts or pairs, cut to ``max_length`` tokens, without padding; labels as in ``from_rows``.
 
-    Of a pair that is too long, tokens are cut from the end of the text that is longer at that moment.
+    A pair that is too long is cut token by token, each time at the end of the longer text.
     """
     rows = tokenize_rows(texts, tokenizer, max_length)
     types = [row.types for row in rows if row.types is not None]
@@ -141,7 +141,7 @@ def tokenize_split(
 def encodings_of(
     texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, max_length: int
 ) -> list[tokenizers.Encoding]:
-    """Tokenize single texts as ``tokenize_split`` does; the result has the place of each token in its text."""
+    """Tokenize single texts as ``tokenize_split`` does, keeping the place of each token in its text."""
     if not texts:
         return []
     encoded = tokenizer(
@@ -187,7 +187,7 @@ def from_rows(
 
     Args:
         rows: Token ids of N texts.
-        labels: An array as it is, or numbers of classes; None stands for ``IGNORED_LABEL``.
+        labels: An array, used as it is, or class numbers; None: ``IGNORED_LABEL`` for every text.
         types: Token types of each row, int8[L]; None: there are none.
     """
     if not isinstance(labels, np.ndarray | Ragged):
@@ -205,7 +205,7 @@ def from_rows(
 
 
 def selected(split: TokenizedSplit, rows: Sequence[int]) -> TokenizedSplit:
-    """Return a split of the given rows, in that order; it does not know what they are windows of."""
+    """Return a split of the given rows, in that order; the questions that they are windows of are left out."""
     ids = Ragged(split.input_ids, split.offsets)[rows]
     types = split.token_types
     return TokenizedSplit(

@@ -1,4 +1,4 @@
-"""The transfer set: all texts besides the training texts that the teacher labels."""
+"""The transfer set: all texts besides the training texts, labelled only by the teacher."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ if TYPE_CHECKING:
 
 
 class Unlabelled(Protocol):
-    """A task, as far as texts are concerned that only a teacher labels."""
+    """The part of a task that concerns texts which only a teacher labels."""
 
     def num_outputs(self, label_names: Sequence[str]) -> int:
         """Return the number of the head's outputs."""
         ...
 
     def missing_labels(self, num_texts: int, num_outputs: int) -> np.ndarray:
-        """Return the labels of texts."""
+        """Return the labels that stand for missing ones, for ``num_texts`` texts."""
         ...
 
     def tokenize_texts(
@@ -40,24 +40,25 @@ class Unlabelled(Protocol):
         max_length: int,
         num_outputs: int,
     ) -> TokenizedSplit:
-        """Tokenize texts, with these labels."""
+        """Tokenize texts, and give them missing labels."""
         ...
 
 
 def extra_texts(config: DataConfig, data: TextData) -> dict[str, list[TextOrPair]]:
     """Return the texts of the transfer set by kind; none is in validation or test.
 
-    They do not depend on the tokenizer. ``masked`` exists only as token ids and is not included.
+    They do not depend on the tokenizer. ``masked`` texts exist only as token ids, and are not included.
     """
-    made, train = config.augmentation, texts_of(data.splits["train"])
+    augmentation, train = config.augmentation, texts_of(data.splits["train"])
     known = {normalised(text) for split in data.splits.values() for text in texts_of(split)}
     texts = {UNLABELLED: data.unlabelled}
     known.update(map(normalised, data.unlabelled))
-    if made.spliced is not None:
-        texts["spliced"] = splice(train, made.spliced.count, seed=made.spliced.seed, known=known)
+    if augmentation.spliced is not None:
+        spliced = augmentation.spliced
+        texts["spliced"] = splice(train, spliced.count, seed=spliced.seed, known=known)
         known.update(map(normalised, texts["spliced"]))
-    if made.dropped is not None:
-        dropped = made.dropped
+    if augmentation.dropped is not None:
+        dropped = augmentation.dropped
         texts["dropped"] = drop_words(
             train, dropped.count, share=dropped.share, seed=dropped.seed, known=known
         )
@@ -71,34 +72,36 @@ def extra_splits(
     max_length: int,
     task: Unlabelled,
 ) -> dict[str, TokenizedSplit]:
-    """Return the token ids of ``extra_texts`` and of masked texts, whose labels are missing.
+    """Return the token ids of ``extra_texts`` and of masked texts, with missing labels.
 
     Args:
         config: The ``data`` section.
         data: The data loaded from it.
         tokenizer: Tokenizer of the model that reads them.
-        max_length: Tokens that texts are cut to.
-        task: The task, which gives texts without a label their missing labels.
+        max_length: Number of tokens to which texts are cut.
+        task: The task, which defines the labels that stand for missing ones.
 
     Raises:
         DataError: Masked texts are requested, and the tokenizer has no mask token.
     """
-    outputs = task.num_outputs(data.class_names)
-    made = {
-        kind: task.tokenize_texts(texts, tokenizer, max_length, outputs)
+    num_outputs = task.num_outputs(data.class_names)
+    splits = {
+        kind: task.tokenize_texts(texts, tokenizer, max_length, num_outputs)
         for kind, texts in extra_texts(config, data).items()
     }
     masked = config.augmentation.masked
     if masked is None:
-        return made
+        return splits
     mask_token_id = tokenizer.mask_token_id
     if not isinstance(mask_token_id, int):
         raise DataError(
             "data.augmentation.masked: the teacher's tokenizer has no mask token; remove the section"
         )
-    held = {name: texts_of(data.splits[name]) for name in data.splits}
-    tokens = {name: tokenize_split(texts, None, tokenizer, max_length) for name, texts in held.items()}
-    known = {int(example) for split in [*tokens.values(), *made.values()] for example in split.example_ids}
+    tokens = {
+        name: tokenize_split(texts_of(split), None, tokenizer, max_length)
+        for name, split in data.splits.items()
+    }
+    known = {int(example) for split in [*tokens.values(), *splits.values()] for example in split.example_ids}
     split = mask_pieces(
         tokens["train"],
         masked.count,
@@ -108,5 +111,5 @@ def extra_splits(
         special_ids=tokenizer.all_special_ids,
         known=known,
     )
-    missing = replace(split, labels=task.missing_labels(len(split), outputs))
-    return made | {"masked": missing} if len(split) else made
+    unlabelled = replace(split, labels=task.missing_labels(len(split), num_outputs))
+    return splits | {"masked": unlabelled} if len(split) else splits

@@ -10,8 +10,7 @@ import datasets
 from ...errors import DataError
 from ...texts import TextOrPair, texts_of
 from .added_texts_config import UnlabelledConfig
-from .augmentation import normalised
-from .rows import checked
+from .rows import checked, normalised
 from .sources.columns import Columns
 from .sources.files import decode, existing_file, read_bytes
 from .sources.table import read_table
@@ -22,9 +21,9 @@ UNLABELLED = "unlabelled"
 
 
 def read_unlabelled(config: UnlabelledConfig, splits: datasets.DatasetDict) -> list[TextOrPair]:
-    """Read the texts of the section ``data.unlabelled``, in a random order given by its seed.
+    """Read the texts of the section ``data.unlabelled``, in a random order determined by its seed.
 
-    Duplicates and texts that occur in one of the splits, ignoring case and white space, are dropped.
+    Duplicates, and texts that occur in one of the splits, are dropped; case and white space are ignored.
 
     Raises:
         DataError: The texts cannot be read, or none is left.

@@ -1,4 +1,4 @@
-"""Checkpoints that are not what they should be: each is refused in one line, before anything is trained with it."""
+"""Invalid checkpoints: each is rejected with a one-line error, before anything is trained with it."""
 
 import json
 import shutil
@@ -41,8 +41,8 @@ LOADS: list[Callable[[Any], Any]] = [
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    root = tmp_path_factory.mktemp("whole")
+def intact(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    root = tmp_path_factory.mktemp("intact")
     return {
         family: tiny_classifier(root / family, family=family, label_names=LABELS, texts=TEXTS)
         for family in FAMILIES
@@ -50,8 +50,8 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 @pytest.fixture
-def copy(whole, tmp_path) -> Callable[[str], Path]:
-    return lambda family="bert": Path(shutil.copytree(whole[family], tmp_path / f"copy-{family}"))
+def copy(intact, tmp_path) -> Callable[[str], Path]:
+    return lambda family="bert": Path(shutil.copytree(intact[family], tmp_path / f"copy-{family}"))
 
 
 def configure(directory: Path, **values: Any) -> Path:
@@ -70,7 +70,7 @@ def rewrite(directory: Path, change: Callable[[dict[str, torch.Tensor]], dict[st
 
 
 def refused(load: Callable[[], Any], *parts: str) -> str:
-    """The message of the refusal, which is one line of bounded length and holds all ``parts``."""
+    """Check that loading fails with a short one-line error that contains all ``parts``; return its message."""
     with pytest.raises(ModelError) as caught:
         load()
     message = str(caught.value)
@@ -86,7 +86,7 @@ def job(**sections: Any) -> JobConfig:
 
 
 def roles(directory: Path, good: Path) -> dict[str, JobConfig]:
-    """Each key of a specification that names a checkpoint, in a job whose other models are fine."""
+    """Return a job for each key that names a checkpoint; its other models are valid."""
     name, layers = str(directory), {"layers": [0]}
     pretraining = {"checkpoint": name, "beta": 0, "gamma": 0}
     return {
@@ -121,16 +121,16 @@ UNFIT = {
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("fault", UNFIT)
-def test_weights_that_do_not_fit_are_refused_before_anything_is_trained(fault, family, whole, copy):
+def test_weights_that_do_not_fit_are_rejected_before_training(fault, family, intact, copy):
     broken = rewrite(copy(family), UNFIT[fault])
     if fault == "a prefix" and family == "bert":
-        for config in roles(broken, whole[family]).values():
+        for config in roles(broken, intact[family]).values():
             refused(lambda config=config: check_models(config), str(broken))
     for load in LOADS:
         refused(lambda load=load: load(broken), str(broken))
 
 
-def test_shapes_in_the_file_and_by_the_configuration_are_shown_and_counted(copy):
+def test_mismatched_shapes_are_shown_and_counted(copy):
     broken = configure(copy(), intermediate_size=10)
     refused(
         lambda: inspect_checkpoint(broken),
@@ -141,7 +141,7 @@ def test_shapes_in_the_file_and_by_the_configuration_are_shown_and_counted(copy)
     refused(lambda: inspect_checkpoint(gone), "roberta.embeddings.LayerNorm.bias is missing", "and 3 more")
 
 
-def test_layers_that_the_configuration_leaves_out_are_refused(copy):
+def test_weights_of_layers_beyond_the_configuration_are_rejected(copy):
     short = configure(copy(), num_hidden_layers=1)
     refused(lambda: inspect_checkpoint(short), "bert.encoder.layer.1.", "config.json")
     bare = rewrite(short, lambda w: {name.removeprefix("bert."): value for name, value in w.items()})
@@ -149,13 +149,13 @@ def test_layers_that_the_configuration_leaves_out_are_refused(copy):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_only_a_head_may_be_missing_and_never_the_teachers(family, whole, copy, tmp_path):
-    model, tokenizer = load_classifier(whole[family])
+def test_only_a_head_may_be_missing_but_not_the_teachers(family, intact, copy, tmp_path):
+    model, tokenizer = load_classifier(intact[family])
     encoder = tmp_path / "encoder"
     model.base_model.save_pretrained(encoder)  # its names have no prefix, and it has no head
     tokenizer.save_pretrained(encoder)
     assert all(not name.startswith(f"{family}.") for name in load_file(encoder / "model.safetensors"))
-    for parameter, config in roles(encoder, whole[family]).items():
+    for parameter, config in roles(encoder, intact[family]).items():
         if parameter == "teacher.checkpoint":
             refused(lambda config=config: check_models(config), "classifier.", "teacher.fine_tune.checkpoint")
         else:
@@ -165,15 +165,15 @@ def test_only_a_head_may_be_missing_and_never_the_teachers(family, whole, copy, 
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_masked_language_model_becomes_a_student(family, whole, tmp_path):
-    model, _ = load_masked_lm(whole[family])
+def test_a_masked_language_model_becomes_a_student(family, intact, tmp_path):
+    model, _ = load_masked_lm(intact[family])
     model.save_pretrained(tmp_path / "mlm")
-    load_tokenizer(whole[family]).save_pretrained(tmp_path / "mlm")
-    inspect_checkpoint(tmp_path / "mlm")  # its head is another, and bert's has no pooler
+    load_tokenizer(intact[family]).save_pretrained(tmp_path / "mlm")
+    inspect_checkpoint(tmp_path / "mlm")  # its head is of another kind, and bert's encoder has no pooler
     assert load_masked_lm(tmp_path / "mlm")[1]
 
 
-def test_names_of_old_weights_and_heads_of_other_tasks_are_no_faults(whole, copy):
+def test_old_weight_names_and_heads_of_other_tasks_are_accepted(intact, copy):
     def old(weights):
         for name in list(weights):
             for new, former in (
@@ -188,12 +188,12 @@ def test_names_of_old_weights_and_heads_of_other_tasks_are_no_faults(whole, copy
 
     other = configure(rewrite(copy(), old), architectures=["BertForTokenClassification"])
     inspect_checkpoint(other)
-    model, expected = load_model(other), load_model(whole["bert"])
+    model, expected = load_model(other), load_model(intact["bert"])
     for name, value in expected.base_model.state_dict().items():
         assert torch.equal(value, model.base_model.state_dict()[name]), name
 
 
-def test_a_head_that_is_not_of_its_own_labels_is_refused(copy):
+def test_a_head_that_does_not_match_its_own_labels_is_rejected(copy):
     for family in FAMILIES:
         wrong = configure(copy(family), id2label={"0": "a", "1": "b"})
         for complete in (True, False):
@@ -201,7 +201,7 @@ def test_a_head_that_is_not_of_its_own_labels_is_refused(copy):
             refused(lambda wrong=wrong, c=complete: load_model(wrong, complete=c), "4x32", "2x32")
 
 
-def test_fewer_heads_than_a_narrowed_models_weights_are_refused(copy):
+def test_fewer_heads_than_the_weights_of_a_narrowed_model_are_rejected(copy):
     refused(lambda: inspect_checkpoint(configure(copy(), **{KEPT_HEADS: 1})), "32x32 in the file but 32x16")
 
 
@@ -216,7 +216,7 @@ def test_weights_that_are_not_finite_are_refused_on_load(wrong, copy):
         refused(lambda load=load: load(broken), "not finite", "bert.encoder.layer.1.output.dense.weight")
 
 
-def test_large_weights_that_are_finite_are_no_fault(copy):
+def test_large_finite_weights_are_accepted(copy):
     def enlarge(weights):
         weights["classifier.weight"][:] = 3e38  # their sum is infinite
         return weights
@@ -261,7 +261,7 @@ def test_a_damaged_weight_file_is_refused(damage, copy):
 
 
 def shard(directory: Path) -> Path:
-    """The same checkpoint in two files and an index."""
+    """Split a checkpoint's weights into several files with an index."""
     load_classifier(directory)[0].save_pretrained(directory / "new", max_shard_size="20KB")
     (directory / "model.safetensors").unlink()
     for path in (directory / "new").iterdir():
@@ -278,8 +278,8 @@ def reindex(directory: Path, name: Any) -> Path:
     return directory
 
 
-def test_a_checkpoint_in_shards_is_the_same(whole, copy):
-    sharded, expected = shard(copy()), load_classifier(whole["bert"])[0].state_dict()
+def test_a_sharded_checkpoint_loads_the_same_weights(intact, copy):
+    sharded, expected = shard(copy()), load_classifier(intact["bert"])[0].state_dict()
     check_models(job(teacher={"checkpoint": str(sharded)}, student={"layers": [0]}))
     found = load_classifier(sharded)[0].state_dict()
     assert all(torch.equal(value, found[name]) for name, value in expected.items())
@@ -302,7 +302,7 @@ def test_a_checkpoint_in_shards_is_the_same(whole, copy):
         ["a"],
     ],
 )
-def test_an_index_names_safetensors_files_beside_it_alone(name, whole, copy, tmp_path):
+def test_an_index_may_only_name_safetensors_files_beside_it(name, intact, copy, tmp_path):
     broken = shard(copy())
     for path in (
         tmp_path / "outside.safetensors",
@@ -310,13 +310,13 @@ def test_an_index_names_safetensors_files_beside_it_alone(name, whole, copy, tmp
         broken / "weights.bin",
     ):
         path.parent.mkdir(exist_ok=True)
-        shutil.copy(whole["bert"] / "model.safetensors", path)
+        shutil.copy(intact["bert"] / "model.safetensors", path)
     reindex(broken, name)
     for load in (resolve_checkpoint, *LOADS):
         refused(lambda load=load: load(str(broken)), "model.safetensors.index.json", repr(name)[:50])
 
 
-def test_a_shard_may_be_a_link_in_the_hubs_cache_alone(whole, copy, tmp_path):
+def test_a_shard_may_be_a_link_only_in_the_hubs_cache(intact, copy, tmp_path):
     linked = shard(copy())
     blobs, snapshot = tmp_path / "models--a--b" / "blobs", tmp_path / "models--a--b" / "snapshots" / "0123"
     blobs.mkdir(parents=True)
@@ -347,20 +347,20 @@ def test_a_damaged_index_is_refused(index, copy):
         refused(lambda load=load: load(broken), "model.safetensors.index.json")
 
 
-def test_an_adapter_is_no_checkpoint(copy):
+def test_an_adapter_is_rejected(copy):
     adapter = copy()
     (adapter / "adapter_config.json").write_text('{"base_model_name_or_path": "someone/else"}')
     for load in (resolve_checkpoint, *LOADS):
         refused(lambda load=load: load(str(adapter)), "adapter_config.json", "merge")
 
 
-def test_weights_under_another_name_are_not_looked_for(copy):
+def test_weights_under_another_name_are_rejected(copy):
     stray = copy()
     (stray / "model.safetensors").rename(stray / "adapter_model.safetensors")
     refused(lambda: resolve_checkpoint(str(stray)), "model.safetensors", "adapter_model.safetensors")
 
 
-def test_what_the_hub_holds_beside_a_model_is_not_downloaded(monkeypatch, tmp_path):
+def test_only_the_files_of_a_checkpoint_are_downloaded(monkeypatch, tmp_path):
     asked: dict[str, Any] = {}
 
     def download(name: str, **patterns: Any) -> str:
@@ -393,7 +393,7 @@ def test_what_the_hub_holds_beside_a_model_is_not_downloaded(monkeypatch, tmp_pa
         {"_experts_implementation": "someone/kernel"},
     ],
 )
-def test_an_attention_that_a_checkpoint_names_is_not_followed(attention, copy, monkeypatch):
+def test_the_attention_that_a_checkpoint_names_is_ignored(attention, copy, monkeypatch):
     fetched: list[Any] = []
     for place in ("modeling_utils", "integrations.hub_kernels"):
         monkeypatch.setattr(
@@ -424,10 +424,10 @@ def test_code_beside_a_checkpoint_is_not_run(copy, tmp_path):
 
 @pytest.mark.parametrize("key", ["dtype", "torch_dtype"])
 @pytest.mark.parametrize("value", ["bfloat16", "nn", "evil", 7, {"a": 1}])
-def test_weights_are_loaded_in_32_bits_whatever_type_is_named(key, value, whole, copy):
+def test_weights_are_loaded_in_32_bits_whatever_dtype_is_configured(key, value, intact, copy):
     model = load_classifier(configure(copy(), **{"dtype": None, key: value}))[0]
     assert model.dtype == torch.float32
-    expected = load_classifier(whole["bert"])[0].state_dict()
+    expected = load_classifier(intact["bert"])[0].state_dict()
     assert all(torch.equal(value, expected[name]) for name, value in model.state_dict().items())
 
 
@@ -474,14 +474,14 @@ REFUSED_VALUES = [
 
 
 @pytest.mark.parametrize(("family", "values"), REFUSED_VALUES)
-def test_a_configuration_that_cannot_be_is_refused(family, values, copy, capfd):
+def test_an_impossible_configuration_is_rejected(family, values, copy, capfd):
     broken = configure(copy(family), **values)
     (name,) = values
     refused(lambda: inspect_checkpoint(broken), "config.json", name)
     assert capfd.readouterr() == ("", "")
 
 
-def test_a_number_that_is_none_is_refused(copy):
+def test_nan_in_a_configuration_is_rejected(copy):
     broken = configure(copy(), layer_norm_eps=float("nan"))
     refused(lambda: inspect_checkpoint(broken), "config.json", "NaN")
 
@@ -531,17 +531,17 @@ def test_labels_that_cannot_be_matched_by_name_are_refused(names, shown, copy):
 
 
 @pytest.mark.parametrize("count", [0, -1, 10**9, "4", 3, 2.0, True])
-def test_a_number_of_labels_that_id2label_has_not_is_refused(count, copy):
+def test_a_num_labels_that_contradicts_id2label_is_rejected(count, copy):
     broken = configure(copy(), num_labels=count)
     refused(lambda: inspect_checkpoint(broken), "num_labels", repr(count))
     if not isinstance(count, int) or count > 3 or count < 1:
         refused(lambda: inspect_checkpoint(configure(broken, id2label=None)), "num_labels", repr(count))
 
 
-def test_a_gap_among_ten_labels_is_found(tmp_path):
+def test_ids_of_more_than_ten_labels_are_ordered_as_numbers(tmp_path):
     names = [f"label_{number}" for number in range(12)]
     twelve = tiny_classifier(tmp_path / "twelve", label_names=names, texts=TEXTS)
-    inspect_checkpoint(twelve, complete=True)  # "10" comes before "2" as text
+    inspect_checkpoint(twelve, complete=True)  # as text, "10" would come before "2"
 
 
 # ---- Tokenizers -----------------------------------------------------------------------------------------------
@@ -554,9 +554,9 @@ def without_tokenizer(directory: Path) -> Path:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_checkpoint_without_tokenizer_files_is_refused(family, whole, copy):
+def test_a_checkpoint_without_tokenizer_files_is_refused(family, intact, copy):
     bare = without_tokenizer(copy(family))
-    for config in roles(bare, whole[family]).values() if family == "bert" else ():
+    for config in roles(bare, intact[family]).values() if family == "bert" else ():
         refused(lambda config=config: check_models(config), str(bare), "no tokenizer", "tokenizer.json")
     refused(lambda: load_classifier(bare), "no tokenizer")
 
@@ -583,10 +583,10 @@ def test_tokenizer_files_of_another_family_or_without_pieces_are_refused(family,
     refused(lambda: inspect_checkpoint(odd), str(odd))
 
 
-def test_vocabulary_files_alone_are_a_tokenizer(whole, copy, tmp_path):
+def test_a_tokenizer_loads_from_vocabulary_files_alone(intact, copy, tmp_path):
     for family in ("bert", "distilbert"):
         bare = without_tokenizer(copy(family))
-        vocabulary = load_tokenizer(whole[family]).get_vocab()
+        vocabulary = load_tokenizer(intact[family]).get_vocab()
         (bare / "vocab.txt").write_text("\n".join(sorted(vocabulary, key=vocabulary.__getitem__)))
         inspect_checkpoint(bare)
         assert load_tokenizer(bare).get_vocab() == vocabulary
@@ -607,8 +607,8 @@ def test_a_tokenizer_larger_than_the_table_is_refused(copy):
     refused(lambda: load_classifier(wide), "token ids up to 115", "115 rows")
 
 
-def test_a_table_larger_than_the_tokenizer_is_no_fault(whole, tmp_path):
-    model, tokenizer = load_classifier(whole["bert"])
+def test_a_table_larger_than_the_tokenizer_is_accepted(intact, tmp_path):
+    model, tokenizer = load_classifier(intact["bert"])
     model.resize_token_embeddings(128)
     model.save_pretrained(tmp_path / "padded")
     tokenizer.save_pretrained(tmp_path / "padded")
@@ -616,10 +616,10 @@ def test_a_table_larger_than_the_tokenizer_is_no_fault(whole, tmp_path):
     load_classifier(tmp_path / "padded")
 
 
-# ---- One number a text ----------------------------------------------------------------------------------------
+# ---- Heads with one output ------------------------------------------------------------------------------------
 
 
-def test_a_head_of_one_number_is_no_teacher_and_an_encoder_all_the_same(tmp_path):
+def test_a_head_of_one_output_is_rejected_as_teacher_but_accepted_as_encoder(tmp_path):
     one = tiny_classifier(tmp_path / "one", label_names=["LABEL_0"], texts=TEXTS)
     inspect_checkpoint(one)
     refused(lambda: match_labels(load_model(one), LABELS), "num_labels is 1", "4 labels")

@@ -1,4 +1,4 @@
-"""What other tools leave in a checkpoint: read with a note, or refused before anything is trained with it."""
+"""Checkpoints that other tools wrote: read with a warning, or rejected before anything is trained with them."""
 
 import json
 import logging
@@ -24,8 +24,8 @@ TEXTS = [text for text, _ in tiny_data()]
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    root = tmp_path_factory.mktemp("whole")
+def intact(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    root = tmp_path_factory.mktemp("intact")
     return {
         family: tiny_classifier(root / family, family=family, label_names=LABELS, texts=TEXTS)
         for family in ("bert", "roberta")
@@ -33,8 +33,8 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 @pytest.fixture
-def copy(whole, tmp_path) -> Callable[..., Path]:
-    return lambda family="bert": Path(shutil.copytree(whole[family], tmp_path / f"copy-{family}"))
+def copy(intact, tmp_path) -> Callable[..., Path]:
+    return lambda family="bert": Path(shutil.copytree(intact[family], tmp_path / f"copy-{family}"))
 
 
 def renamed(directory: Path, rename: Callable[[str], str]) -> Path:
@@ -73,18 +73,18 @@ WRAPPED = {
 
 
 @pytest.mark.parametrize("wrapper", WRAPPED)
-def test_names_of_training_wrappers_are_read_with_a_note(wrapper, whole, copy, caplog) -> None:
+def test_weights_of_a_wrapped_model_are_read_with_a_warning(wrapper, intact, copy, caplog) -> None:
     directory = renamed(copy(), WRAPPED[wrapper])
     with caplog.at_level(logging.WARNING, "distiltune"):
         inspect_checkpoint(directory, complete=True)
     assert "wrapped model" in caplog.text
-    own, plain = load_model(directory, complete=True), load_model(whole["bert"], complete=True)
+    own, plain = load_model(directory, complete=True), load_model(intact["bert"], complete=True)
     for name, value in plain.state_dict().items():
         assert torch.equal(value, own.state_dict()[name])
 
 
-def test_an_ordinary_checkpoint_needs_no_note(whole, caplog) -> None:
-    for directory in whole.values():
+def test_an_ordinary_checkpoint_causes_no_warning(intact, caplog) -> None:
+    for directory in intact.values():
         inspect_checkpoint(directory, complete=True, max_length=16)
     assert caplog.text == ""
 
@@ -104,18 +104,18 @@ def test_only_whole_wrapper_names_are_removed(name) -> None:
 
 
 @pytest.mark.parametrize("problem", ["multi_label_classification", "regression"])
-def test_a_head_for_another_task_is_no_teacher_but_can_be_fine_tuned(problem, copy) -> None:
+def test_a_head_for_another_task_is_rejected_as_teacher_but_can_be_fine_tuned(problem, copy) -> None:
     directory = configured(copy(), problem_type=problem)
     refused(directory, f"problem_type: {problem}", "single_label", "teacher.fine_tune", complete=True)
     inspect_checkpoint(directory)
 
 
-def test_a_problem_type_of_the_same_task_is_fine(copy) -> None:
+def test_a_problem_type_of_the_same_task_is_accepted(copy) -> None:
     inspect_checkpoint(configured(copy(), problem_type="single_label_classification"), complete=True)
 
 
-def test_more_tokens_than_positions_are_refused_before_training(whole) -> None:
-    for family, directory in whole.items():
+def test_more_tokens_than_positions_are_refused_before_training(intact) -> None:
+    for family, directory in intact.items():
         values = json.loads((directory / "config.json").read_text())
         positions = values["max_position_embeddings"]
         positions -= values["pad_token_id"] + 1 if family == "roberta" else 0
@@ -125,7 +125,7 @@ def test_more_tokens_than_positions_are_refused_before_training(whole) -> None:
 
 # MPNet counts from row 2 whatever its padding id is.
 @pytest.mark.parametrize(("config_class", "first"), [(CamembertConfig, None), (MPNetConfig, 2)])
-def test_positions_behind_the_padding_id_are_counted_in_unregistered_families(
+def test_positions_after_the_padding_id_are_counted_in_unregistered_families(
     config_class, first, tmp_path
 ) -> None:
     from transformers import AutoModelForSequenceClassification
@@ -148,7 +148,7 @@ def test_positions_behind_the_padding_id_are_counted_in_unregistered_families(
     refused(tmp_path / "other", "training.max_length", str(most), max_length=most + 1)
 
 
-def test_a_padding_id_that_positions_are_counted_from_is_the_tokenizers(copy) -> None:
+def test_the_padding_ids_must_match_if_positions_are_counted_from_it(copy) -> None:
     refused(configured(copy("roberta"), pad_token_id=3), "pad_token_id: 3", "config.json")
     inspect_checkpoint(configured(copy("bert"), pad_token_id=3))  # its positions are counted from 0
 
@@ -165,7 +165,7 @@ def test_a_padding_id_that_positions_are_counted_from_is_the_tokenizers(copy) ->
         (ValueError("`tiktoken` is required to read a `tiktoken` file"), "tokenizer.json"),
     ],
 )
-def test_what_tokenizers_lack_is_said_with_its_remedy(error, part, copy) -> None:
+def test_a_tokenizer_that_cannot_be_loaded_is_reported_with_a_remedy(error, part, copy) -> None:
     with pytest.raises(ModelError, match=part), loading.loading("a-checkpoint"):
         raise error
 
@@ -179,9 +179,9 @@ def test_a_tokenizer_file_of_another_version_is_refused(copy) -> None:
     refused(directory, "another version of tokenizers")
 
 
-def test_inspecting_leaves_the_random_state_as_it_was(whole) -> None:
+def test_inspecting_leaves_the_random_state_as_it_was(intact) -> None:
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
-    inspect_checkpoint(whole["bert"], max_length=8)
+    inspect_checkpoint(intact["bert"], max_length=8)
     assert torch.equal(torch.rand(3), expected)

@@ -1,4 +1,4 @@
-"""Texts that a checkpoint's tokenizer does not know: refused before they are trained on."""
+"""Texts that a checkpoint's tokenizer does not cover: rejected before training."""
 
 import logging
 from pathlib import Path
@@ -57,7 +57,7 @@ def jobs(checkpoint: Path) -> dict[str, JobConfig]:
 
 
 @pytest.mark.parametrize("texts", [AMHARIC, THAI, [*AMHARIC * 3, *KNOWN[:2]]])
-def test_texts_in_a_script_that_the_tokenizer_does_not_know_are_refused(texts, checkpoint):
+def test_texts_in_an_unknown_script_are_rejected(texts, checkpoint):
     for parameter, config in jobs(checkpoint).items():
         with pytest.raises(ModelError, match=parameter) as caught:
             check_texts(config, data_of(texts))
@@ -65,7 +65,7 @@ def test_texts_in_a_script_that_the_tokenizer_does_not_know_are_refused(texts, c
         assert len(str(caught.value).splitlines()) == 1
 
 
-def test_they_are_refused_where_they_are_first_tokenized_as_well(checkpoint, tmp_path):
+def test_they_are_also_rejected_where_they_are_first_tokenized(checkpoint, tmp_path):
     data = data_of(AMHARIC)
     for config in ({"checkpoint": str(checkpoint)}, {"fine_tune": {"checkpoint": str(checkpoint)}}):
         with pytest.raises(ModelError, match=rf"teacher\.{next(iter(config))}.*at most 50%"):
@@ -83,7 +83,7 @@ def test_they_are_refused_where_they_are_first_tokenized_as_well(checkpoint, tmp
     assert not list(tmp_path.iterdir())
 
 
-def test_texts_that_are_known_in_part_are_warned_of(checkpoint, caplog):
+def test_partly_covered_texts_cause_a_warning(checkpoint, caplog):
     mixed = [f"{text} {AMHARIC[0]}" for text in KNOWN]
     assert 0.1 < unknown_share(load_tokenizer(checkpoint), mixed) < 0.5
     with caplog.at_level(logging.WARNING):
@@ -92,7 +92,7 @@ def test_texts_that_are_known_in_part_are_warned_of(checkpoint, caplog):
             assert parameter in caplog.text
 
 
-def test_ordinary_texts_pass_in_silence(checkpoint, caplog):
+def test_ordinary_texts_cause_no_warning(checkpoint, caplog):
     tokenizer = load_tokenizer(checkpoint)
     assert unknown_share(tokenizer, KNOWN) == 0.0
     assert unknown_share(tokenizer, []) == 0.0
@@ -102,11 +102,11 @@ def test_ordinary_texts_pass_in_silence(checkpoint, caplog):
         for config in jobs(checkpoint).values():
             check_texts(config, data_of(emoji))
     assert 0 < unknown_share(tokenizer, emoji) < 0.1
-    assert "does not know" not in caplog.text
-    check_texts(JobConfig(), data_of(AMHARIC))  # a teacher from nothing makes its pieces of the texts
+    assert "of the characters" not in caplog.text
+    check_texts(JobConfig(), data_of(AMHARIC))  # a teacher from scratch trains its word pieces on the texts
 
 
-def test_one_character_counts_as_one_however_many_make_a_piece(checkpoint):
+def test_characters_are_counted_not_pieces(checkpoint):
     tokenizer = load_tokenizer(checkpoint)
     text = "ሰላምእንዴትነህ red open"
     pieces = tokenizer(text, add_special_tokens=False)["input_ids"]
@@ -114,7 +114,7 @@ def test_one_character_counts_as_one_however_many_make_a_piece(checkpoint):
     assert unknown_share(tokenizer, [text]) == pytest.approx(9 / 16)
 
 
-def test_a_tokenizer_of_bytes_knows_every_text(tmp_path):
+def test_a_byte_level_tokenizer_covers_every_text(tmp_path):
     bytewise = ByteLevelBPETokenizer()
     bytewise.train_from_iterator(KNOWN, 300)
     bytewise.save(str(tmp_path / "t.json"))
@@ -125,12 +125,12 @@ def test_a_tokenizer_of_bytes_knows_every_text(tmp_path):
         assert check_known(tokenizer, AMHARIC, "student.checkpoint") == 0.0
 
 
-def test_looking_leaves_the_tokenizer_as_it_was_saved(checkpoint, tmp_path):
+def test_the_check_does_not_change_the_saved_tokenizer(checkpoint, tmp_path):
     from distiltune.training.checkpoints.load import checkpoint_fingerprint, load_classifier, save_checkpoint
 
-    for name in ("looked", "plain"):
+    for name in ("checked", "plain"):
         model, tokenizer = load_classifier(checkpoint)
-        if name == "looked":
+        if name == "checked":
             check_known(tokenizer, KNOWN * 200, "teacher.checkpoint")
         save_checkpoint(model, tokenizer, tmp_path / name)
-    assert checkpoint_fingerprint(tmp_path / "looked") == checkpoint_fingerprint(tmp_path / "plain")
+    assert checkpoint_fingerprint(tmp_path / "checked") == checkpoint_fingerprint(tmp_path / "plain")

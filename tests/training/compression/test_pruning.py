@@ -1,4 +1,4 @@
-"""Pruning while a student is trained: schedule, masks, scores, checkpoints, and what a search makes of it."""
+"""Pruning during training: schedule, masks, scores, checkpoints, and its use in a search and in the report."""
 
 import zlib
 
@@ -52,7 +52,7 @@ CONFIGS = {
 
 
 def classifier(family="bert", dropout=0.0):
-    """An untrained classifier of one layer; BERT's names of the sizes are known to the other families."""
+    """Build an untrained one-layer classifier; the other families accept BERT's names of the sizes."""
     sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "pad_token_id": PAD}
     config = AutoConfig.for_model(family, vocab_size=50, num_labels=NUM_LABELS, **sizes)
     config.update({name: 24 for name in ("intermediate_size", "hidden_dim") if hasattr(config, name)})
@@ -65,7 +65,7 @@ def classifier(family="bert", dropout=0.0):
 
 @pytest.fixture
 def data():
-    """24 texts and a teacher's logits over them."""
+    """24 texts with a teacher's logits."""
     random = np.random.default_rng(0)
     lengths = random.integers(3, 9, size=24)
     offsets = np.concatenate([[0], np.cumsum(lengths)])
@@ -79,7 +79,7 @@ def data():
 
 
 def trained(path, data, config, *, model=None, resume=None, callbacks=(), kind=DistillationTrainer, **more):
-    """12 optimizer steps."""
+    """Train for 12 optimizer steps."""
     given = {
         "num_train_epochs": 4, "learning_rate": 1e-2, "alpha": 0.5, "per_device_train_batch_size": 8,
         "save_strategy": "no", "logging_steps": 1, **more,
@@ -130,12 +130,12 @@ def test_the_schedule_is_the_cubic_curve_and_stays_at_its_ends():
         (2, 1, [0, 1]),
     ],
 )
-def test_masks_change_at_a_distance_from_begin_to_end(num_steps, every, expected):
+def test_masks_are_updated_periodically_from_begin_to_end(num_steps, every, expected):
     assert list(pruning_config(begin=0.1, end=0.7, update_every=every).mask_steps(num_steps)) == expected
 
 
 @pytest.mark.parametrize("sparsity", [0.0, 0.1, 0.5, 0.901, 1.0])
-def test_the_top_of_a_matrix_is_that_of_numpy_and_of_equals_the_first(sparsity):
+def test_the_top_mask_matches_numpy_and_keeps_the_first_of_equal_values(sparsity):
     values = np.random.default_rng(1).integers(0, 20, (13, 7)).astype(np.float32)
     order = np.lexsort((-np.arange(values.size), values.ravel()))  # the lowest first, of equals the last
     expected = np.ones(values.size, dtype=bool)
@@ -145,7 +145,7 @@ def test_the_top_of_a_matrix_is_that_of_numpy_and_of_equals_the_first(sparsity):
     )
 
 
-def test_the_soft_mask_and_its_penalty_are_those_of_numpy():
+def test_the_soft_mask_and_its_penalty_match_numpy():
     random = np.random.default_rng(2)
     scores = [random.normal(size=shape).astype(np.float32) for shape in ((5, 4), (3, 9))]
     sigmoids = [1 / (1 + np.exp(-each.astype(np.float64))) for each in scores]
@@ -163,13 +163,13 @@ def test_the_soft_mask_and_its_penalty_are_those_of_numpy():
 # ---- Against NumPy ---------------------------------------------------------------------------------------
 
 
-class _Watched(DistillationTrainer):
-    """Keeps each step's gradient dL/dW' as clipped, and the weights after the step."""
+class _RecordingTrainer(DistillationTrainer):
+    """A trainer that records each step's clipped gradient dL/dW', and the weights after the step."""
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         self.gradients, self.weights = [], []
-        self.add_callback(_Weights(self))
+        self.add_callback(_RecordWeights(self))
 
     def _clip_grad_norm(self, model):
         norm = super()._clip_grad_norm(model)
@@ -179,7 +179,7 @@ class _Watched(DistillationTrainer):
         return norm
 
 
-class _Weights(TrainerCallback):
+class _RecordWeights(TrainerCallback):
     def __init__(self, trainer):
         self.trainer = trainer
 
@@ -195,15 +195,15 @@ def _rank_mask(values, sparsity):
 
 
 @pytest.mark.parametrize(("method", "initial"), [*((name, 0.0) for name in METHODS), ("movement", 0.2)])
-def test_every_step_is_that_of_a_reference_in_numpy(tmp_path, data, method, initial):
-    """12 steps of SGD, of two micro-batches each and clipped; masks after steps 2, 4, 6, 8 and 10."""
+def test_every_step_matches_a_reference_in_numpy(tmp_path, data, method, initial):
+    """12 clipped SGD steps of two micro-batches each; masks are updated after steps 2, 4, 6, 8 and 10."""
     rate, decay = 0.5, 0.1
     own = {"score_learning_rate": 0.3, "initial_sparsity": initial}
     fields = type(CONFIGS[method]).model_fields
     config = CONFIGS[method].model_copy(update={key: own[key] for key in own if key in fields})
-    before = matrices(classifier().double())  # so that rounding moves nothing across a border
+    before = matrices(classifier().double())  # so that rounding moves no value across a threshold
     trainer = trained(
-        tmp_path, data, config, model=classifier().double(), kind=_Watched, optim="sgd",
+        tmp_path, data, config, model=classifier().double(), kind=_RecordingTrainer, optim="sgd",
         lr_scheduler_type="constant", learning_rate=rate,
         weight_decay=decay, max_grad_norm=0.05, per_device_train_batch_size=4, gradient_accumulation_steps=2,
     )  # fmt: skip
@@ -214,7 +214,7 @@ def test_every_step_is_that_of_a_reference_in_numpy(tmp_path, data, method, init
     assert len(trainer.weights) == 12
     for number, (gradients, weights) in enumerate(zip(trainer.gradients, trainer.weights, strict=True)):
         step, before_step = number + 1, 1 - (1 - min(max(number - 2, 0) / 8, 1)) ** 3
-        risen = 1 - (1 - min(max(step - 2, 0) / 8, 1)) ** 3
+        progress = 1 - (1 - min(max(step - 2, 0) / 8, 1)) ** 3
         for name in names:
             sensitivity = gradients[name] * dense[name]
             if method != "magnitude" and number < 10:  # Adam
@@ -231,9 +231,9 @@ def test_every_step_is_that_of_a_reference_in_numpy(tmp_path, data, method, init
             if step in (2, 4, 6, 8, 10):
                 by_rank = np.abs(dense[name]) if method == "magnitude" else scores[name]
                 masks[name] = (
-                    1 / (1 + np.exp(-scores[name])) > 0.1 * risen
+                    1 / (1 + np.exp(-scores[name])) > 0.1 * progress
                     if method == "soft_movement"
-                    else _rank_mask(by_rank, initial + (0.7 - initial) * risen)
+                    else _rank_mask(by_rank, initial + (0.7 - initial) * progress)
                 )
             np.testing.assert_array_equal(weights[name] != 0, masks[name])
             np.testing.assert_allclose(weights[name], dense[name] * masks[name], rtol=1e-9, atol=1e-12)
@@ -248,7 +248,7 @@ def test_every_step_is_that_of_a_reference_in_numpy(tmp_path, data, method, init
 
 @pytest.mark.parametrize("method", ["magnitude", "movement"])
 @pytest.mark.parametrize("family", ["bert", "roberta", "distilbert"])
-def test_each_matrix_of_the_encoder_is_as_sparse_as_asked_for_and_nothing_else_is(
+def test_each_encoder_matrix_has_the_given_sparsity_and_nothing_else_is_pruned(
     tmp_path, data, method, family
 ):
     trainer = trained(tmp_path, data, CONFIGS[method], model=classifier(family))
@@ -270,17 +270,15 @@ def test_each_matrix_of_the_encoder_is_as_sparse_as_asked_for_and_nothing_else_i
     assert (logged[2], logged[-1]) == (0.0, pytest.approx(0.7, abs=1e-3))
 
 
-def test_training_without_sparsity_is_training_without_pruning(tmp_path, data):
+def test_pruning_to_a_sparsity_of_zero_changes_nothing(tmp_path, data):
     none = CONFIGS["magnitude"].model_copy(update={"sparsity": 0.0})
     pruned, whole = (trained(tmp_path, data, config).model.state_dict() for config in (none, None))
     assert all(torch.equal(pruned[name], whole[name]) for name in whole)
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_checkpoint_is_the_pruned_model_and_training_goes_on_from_it_in_the_same_bits(
-    tmp_path, data, method
-):
-    """Saved after steps 5 and 7, between two updates of the masks; with dropout."""
+def test_a_checkpoint_holds_the_pruned_model_and_training_resumes_bit_for_bit(tmp_path, data, method):
+    """Resumed after step 10, between two updates of the masks; with dropout."""
     more = {
         "save_strategy": "steps",
         "save_steps": 5,
@@ -316,7 +314,7 @@ def test_a_checkpoint_is_the_pruned_model_and_training_goes_on_from_it_in_the_sa
     ).read_bytes()
 
 
-def test_another_trainer_goes_on_from_its_own_folder(tmp_path, data):
+def test_another_trainer_resumes_from_its_own_folder(tmp_path, data):
     more = {"save_strategy": "epoch", "alpha": 1.0, "remove_unused_columns": False}
     plain = TokenizedDataset(data.split)
     whole = trained(tmp_path, plain, CONFIGS["movement"], kind=Trainer, **more)
@@ -329,7 +327,7 @@ def test_another_trainer_goes_on_from_its_own_folder(tmp_path, data):
     )
 
 
-def test_what_cannot_be_gone_on_with_is_one_clear_error(tmp_path, data):
+def test_a_checkpoint_without_matching_state_is_rejected(tmp_path, data):
     more = {"save_strategy": "epoch", "num_train_epochs": 2}
     trained(tmp_path / "whole", data, None, **more)
     checkpoint = tmp_path / "whole" / "checkpoint-3"
@@ -340,7 +338,7 @@ def test_what_cannot_be_gone_on_with_is_one_clear_error(tmp_path, data):
         trained(tmp_path, data, CONFIGS["movement"], resume=str(tmp_path / "other" / "checkpoint-3"), **more)
 
 
-def test_scores_and_scaled_gradients_and_unknown_families_are_refused(tmp_path, data):
+def test_scores_with_scaled_gradients_and_unknown_families_are_rejected(tmp_path, data):
     callback = PruningCallback(CONFIGS["movement"])
     args = DistillationTrainingArguments(output_dir=str(tmp_path), use_cpu=True, bf16=False)
     args.fp16 = True
@@ -358,7 +356,7 @@ def test_scores_and_scaled_gradients_and_unknown_families_are_refused(tmp_path, 
 
 
 @pytest.mark.parametrize(
-    ("pruning", "said"),
+    ("pruning", "message"),
     [
         ({"sparsity": 1.0}, r"training\.pruning\.sparsity: .*\(given 1\.0\)"),
         ({"sparsity": -0.1}, r"training\.pruning\.sparsity: .*\(given -0\.1\)"),
@@ -381,16 +379,16 @@ def test_scores_and_scaled_gradients_and_unknown_families_are_refused(tmp_path, 
         ({"update_every": 0}, r"training\.pruning\.update_every"),
     ],
 )
-def test_faulty_pruning_is_refused(tmp_path, pruning, said):
+def test_invalid_pruning_is_rejected(tmp_path, pruning, message):
     (tmp_path / "job.yaml").write_text(yaml.safe_dump({"training": {"pruning": pruning}}))
-    with pytest.raises(ConfigError, match=said):
+    with pytest.raises(ConfigError, match=message):
         load_config(str(tmp_path / "job.yaml"), [])
     with pytest.raises(ValidationError):
         pruning_config(**pruning)
 
 
 @pytest.mark.parametrize(
-    ("pruning", "search", "said"),
+    ("pruning", "search", "message"),
     [
         ({}, {"space": {SPARSITY: {"type": "float", "low": 0.3, "high": 0.9}}}, None),
         ({"method": "movement"}, {"objectives": [{"metric": "sparsity", "mode": "max"}]}, None),
@@ -409,19 +407,19 @@ def test_faulty_pruning_is_refused(tmp_path, pruning, said):
         ),
     ],
 )
-def test_sparsity_can_be_searched(pruning, search, said):
+def test_sparsity_can_be_searched(pruning, search, message):
     config = SearchConfig.model_validate(
         {**search, "space": {"num_train_epochs": 1, **search.get("space", {})}}
     )
     training = TrainingConfig.model_validate({"pruning": pruning})
-    if said is None:
+    if message is None:
         check_space(config, training)
         return
-    with pytest.raises(ConfigError, match=said):
+    with pytest.raises(ConfigError, match=message):
         check_space(config, training)
 
 
-def test_a_trial_is_pruned_as_its_arguments_say(tmp_path):
+def test_a_trial_is_pruned_by_its_own_arguments(tmp_path):
     given = {"training": {"pruning": {"method": "movement", "sparsity": 0.4}}}
     given["search"] = {"space": {SPARSITY: {"type": "float", "low": 0.3, "high": 0.9}}}
     config = JobConfig.model_validate(given)
@@ -435,7 +433,7 @@ def test_a_trial_is_pruned_as_its_arguments_say(tmp_path):
     assert SPARSITY not in without_search(config).search.space
 
 
-def test_epochs_before_the_end_of_the_schedule_are_not_chosen():
+def test_epochs_before_the_end_of_the_schedule_are_not_selected():
     def epoch(number, accuracy, start=0.6):
         metrics = {"validation_accuracy": accuracy, "progress": number / 5, "counts_from": start}
         return SavedEpoch(f"checkpoint_{number}", {"epoch": number, "metrics": metrics})
@@ -464,7 +462,7 @@ def test_epochs_before_the_end_of_the_schedule_are_not_chosen():
 # ---- Size -----------------------------------------------------------------------------------------------
 
 
-def test_zeros_are_worth_something_only_once_compressed(tmp_path):
+def test_zeros_lower_only_the_compressed_size(tmp_path):
     model = classifier()
     model.save_pretrained(tmp_path / "whole")
     for weight in encoder_matrices(model).values():
@@ -479,20 +477,20 @@ def test_zeros_are_worth_something_only_once_compressed(tmp_path):
         compressed_bytes(tmp_path)
 
 
-def test_the_report_of_a_pruned_student_has_compressed_sizes_and_says_what_they_do_not_do():
+def test_the_report_of_a_pruned_student_explains_compressed_sizes():
     def row(name, compressed):
         times = dict.fromkeys(("mean", "std", "p50", "p90", "p99"), 1.0)
         more = {"compressed_size_mb": compressed}
         return Measurement(name, "onnx", 8.0, times, times, {"1": 9.0}, 50.0, 1, "a text", **more)
 
-    for size, there in ((3.21, True), (None, False)):
+    for size, is_shown in ((3.21, True), (None, False)):
         rows = [row("onnx", size), row("onnx-int8", size)]
         report = build_report(
             run_id="r", state="finished", best=None, rows=rows, chosen="onnx", artifact=None, machine={}
         )
         text = markdown_report(report)
-        assert ("| size MB | compressed MB | p50 ms |" in text) == there
-        assert ("| 8.00 | 3.21 | 1.00 |" in text) == there
-        assert ("they do not lower latency" in text) == there
+        assert ("| size MB | compressed MB | p50 ms |" in text) == is_shown
+        assert ("| 8.00 | 3.21 | 1.00 |" in text) == is_shown
+        assert ("they do not lower latency" in text) == is_shown
         widths = {line.count("|") for line in text.splitlines() if line.startswith("|")}
         assert len(widths) == 1

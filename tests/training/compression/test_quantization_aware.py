@@ -1,4 +1,4 @@
-"""Quantization-aware training: the runtime's numbers, in the right epochs, and plain checkpoints all the way."""
+"""Quantization-aware training: it matches the runtime's numerics, begins at its epoch, and saves plain weights."""
 
 from pathlib import Path
 
@@ -51,7 +51,7 @@ VOCABULARY, POSITIONS, NUM_LABELS, PAD, WIDTH = 80, 40, 5, 1, 48
 
 
 def classifier(family="bert", num_layers=2, **more):
-    """An untrained classifier whose logits differ from text to text, without dropout."""
+    """Build an untrained classifier without dropout whose logits differ from text to text."""
     sizes = {"hidden_size": WIDTH, "num_hidden_layers": num_layers, "num_attention_heads": 2}
     ids = {"vocab_size": VOCABULARY, "num_labels": NUM_LABELS, "pad_token_id": PAD}
     config = AutoConfig.for_model(family, **sizes, **ids, max_position_embeddings=POSITIONS, **more)
@@ -69,12 +69,12 @@ def numbers(*shape, seed=0):
     return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
 
 
-# ---- The numbers ----------------------------------------------------------------------------------------
+# ---- The numerics ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("bits", "low", "high"), [(8, -127, 127), (7, -64, 64)])
 @pytest.mark.parametrize("per_channel", [False, True])
-def test_weights_are_those_of_the_quantizer(bits, low, high, per_channel):
+def test_weights_match_the_quantizer(bits, low, high, per_channel):
     weight = numbers(40, 300)
     weight[3] = 0.0
     axis = {"axis": 1, "keepdims": True} if per_channel else {}
@@ -95,7 +95,7 @@ RANGES = [(-3.0, 5.0), (2.0, 5.0), (-5.0, -2.0), (0.0, 0.0), (-1.0, 0.0)]
 
 
 @pytest.mark.parametrize(("low", "high"), RANGES)
-def test_activations_are_those_of_the_runtime(low, high):
+def test_activations_match_the_runtime(low, high):
     x = np.random.default_rng(0).uniform(low, high, size=(3, 500)).astype(np.float32)
     node = helper.make_node("DynamicQuantizeLinear", ["x"], ["q", "scale", "zero"])
     graph = helper.make_graph(
@@ -125,7 +125,7 @@ def test_activations_are_those_of_the_runtime(low, high):
 
 
 @pytest.mark.parametrize(("low", "high"), RANGES)
-def test_tables_in_8_bits_are_those_of_the_quantizer(low, high):
+def test_tables_in_8_bits_match_the_quantizer(low, high):
     table = np.random.default_rng(0).uniform(low, high, size=(60, 20)).astype(np.float32)
     zero, scale, quantized = quantize_data(table.ravel(), TensorProto.UINT8, False)
     expected = (quantized.astype(np.float32) - np.float32(zero)) * scale
@@ -134,7 +134,7 @@ def test_tables_in_8_bits_are_those_of_the_quantizer(low, high):
 
 
 @pytest.mark.parametrize("width", [32, 64, 48])
-def test_tables_in_4_bits_are_those_of_the_quantizer(width):
+def test_tables_in_4_bits_match_the_quantizer(width):
     table = numbers(9, width)
     table[2] = 0.0
     table[3, :32] = np.abs(table[3, :32])
@@ -153,7 +153,7 @@ def test_tables_in_4_bits_are_those_of_the_quantizer(width):
     assert steps.max() == 7
 
 
-def test_gradients_go_straight_through_but_where_numbers_are_clipped():
+def test_gradients_pass_straight_through_except_where_values_are_clipped():
     given = numbers(4, 32)
     given[0, :3] = [9.0, -9.0, 8.0]  # with a step of 9 / 8 the first would be 8, over the highest, 7
     x = torch.from_numpy(given).requires_grad_()
@@ -169,7 +169,7 @@ def test_gradients_go_straight_through_but_where_numbers_are_clipped():
 
 
 @pytest.mark.parametrize("per_channel", [False, True])
-def test_the_gradients_of_a_product_are_those_of_the_quantized_matrices(per_channel):
+def test_the_gradients_of_a_product_use_the_quantized_matrices(per_channel):
     x, weight, bias = (
         torch.from_numpy(numbers(*shape, seed=seed)).requires_grad_()
         for seed, shape in enumerate([(2, 7, 16), (12, 16), (12,)])
@@ -187,19 +187,19 @@ def test_the_gradients_of_a_product_are_those_of_the_quantized_matrices(per_chan
     torch.testing.assert_close(found[2], upstream.sum((0, 1)))
 
 
-def test_under_bfloat16_whole_numbers_are_multiplied_exactly():
+def test_integers_are_multiplied_exactly_under_bfloat16():
     x, weight = torch.from_numpy(numbers(64, 48)), torch.from_numpy(numbers(32, 48, seed=1))
     exact = quantized_linear(x, weight, None)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         half = quantized_linear(x, weight, None)
         plain = nn.functional.linear(x, weight)
     assert half.dtype == plain.dtype == torch.bfloat16
-    # The result is rounded twice, to 8 bits each time; what goes in is not.
+    # The result is rounded twice, to 8 bits each time; the factors are not rounded.
     torch.testing.assert_close(half.float(), exact, rtol=2**-7, atol=0)
     assert not torch.allclose(plain.float(), x @ weight.T, rtol=2**-7, atol=0)
 
 
-def test_in_float16_no_sum_overflows():
+def test_sums_do_not_overflow_under_float16():
     x, weight = torch.full((2, 600), 3.0), torch.full((4, 600), 2.0)
     with torch.autocast("cpu", dtype=torch.float16):
         product = quantized_linear(x, weight, torch.ones(4))
@@ -210,7 +210,7 @@ def test_in_float16_no_sum_overflows():
 
 
 def texts(num_texts=24):
-    """One text a batch, for a text's range is its own; and two padded batches."""
+    """Yield batches of one text, because each text has its own range, and two padded batches."""
     random = np.random.default_rng(0)
     for size in (*[1] * num_texts, 4, 8):
         ids = random.integers(2, VOCABULARY, size=(size, int(random.integers(3, 30))))
@@ -222,22 +222,22 @@ def texts(num_texts=24):
 
 EXACT = pytest.mark.skipif(
     int8_products_saturate(),
-    reason="ONNX Runtime adds 8-bit products in 16 bits on a processor without VNNI: its graph of 8 bits is not exact",
+    reason="ONNX Runtime adds 8-bit products in 16 bits on a processor without VNNI: its 8-bit graph is not exact",
 )
 
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory):
-    """A graph of each family, made when it is asked for: the model and the path."""
-    made = {}
+    """Return a function that gives a family's model and the path of its graph, each created only once."""
+    created = {}
 
     def export(family):
-        if family not in made:
+        if family not in created:
             model, path = classifier(family), tmp_path_factory.mktemp(family) / "model.onnx"
             export_onnx(model, path, max_length=32)
             first_token_in_last_layer(model)
-            made[family] = model, path
-        return made[family]
+            created[family] = model, path
+        return created[family]
 
     return export
 
@@ -259,8 +259,8 @@ def quantize(name: str, plain: Path, target: Path) -> None:
         ),
     ],
 )
-def test_logits_are_those_of_the_quantized_graph(exported, tmp_path, monkeypatch, family, name, options):
-    # Where weights are held to 7 bits by default, the variants of 8 are tested in 8 all the same.
+def test_logits_match_the_quantized_graph(exported, tmp_path, monkeypatch, family, name, options):
+    # Test the 8-bit variants in 8 bits even on a processor for which weights have 7 by default.
     monkeypatch.setattr("distiltune.export.variants.dynamic.int8_products_saturate", lambda: False)
     model, path = exported(family)
     quantize(name, path, tmp_path / "quantized.onnx")
@@ -270,16 +270,16 @@ def test_logits_are_those_of_the_quantized_graph(exported, tmp_path, monkeypatch
         ours = [torch_logits(model)(*text) for text in texts()]
     scale = np.concatenate(of_runtime).std()
 
-    def away(logits):
+    def distances(logits):
         return np.array([np.abs(a - b).max() for a, b in zip(logits, of_runtime, strict=True)]) / scale
 
-    # The same but for the rounding of float32, which now and then takes an activation over the edge of a step.
-    assert np.mean(away(ours) < 1e-5) > 0.8
-    assert away(ours).mean() < 0.1 * away(plain).mean()
-    assert away(plain).min() > 1e-3
+    # Equal up to the rounding of float32, which occasionally moves an activation to the next step.
+    assert np.mean(distances(ours) < 1e-5) > 0.8
+    assert distances(ours).mean() < 0.1 * distances(plain).mean()
+    assert distances(plain).min() > 1e-3
 
 
-def test_what_is_quantized_is_what_the_graph_has(exported, tmp_path):
+def test_the_same_operations_are_quantized_as_in_the_graph(exported, tmp_path):
     model, path = exported("bert")
     quantize("onnx-int8", path, tmp_path / "quantized.onnx")
     nodes = [node.op_type for node in onnx.load(str(tmp_path / "quantized.onnx")).graph.node]
@@ -292,7 +292,7 @@ def test_what_is_quantized_is_what_the_graph_has(exported, tmp_path):
         nodes.count("DequantizeLinear") == len(tables) == 2
     )  # words and positions; token types are a constant
     assert nodes.count("MatMul") == 2 * 2  # attention: activations by activations
-    # The last layer of `first_token_in_last_layer` keeps its own.
+    # The last layer keeps the forward of `first_token_in_last_layer`.
     assert [type(module).__name__ for module in model.modules() if "forward" in vars(module)] == ["BertLayer"]
 
 
@@ -312,8 +312,8 @@ def split():
     )
 
 
-class Watch(TrainerCallback):
-    """At every step: whether layers in training mode compute with quantized numbers."""
+class StepRecorder(TrainerCallback):
+    """Record at every step whether layers compute with quantized values, in training and in evaluation mode."""
 
     def __init__(self):
         self.seen = {}
@@ -329,14 +329,14 @@ class Watch(TrainerCallback):
             model.train()
 
 
-def trained(tmp_path, split, config, *, model=None, resume=None, watch=None, **more):
-    """Three epochs of three steps."""
+def trained(tmp_path, split, config, *, model=None, resume=None, recorder=None, **more):
+    """Train for three epochs of three steps."""
     model = model or classifier(num_layers=1)
     args = DistillationTrainingArguments(
         output_dir=str(tmp_path), **{"num_train_epochs": 3, "save_strategy": "epoch", "bf16": False, **more},
         learning_rate=1e-3, alpha=1.0, per_device_train_batch_size=8, use_cpu=True, report_to="none", seed=5,
     )  # fmt: skip
-    callbacks = [*callbacks_of(TrainingConfig(quantization_aware=config)), *([watch] if watch else [])]
+    callbacks = [*callbacks_of(TrainingConfig(quantization_aware=config)), *([recorder] if recorder else [])]
     trainer = DistillationTrainer(
         model=model, args=args, train_dataset=TokenizedDataset(split),
         data_collator=DistillationCollator(PAD), callbacks=callbacks,
@@ -346,15 +346,15 @@ def trained(tmp_path, split, config, *, model=None, resume=None, watch=None, **m
 
 
 @pytest.mark.parametrize(("num_epochs", "first"), [(1, 7), (3, 1), (0.5, 6)])
-def test_it_begins_at_its_step_and_evaluation_is_quantized_all_along(tmp_path, split, num_epochs, first):
-    watch = Watch()
+def test_training_is_quantized_from_its_first_step_and_evaluation_always(tmp_path, split, num_epochs, first):
+    recorder = StepRecorder()
     config = QuantizationAwareConfig(num_epochs=num_epochs)
-    model = trained(tmp_path, split, config, watch=watch, save_strategy="no")
-    assert watch.seen == {step: (step >= first, True) for step in range(1, 10)}
+    model = trained(tmp_path, split, config, recorder=recorder, save_strategy="no")
+    assert recorder.seen == {step: (step >= first, True) for step in range(1, 10)}
     assert not any("forward" in vars(module) for module in model.modules())
 
 
-def test_checkpoints_are_plain(tmp_path, split):
+def test_checkpoints_hold_plain_weights(tmp_path, split):
     kinds = {"plain": None, "aware": QuantizationAwareConfig(embedding_bits=4)}
     for kind, config in kinds.items():
         model = trained(tmp_path / kind, split, config)
@@ -368,7 +368,7 @@ def test_checkpoints_are_plain(tmp_path, split):
     states = {key: each.state_dict() for key, each in loaded.items()}
     torch.testing.assert_close(states["aware", 9], model.state_dict(), atol=0, rtol=0)
     assert states["aware", 9].keys() == classifier(num_layers=1).state_dict().keys()
-    # The same until fake quantization begins, and then not; full of numbers that no 8 bits would hold.
+    # Equal until fake quantization begins and different afterwards, with more distinct values than 8 bits have.
     torch.testing.assert_close(states["aware", 3], states["plain", 3], atol=0, rtol=0)
     own, other = (states[kind, 9]["bert.encoder.layer.0.intermediate.dense.weight"] for kind in kinds)
     assert not torch.equal(own, other)
@@ -376,19 +376,19 @@ def test_checkpoints_are_plain(tmp_path, split):
 
 
 @pytest.mark.parametrize(("bf16", "step"), [(False, 6), (True, 3)])
-def test_a_training_that_is_resumed_ends_the_same(tmp_path, split, bf16, step):
+def test_a_resumed_training_ends_with_the_same_weights(tmp_path, split, bf16, step):
     config = QuantizationAwareConfig(embedding_bits=4)
     whole = trained(tmp_path, split, config, bf16=bf16)
     resumed = trained(tmp_path, split, config, bf16=bf16, resume=str(tmp_path / f"checkpoint-{step}"))
     torch.testing.assert_close(resumed.state_dict(), whole.state_dict(), atol=0, rtol=0)
 
 
-def test_it_goes_with_used_rows_and_a_last_layer_of_the_first_token(tmp_path, split):
+def test_it_works_with_used_rows_and_a_first_token_last_layer(tmp_path, split):
     config = QuantizationAwareConfig(num_epochs=2)
     whole, used = classifier(num_layers=1), classifier(num_layers=1)
     with torch.no_grad():
         for model in (whole, used):
-            # A row that no text reads holds the table's largest number, which is part of the range.
+            # A row that no text uses holds the table's largest value, which is part of its range.
             model.get_input_embeddings().weight[VOCABULARY - 1, 0] = 3.0
     train_used_rows(used, split.input_ids)
     first_token_in_last_layer(used)
@@ -406,7 +406,7 @@ def test_it_goes_with_used_rows_and_a_last_layer_of_the_first_token(tmp_path, sp
     assert "forward" in vars(used.base_model.encoder.layer[-1])
 
 
-def test_a_shorter_table_stays_in_8_bits_where_the_largest_has_4():
+def test_only_the_largest_table_has_4_bits():
     model = classifier(num_layers=1)
     words, positions = model.bert.embeddings.word_embeddings, model.bert.embeddings.position_embeddings
     ids = torch.arange(POSITIONS)
@@ -417,7 +417,7 @@ def test_a_shorter_table_stays_in_8_bits_where_the_largest_has_4():
         assert torch.equal(words(ids), words.weight[ids])
 
 
-def test_activations_can_stay_as_they_are():
+def test_activations_can_be_left_unquantized():
     layer = nn.Linear(16, 8)
     x = torch.from_numpy(numbers(5, 16))
     with FakeQuantized(nn.Sequential(layer), QuantizationAwareConfig(activations="none")):
@@ -425,10 +425,10 @@ def test_activations_can_stay_as_they_are():
         torch.testing.assert_close(layer(x), x @ (steps * scale).T + layer.bias)
 
 
-# ---- What is refused ------------------------------------------------------------------------------------
+# ---- Rejected and questionable configurations -----------------------------------------------------------
 
 
-def test_more_epochs_than_there_are_is_refused_when_the_training_begins(tmp_path, split):
+def test_more_epochs_than_the_training_has_are_rejected_at_its_start(tmp_path, split):
     assert first_step(2, 30, 10) == 10
     assert first_step(0.01, 30, 10) == 29
     with pytest.raises(InputError, match=r"num_epochs is 4, .* 3 epochs; give at most"):
@@ -455,18 +455,19 @@ CONDITIONAL = {
         ({"num_train_epochs": {"type": "int", "low": 7, "high": 12}}, 3, None),
     ],
 )
-def test_more_epochs_than_a_trial_may_have_is_told_before_any_trial(space, own, fault):
+def test_more_epochs_than_a_trial_may_have_are_rejected_before_any_trial(space, own, fault):
     config = TrainingConfig.model_validate({"num_train_epochs": own, "quantization_aware": {"num_epochs": 6}})
     faults = space_faults(SearchConfig.model_validate({"space": space}), config)
-    told = f"training.quantization_aware.num_epochs: 6 given, but {fault}; give at most that many, or a share below 1"
-    assert faults == ([] if fault is None else [told])
+    given = "training.quantization_aware.num_epochs: 6 given"
+    expected = f"{given}, but {fault}; give at most that many, or a share below 1"
+    assert faults == ([] if fault is None else [expected])
 
 
 @pytest.mark.parametrize(
     "wrong",
     [{"num_epochs": 0}, {"weights": "per_row"}, {"weight_bits": 4}, {"embedding_bits": 2}, {"bits": 8}],
 )
-def test_values_that_no_graph_has_are_refused(wrong):
+def test_unsupported_values_are_rejected(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
         QuantizationAwareConfig.model_validate(wrong)
 
@@ -478,12 +479,14 @@ def test_values_that_no_graph_has_are_refused(wrong):
 def test_a_job_warns_where_its_variants_will_have_other_bits(monkeypatch, caplog, given, saturates, warned):
     monkeypatch.setattr("distiltune.export.variants.dynamic.int8_products_saturate", lambda: saturates)
     check_models(JobConfig.model_validate({"training": {"quantization_aware": given}}))
-    told = [each.getMessage() for each in caplog.records]
-    assert len(told) == warned
-    assert not warned or told[0].startswith("training.quantization_aware.weight_bits: 8, but this is an x86")
+    messages = [each.getMessage() for each in caplog.records]
+    assert len(messages) == warned
+    assert not warned or messages[0].startswith(
+        "training.quantization_aware.weight_bits: 8, but this is an x86"
+    )
 
 
-def test_it_is_off_unless_asked_for(tmp_path):
+def test_it_is_off_by_default(tmp_path):
     assert callbacks_of(TrainingConfig()) == []
     asked = TrainingConfig.model_validate({"quantization_aware": {}})
     (callback,) = callbacks_of(asked)

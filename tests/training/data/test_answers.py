@@ -1,4 +1,4 @@
-"""Answers as spans of a context: every form in which data has them, files of SQuAD, and an error for each fault."""
+"""Answers as spans of a context: every supported form, SQuAD files, and an error for each fault."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ read_columns = ANSWERS.reader(LabelFormat(columns=("answer", "start")))
         [{"text": " New York", "answer_start": 12}, {**OSLO, "answer_start": 33.0}],
     ],
 )
-def test_every_form_is_the_same_answers(label):
+def test_every_form_gives_the_same_answers(label):
     assert read((CONTEXT, label)) == (Span(13, 21), Span(33, 37))
 
 
@@ -81,12 +81,12 @@ def test_an_answer_is_read_from_two_columns():
         (None, r"answers is null"),
     ],
 )  # fmt: skip
-def test_a_wrong_answer_says_what_is_wrong(label, message):
+def test_the_fault_of_an_invalid_answer_is_described(label, message):
     with pytest.raises(LabelError, match=message):
         read((CONTEXT, label))
 
 
-def test_other_formats_of_labels_are_refused_by_name():
+def test_keys_of_other_label_formats_are_rejected():
     with pytest.raises(DataError, match=r"data\.label_separator: ';' given"):
         ANSWERS.reader(LabelFormat(separator=";"))
     with pytest.raises(
@@ -99,7 +99,7 @@ def loaded(path: Path, **more: Any) -> TextData:
     return load_data(data_config(source="files", train=str(path), **{**COLUMNS, **more}), ANSWERS)
 
 
-def test_a_file_of_squad_is_loaded(tmp_path):
+def test_a_squad_file_is_loaded(tmp_path):
     rows = questions(60, unanswerable=True)
     data = loaded(write_squad(tmp_path / "train.json", rows))
     assert data.has_pairs and data.label_names == data.class_names == ["start", "end"]
@@ -123,7 +123,7 @@ def test_held_out_questions_have_contexts_of_their_own(tmp_path):
         loaded(grouped, group_column="title")  # a single article
 
 
-def test_the_fingerprint_is_of_the_answers_whatever_their_form(tmp_path):
+def test_the_fingerprint_depends_on_the_answers_not_on_their_form(tmp_path):
     rows = questions(40)
     marked = [[{"text": context[a:b], "answer_start": a} for a, b in own] for _, context, own in rows]
     table = {
@@ -190,7 +190,7 @@ def damaged(change: Any) -> dict[str, Any]:
         (lambda article: article["paragraphs"][0].update(context=7), r"text_pair is 7 \(int\), not text"),
     ],
 )  # fmt: skip
-def test_a_damaged_file_of_squad_is_one_error_with_the_place(tmp_path, change, message):
+def test_a_damaged_squad_file_is_one_error_with_its_place(tmp_path, change, message):
     path = tmp_path / "train.json"
     path.write_text(json.dumps(damaged(change)))
     with pytest.raises(DataError, match=rf"train\.json: .*{message}"):
@@ -209,14 +209,14 @@ def test_a_damaged_file_of_squad_is_one_error_with_the_place(tmp_path, change, m
         ('{"version": 1.1, "articles": []}', r"no column 'question'"),
     ],
 )
-def test_what_is_no_file_of_squad_is_one_error(tmp_path, content, message):
+def test_an_unusable_squad_file_is_one_error(tmp_path, content, message):
     path = tmp_path / "train.json"
     path.write_text(content)
     with pytest.raises(DataError, match=message):
         loaded(path)
 
 
-def test_lines_of_objects_with_a_list_called_data_are_no_file_of_squad(tmp_path):
+def test_json_lines_with_a_list_called_data_are_not_squad(tmp_path):
     path = tmp_path / "train.json"
     row = {"data": [1, 2], "question": "who?", "context": CONTEXT, "answers": [YORK]}
     path.write_text("\n".join(json.dumps({**row, "context": f"{CONTEXT} {n}"}) for n in range(9)))
@@ -254,14 +254,14 @@ def test_lines_of_objects_with_a_list_called_data_are_no_file_of_squad(tmp_path)
         ),
     ],
 )
-def test_a_wrong_table_is_one_error(tmp_path, rows, more, message):
+def test_an_invalid_table_is_one_error(tmp_path, rows, more, message):
     path = tmp_path / "train.jsonl"
     path.write_text("\n".join(map(json.dumps, rows)))
     with pytest.raises(DataError, match=message):
         loaded(path, validation=str(path), test=str(path), **more)
 
 
-def test_rare_labels_are_refused_and_unlearned_silence_is_noted(tmp_path, caplog):
+def test_rare_labels_are_rejected_and_a_lack_of_unanswerable_questions_is_noted(tmp_path, caplog):
     path = write_squad(tmp_path / "train.json", questions(60))
     with pytest.raises(DataError, match=r"data\.min_examples_per_label: 2 given"):
         loaded(path, min_examples_per_label=2)
@@ -270,6 +270,6 @@ def test_rare_labels_are_refused_and_unlearned_silence_is_noted(tmp_path, caplog
     assert "validation and test: some questions have no answer, but every one of train has" in caplog.text
 
 
-def test_questions_are_summed_up_in_words():
+def test_questions_are_summarized_in_words():
     assert ANSWERS.summary([[[0, 1]], [], []], []) == "3 questions, 2 of them without an answer"
-    assert ANSWERS.summary([[[0, 1]]], []) == "1 questions"
+    assert ANSWERS.summary([[[0, 1]]], []) == "1 question"

@@ -1,4 +1,4 @@
-"""CoNLL files: columns, documents, comments and line ends; and one clear error for a file that is none."""
+"""CoNLL files: columns, documents, comments and line ends; and one clear error for an invalid file."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_a_field_between_tabs_may_have_blanks(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["a.conll", "a.iob", "a.iob2", "a.bio", "A.CONLL"])
-def test_extensions(tmp_path, name):
+def test_a_file_with_each_extension_is_read(tmp_path, name):
     path = table(tmp_path, "Ann B-per\n", name)
     assert texts(path) == [(["Ann"], ["B-per"])] and is_table(path)
 
@@ -76,23 +76,23 @@ def test_all_columns_have_names(tmp_path):
         ("a\0b O\n", r"binary file"),
     ],
 )
-def test_a_file_that_is_none_is_one_error(tmp_path, content, message):
+def test_an_invalid_file_is_one_error(tmp_path, content, message):
     with pytest.raises(DataError, match=message) as error:
         read_table("train", str(table(tmp_path, content)), COLUMNS)
     assert "\n" not in str(error.value)
 
 
-def test_bytes_that_are_no_text_are_named(tmp_path):
+def test_invalid_utf_8_is_reported_with_its_line(tmp_path):
     with pytest.raises(DataError, match=r"line 2: not valid UTF-8.*CoNLL"):
         read_table("train", str(table(tmp_path, "a O\né O\n", encoding="latin-1")), COLUMNS)
 
 
-def test_other_columns_are_refused(tmp_path):
+def test_other_columns_are_rejected(tmp_path):
     with pytest.raises(DataError, match=r"no column 'channel' \(data\.slice_columns\)"):
         read_table("train", str(table(tmp_path, "a O\n")), Columns("text", "label", slices=("channel",)))
 
 
-def test_a_text_file_is_told_what_to_do(tmp_path):
+def test_the_error_for_a_txt_file_has_a_remedy(tmp_path):
     with pytest.raises(
         DataError, match=r"'\.txt'.*rename it, to \.conll if each line has a token and its tag"
     ):

@@ -1,4 +1,4 @@
-"""Checks the embedded intent corpus: enough text per intent, no near-copies, every label in a domain."""
+"""The embedded intent corpus: enough texts per intent, no near-copies, every label in a domain."""
 
 import json
 from collections import Counter
@@ -57,9 +57,9 @@ def test_no_text_occurs_twice_within_or_across_splits(corpus: dict[str, Rows]) -
 
 def test_no_evaluation_text_is_a_near_copy_of_a_training_text(corpus: dict[str, Rows]) -> None:
     texts = {part: [frozenset(text.split()) for text, _ in rows] for part, rows in corpus.items()}
-    learnt = [*texts["train"], *texts["oos_train"]]
+    training = [*texts["train"], *texts["oos_train"]]
     held_out = [words for part in ("val", "test", "oos_val", "oos_test") for words in texts[part]]
-    close = [(a, b) for a in held_out for b in learnt if len(a & b) >= 0.75 * len(a | b)]
+    close = [(a, b) for a in held_out for b in training if len(a & b) >= 0.75 * len(a | b)]
     assert close == []
 
 

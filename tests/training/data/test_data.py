@@ -19,7 +19,7 @@ from distiltune.training.data.text_data import load_data
 
 @pytest.fixture
 def hub_cache(tmp_path, monkeypatch):
-    """`datasets` keeps what it converts below its cache: give it one of its own."""
+    """Give `datasets`, which keeps converted data in its cache, a cache of its own."""
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "hub-cache")
 
 
@@ -70,9 +70,9 @@ def test_clinc_format_without_out_of_scope_rows_has_no_such_label(tmp_path):
     assert data.label_names == ["alarm", "weather"] and data.out_of_scope_id is None
 
 
-def test_an_out_of_scope_label_need_not_be_taught(tmp_path):
+def test_an_out_of_scope_label_need_not_be_in_train(tmp_path):
     document = clinc_document()
-    document["train"] += [["train alarm", "zoo"]]  # sorted behind oos, and yet numbered before it
+    document["train"] += [["train alarm", "zoo"]]  # sorts after oos, but is numbered before it
     document["test"] += [["test alarm", "zoo"]]
     (tmp_path / "data.json").write_text(json.dumps(document | {"oos_train": []}), encoding="utf-8")
     data = load_data(data_config(source="clinc_json", path=str(tmp_path / "data.json")))
@@ -105,7 +105,7 @@ def test_numbers_and_their_strings_are_the_same_labels(tmp_path):
     assert len(prints) == 1
 
 
-def test_columns_can_have_other_names_and_company(tmp_path):
+def test_columns_can_have_other_names_and_stand_beside_others(tmp_path):
     named = {}
     for split in ("train", "validation", "test"):
         rows = [(i, label, text) for i, (text, label) in enumerate(rows_of(split))]
@@ -122,7 +122,7 @@ def test_csv_with_byte_order_mark_quotes_and_windows_line_ends(tmp_path):
     assert train["text"][:] == ['two\r\nlines, "quoted"', "plain", "other"]
 
 
-def test_jsonl_text_may_hold_unusual_line_separators(tmp_path):
+def test_jsonl_texts_may_contain_unicode_line_separators(tmp_path):
     config = files_config(tmp_path, ".jsonl")
     with (tmp_path / "train.jsonl").open("a", encoding="utf-8") as file:
         file.write(json.dumps({"text": "a\u2028b", "label": "oos"}, ensure_ascii=False) + "\n")
@@ -150,7 +150,7 @@ def test_hub_dataset_from_a_local_directory(tmp_path, hub_cache, class_labels):
         folder = tmp_path / "set" / "data"
         folder.mkdir(parents=True, exist_ok=True)
         rows.to_parquet(str(folder / f"{split}-00000-of-00001.parquet"))
-    # clinc_oos calls its column of classes `intent`; strings carry no such mark and have to be named.
+    # The only column of classes (`intent` in clinc_oos) is found; a column of strings has to be named.
     options = {} if class_labels else {"label_column": "intent"}
     config = data_config(source="hub", dataset=str(tmp_path / "set"), out_of_scope_label="oos", **options)
     assert config.dataset_config is None
@@ -203,7 +203,7 @@ def test_draw_keeps_shares_is_nested_and_ignores_file_order(tmp_path):
         drawn(config, 2)
 
 
-def test_fingerprint_is_the_same_in_another_process_and_tells_changes(tmp_path):
+def test_fingerprint_is_the_same_in_another_process_and_changes_with_the_data(tmp_path):
     config = clinc_config(tmp_path)
     data = load_data(config)
     code = (
@@ -239,7 +239,7 @@ def test_duplicates_across_splits_are_counted_in_one_warning(tmp_path, caplog):
     assert f"train in {tmp_path}/train.csv line 2, test in {tmp_path}/test.csv line 14" in message
 
 
-def test_out_of_scope_label_that_the_data_lacks_lists_what_there_is(tmp_path):
+def test_unknown_out_of_scope_label_is_reported_with_the_nearest(tmp_path):
     with pytest.raises(
         DataError, match=r"out_of_scope_label: no row has the label 'weathr'; nearest: 'weather'"
     ):

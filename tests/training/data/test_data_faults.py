@@ -1,4 +1,4 @@
-"""Each bad input ends in one DataError that names file, row and remedy, never in another exception."""
+"""Each invalid input raises one DataError with file, row and remedy, never another exception."""
 
 import gzip
 import json
@@ -29,7 +29,7 @@ def message_of(config: DataConfig) -> str:
 
 
 def with_train(tmp_path: Path, name: str, content: bytes | str, **options) -> tuple[str, str]:
-    """The message when that file is the training split beside good ones; and its path."""
+    """Return the error when this file is the training split beside valid ones, and its path."""
     config = files_config(tmp_path, ".csv", **options)
     path = tmp_path / name
     path.write_bytes(content.encode() if isinstance(content, str) else content)
@@ -62,7 +62,7 @@ BAD_FILES = {
     "semicolons, fewer": (
         "a.csv",
         "text;label\nhi;alarm\nho\n",
-        ["line 3: 1 fields where the header has 2", "semicolons (data.delimiter)"],
+        ["line 3: 1 field where the header has 2", "semicolons (data.delimiter)"],
     ),
     "column twice": ("a.csv", "text,label,text\nhi,alarm,ho\n", ["2 columns are called 'text'"]),
     "only empty texts": (
@@ -76,7 +76,7 @@ BAD_FILES = {
         "text,label\na,alarm\nhi, you,alarm\n",
         ["line 3: 3 fields where the header has 2"],
     ),
-    "fewer fields": ("a.csv", "text,label\nhi\n", ["line 2: 1 fields where the header has 2"]),
+    "fewer fields": ("a.csv", "text,label\nhi\n", ["line 2: 1 field where the header has 2"]),
     "open quote": ("a.csv", 'text,label\nhi,alarm\n"never closed,alarm\nho,oos\n', ["line 3: not valid CSV"]),
     "after a text of two lines": ("a.csv", 'text,label\n"a\nb",alarm\nc,\n', ["line 4: label is empty"]),
     "after a text of two lines, Mac": (
@@ -185,7 +185,7 @@ def test_a_long_text_is_read(tmp_path):
 @pytest.mark.parametrize(
     "name", ["~no-such-user/a.csv", "a\0.csv", "x" * 300 + ".csv", "\ud800.csv"], ids=ascii
 )
-def test_a_name_that_no_file_can_have_is_a_fault_of_its_parameter(tmp_path, name):
+def test_an_impossible_file_name_is_a_fault_of_its_parameter(tmp_path, name):
     config = files_config(tmp_path, ".csv").model_copy(update={"train": name})
     assert message_of(config).startswith("data.train: ")
     for update in ({"source": "clinc_json", "path": name}, {"source": "hub", "dataset": name}):
@@ -207,7 +207,7 @@ def test_first_faults_are_shown_and_all_are_counted(tmp_path):
     assert "11 faults: line 1: label is null; " in message and "; and 6 more; " in message
 
 
-def test_faults_of_several_files_come_together(tmp_path):
+def test_faults_of_several_files_are_reported_together(tmp_path):
     config = files_config(tmp_path, ".csv")
     (tmp_path / "train.csv").unlink()
     (tmp_path / "test.csv").write_text("a,b\n1,2\n")
@@ -223,7 +223,7 @@ def test_missing_file_lists_near_names(tmp_path):
     assert f"looked in {tmp_path}/none" in message_of(config)
 
 
-def test_directory_and_other_things_that_are_not_files(tmp_path):
+def test_directories_and_pipes_are_rejected(tmp_path):
     config = files_config(tmp_path, ".csv").model_copy(update={"train": str(tmp_path)})
     assert "data.train is a directory, not a file" in message_of(config)
     os.mkfifo(tmp_path / "pipe.csv")
@@ -232,7 +232,7 @@ def test_directory_and_other_things_that_are_not_files(tmp_path):
     assert "data.path is a directory" in message_of(data_config(source="clinc_json", path=str(tmp_path)))
 
 
-def test_parquet_values_that_are_not_text(tmp_path):
+def test_parquet_values_that_are_not_text_are_rejected(tmp_path):
     config = files_config(tmp_path, ".parquet")
     table = pa.table({"text": ["a", "b", "c"], "label": ["alarm", None, "weather"]})
     pq.write_table(table, tmp_path / "train.parquet")
@@ -250,7 +250,7 @@ def test_parquet_values_that_are_not_text(tmp_path):
     assert "no column 'label' (data.label_column); it has 'text'" in message_of(config)
 
 
-def test_parquet_with_damaged_pages(tmp_path):
+def test_parquet_with_damaged_pages_is_rejected(tmp_path):
     config = files_config(tmp_path, ".parquet")
     path = tmp_path / "train.parquet"
     content = bytearray(path.read_bytes())
@@ -341,7 +341,7 @@ def test_bad_clinc_file_is_named_with_row_and_remedy(tmp_path, content, expected
         assert part in message
 
 
-def test_missing_clinc_file(tmp_path):
+def test_missing_clinc_file_is_named(tmp_path):
     message = message_of(data_config(source="clinc_json", path=str(tmp_path / "no.json")))
     assert "no.json: data.path does not exist" in message
 
@@ -362,7 +362,7 @@ def test_hub_without_network_names_dataset_and_remedies(tmp_path):
     assert not done.stderr
 
 
-def test_hub_split_column_and_directory_faults(tmp_path):
+def test_missing_splits_columns_and_directories_of_hub_datasets_are_named(tmp_path):
     made = local_hub_dataset(True)
     folder = tmp_path / "saved"
     config = data_config(source="hub", dataset=str(folder))

@@ -1,4 +1,4 @@
-"""Data as people have it: other delimiters, encodings, compression, JSON lists, Arrow, saved datasets, templates."""
+"""Formats of data files: delimiters, encodings, compression, JSON lists, Arrow, saved datasets, templates."""
 
 import csv
 import gzip
@@ -21,7 +21,7 @@ COLUMNS = ("text", "label")
 
 @pytest.fixture(scope="module")
 def fingerprint(tmp_path_factory):
-    """The content of ``rows_of`` for all three splits."""
+    """Fingerprint of ``rows_of`` for all three splits."""
     return load_data(files_config(tmp_path_factory.mktemp("plain"), ".csv")).fingerprint
 
 
@@ -89,7 +89,7 @@ def test_every_form_gives_the_same_data(tmp_path, fingerprint, extension, make):
 @pytest.mark.parametrize(
     ("content", "given", "texts"),
     [
-        # The header has the columns with semicolons only, however many commas the texts have.
+        # Only with semicolons has the header the columns, however many commas the texts have.
         ('text;label;note\na, b, c;x;1\n"d; e";y;2,5\n', None, ["a, b, c", "d; e"]),
         ("id,n|text|label\n1,2|a, b|x\n1,2|c, d|y\n", None, ["a, b", "c, d"]),
         ("text,label\na;b;c,x\nd;e;f,y\n", None, ["a;b;c", "d;e;f"]),
@@ -98,14 +98,14 @@ def test_every_form_gives_the_same_data(tmp_path, fingerprint, extension, make):
         ("text\tlabel\na,x\tx\nb\ty\n", "\t", ["a,x", "b"]),
     ],
 )
-def test_the_delimiter_is_found_or_given(tmp_path, content, given, texts):
+def test_the_delimiter_is_detected_or_given(tmp_path, content, given, texts):
     path = tmp_path / "train.csv"
     path.write_text(content)
     config = data_config(train=str(path), validation=str(path), test=str(path), delimiter=given)
     assert load_data(config).splits["train"]["text"][:] == texts
 
 
-def test_a_wrong_delimiter_is_named(tmp_path):
+def test_a_wrong_delimiter_is_reported(tmp_path):
     path = tmp_path / "train.csv"
     path.write_text("text;label\na;x\nb;y\n")
     with pytest.raises(DataError, match=r"no column 'text' .*it has 'text;label'"):
@@ -134,7 +134,7 @@ def test_a_cell_may_be_longer_than_the_limit_of_the_csv_module(tmp_path):
     ],
 )
 @pytest.mark.parametrize("form", ["json", "arrow"])
-def test_numbers_and_truth_values_are_labels(tmp_path, label, name, form):
+def test_numbers_and_booleans_become_labels(tmp_path, label, name, form):
     other = {str: "x", bool: False}.get(type(label), type(label)(0))
     rows = [("a", label), ("b", other)]
     path = tmp_path / f"train.{form}"
@@ -172,7 +172,7 @@ def test_a_template_joins_columns(tmp_path):
         load_data(data_config(**named, text_template="{tite}"))
 
 
-def test_a_template_of_a_hub_dataset(tmp_path):
+def test_a_template_joins_columns_of_a_hub_dataset(tmp_path):
     made = local_hub_dataset(True).map(lambda row: {"title": row["text"][:3]})
     made.save_to_disk(str(tmp_path / "saved"))
     data = load_data(data_config(dataset=str(tmp_path / "saved"), text_template="{title}: {text}"))
@@ -219,7 +219,7 @@ def test_rows_without_a_text_are_dropped_and_counted_in_every_split(tmp_path, ca
     ]
 
 
-def test_a_null_of_pandas_is_no_text(tmp_path):
+def test_nan_is_not_a_text(tmp_path):
     (tmp_path / "a.jsonl").write_text(json_lines([("a", "x"), ("b", "y")]))
     table = pa.table({"text": pa.array([float("nan")] * 2), "label": ["x", "y"]})
     path = tmp_path / "a.arrow"
@@ -260,7 +260,7 @@ def test_a_saved_dataset_under_other_names_and_without_a_split(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["dataset_dict.json", "train/state.json", "train/data-00000-of-00001.arrow"])
-def test_a_damaged_saved_dataset_is_named(tmp_path, name):
+def test_a_damaged_saved_dataset_is_reported(tmp_path, name):
     local_hub_dataset(True).save_to_disk(str(tmp_path / "all"))
     (tmp_path / "all" / name).write_text("[")
     with pytest.raises(DataError) as caught:

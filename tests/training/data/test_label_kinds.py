@@ -1,4 +1,4 @@
-"""Labels that are sets of names or numbers: read, refused, named, stored, and divided between splits."""
+"""Labels that are sets of names or numbers: reading, errors, storage, and stratified splits."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ TOPICS = ("air", "earth", "fire", "water")
 
 
 def own_topics(number: int) -> list[str]:
-    """One, two or no topic; `water` is rare."""
+    """Return the topics of a text, none for many; `water` is rare."""
     return [name for name, every in zip(TOPICS, (2, 3, 5, 17), strict=True) if number % every == 0]
 
 
@@ -35,7 +35,7 @@ def loaded(path: Path, kind: LabelKind, rows, columns=("text", "label"), **optio
 
 
 def names_of(data: TextData, split: str) -> dict[str, list[str]]:
-    """The topics of each text of a split."""
+    """Return the topics of each text of a split."""
     rows = data.splits[split]
     return {
         text: [name for name, is_set in zip(data.label_names, label, strict=True) if is_set]
@@ -58,7 +58,7 @@ def plain(tmp_path_factory) -> TextData:
 
 
 @pytest.mark.parametrize("form", list(FORMS))
-def test_several_labels_are_the_same_in_every_form(form, tmp_path, plain) -> None:
+def test_every_form_gives_the_same_labels(form, tmp_path, plain) -> None:
     suffix, label, columns, options = FORMS[form]
     data = loaded(tmp_path / f"data{suffix}", NAME_SETS, rows_with(label), columns, **options)
     assert data.label_names == data.class_names == list(TOPICS)
@@ -97,7 +97,7 @@ def test_lists_of_class_numbers_have_the_names_of_the_dataset(tmp_path, plain) -
         assert load_data(data_config(**options), NAME_SETS).fingerprint == plain.fingerprint
 
 
-def test_a_set_is_stored_as_zero_and_one(plain) -> None:
+def test_a_set_is_stored_as_zeros_and_ones(plain) -> None:
     label = plain.splits["train"].features["label"]
     assert (label.length, label.feature.dtype) == (4, "int8")
     assert NAME_SETS.counts(plain.splits["train"]["label"][:], plain.label_names) == Counter(
@@ -105,7 +105,7 @@ def test_a_set_is_stored_as_zero_and_one(plain) -> None:
     )
 
 
-WRONG_SETS: dict[str, tuple[Any, dict[str, Any], list[str]]] = {
+INVALID_SETS: dict[str, tuple[Any, dict[str, Any], list[str]]] = {
     "one name": (lambda n: "air", {}, ["label is 'air'", "not a list", "data.label_separator"]),
     "a number": (lambda n: 7, {}, ["label is 7", "not a list"]),
     "a null": (lambda n: None if n == 3 else ["air"], {}, ["line 4: label is null", "an empty one"]),
@@ -123,9 +123,9 @@ WRONG_SETS: dict[str, tuple[Any, dict[str, Any], list[str]]] = {
 }
 
 
-@pytest.mark.parametrize("fault", list(WRONG_SETS))
-def test_wrong_sets_are_one_clear_error(fault, tmp_path) -> None:
-    label, options, parts = WRONG_SETS[fault]
+@pytest.mark.parametrize("fault", list(INVALID_SETS))
+def test_invalid_sets_are_one_clear_error(fault, tmp_path) -> None:
+    label, options, parts = INVALID_SETS[fault]
     with pytest.raises(DataError) as raised:
         loaded(tmp_path / "data.jsonl", NAME_SETS, rows_with(label), **options)
     message = str(raised.value)
@@ -145,7 +145,7 @@ def test_wrong_sets_are_one_clear_error(fault, tmp_path) -> None:
         ([1], ["fire is [1]"]),
     ],
 )
-def test_a_column_has_zero_and_one_alone(value, parts, tmp_path) -> None:
+def test_a_label_column_may_only_hold_zero_and_one(value, parts, tmp_path) -> None:
     rows = [(f"text {n}", 1, 0) for n in range(20)] + [("wrong", 0, value)]
     with pytest.raises(DataError) as raised:
         loaded(
@@ -159,7 +159,7 @@ def test_a_column_has_zero_and_one_alone(value, parts, tmp_path) -> None:
     assert "line 21" in message and all(part in message for part in parts), message
 
 
-def test_a_missing_label_column_is_named(tmp_path) -> None:
+def test_a_missing_label_column_is_reported(tmp_path) -> None:
     rows = [(f"text {n}", 1) for n in range(20)]
     with pytest.raises(DataError, match=r"no column 'fire' \(data\.label_columns\).*'air'.*label_columns"):
         loaded(tmp_path / "data.csv", NAME_SETS, rows, ("text", "air"), label_columns=["air", "fire"])
@@ -203,7 +203,7 @@ def test_a_label_of_another_task_names_the_task(tmp_path) -> None:
         {"label_separator": ""},
     ],
 )
-def test_keys_that_contradict_one_another_are_refused(options) -> None:
+def test_contradicting_keys_are_rejected(options) -> None:
     with pytest.raises(ValueError, match="label_"):
         data_config(source="files", train="data.csv", **options)
 
@@ -249,7 +249,7 @@ def test_splits_have_every_labels_share(plain) -> None:
 
 
 def test_iterative_stratification_keeps_rare_labels_apart() -> None:
-    """Of a label with six texts each of two splits of a third gets two; independent of the order of rows."""
+    """Two splits of a third each get two of a label's six texts, whatever the order of the rows."""
     random = np.random.default_rng(0)
     labels = [tuple(sorted({TOPICS[i] for i in random.choice(3, 2)})) for _ in range(90)]
     labels = [(*own, "water") if n % 15 == 0 else own for n, own in enumerate(labels)]
@@ -272,7 +272,7 @@ def test_iterative_stratification_keeps_rare_labels_apart() -> None:
         assert {texts[row] for row in rows} == {texts[order[row]] for row in moved[name]}
 
 
-def test_one_name_each_as_text_or_as_tuple_is_divided_alike() -> None:
+def test_single_names_are_split_alike_as_strings_and_as_tuples() -> None:
     texts, labels = [f"text {n}" for n in range(50)], [TOPICS[n % 4] for n in range(50)]
     given: tuple[Any, ...] = ([None] * 50, {"validation": 0.2}, 3)
     assert hold_out(texts, labels, *given) == hold_out(texts, NAMES.strata(labels), *given)
@@ -296,7 +296,7 @@ def grade(number: int) -> float:
     return (number * 37 % 60) / 10 - 2
 
 
-def test_numbers_are_read_stored_and_divided_by_their_size(tmp_path) -> None:
+def test_numbers_are_read_stored_and_stratified_by_size(tmp_path) -> None:
     data = loaded(tmp_path / "data.csv", NUMBERS, rows_with(grade, 200), label_column="label")
     again = loaded(tmp_path / "again.jsonl", NUMBERS, rows_with(grade, 200))
     assert data.fingerprint == again.fingerprint
@@ -340,7 +340,7 @@ def test_several_columns_are_several_numbers(tmp_path) -> None:
         (None, ["label is null"]),
     ],
 )
-def test_a_number_that_is_none_is_one_clear_error(value, parts, tmp_path) -> None:
+def test_an_invalid_number_is_one_clear_error(value, parts, tmp_path) -> None:
     rows = [*rows_with(grade, 20), ("wrong", value)]
     with pytest.raises(DataError) as raised:
         loaded(tmp_path / "data.jsonl", NUMBERS, rows)
@@ -349,12 +349,12 @@ def test_a_number_that_is_none_is_one_clear_error(value, parts, tmp_path) -> Non
     assert all(part in message for part in parts), message
 
 
-def test_nan_in_a_csv_is_no_number(tmp_path) -> None:
+def test_nan_in_a_csv_file_is_rejected(tmp_path) -> None:
     with pytest.raises(DataError, match=r"line 3: label is 'NaN', not a finite number"):
         loaded(tmp_path / "data.csv", NUMBERS, [("a", 1.0), ("b", "NaN"), ("c", 2.0)])
 
 
-def test_numbers_that_are_all_equal_teach_nothing(tmp_path) -> None:
+def test_numbers_that_are_all_equal_are_rejected(tmp_path) -> None:
     with pytest.raises(DataError, match=r"every number of the column 'label' in the train split is 3"):
         loaded(tmp_path / "data.csv", NUMBERS, rows_with(lambda n: 3.0))
 

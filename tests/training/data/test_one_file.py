@@ -1,4 +1,4 @@
-"""One file as it is: missing splits held out of train, rare labels, labels that one split lacks."""
+"""Data in a single file: splits held out of train, rare labels, and labels that a split lacks."""
 
 import logging
 import random
@@ -61,7 +61,7 @@ def test_the_split_does_not_depend_on_order_format_or_other_columns(path, tmp_pa
     assert texts(loaded(path, max_train_examples=20))["test"] == expected["test"]
 
 
-def test_the_shares_and_the_seed_are_keys(path):
+def test_shares_and_seed_can_be_configured(path):
     data = loaded(path, split={"validation": 0.3, "test": 0.2})
     assert [len(data.splits[split]) for split in SPLITS] == [50, 30, 20]
     assert texts(loaded(path, split={"seed": 1})) != texts(loaded(path))
@@ -82,7 +82,7 @@ def test_only_the_missing_split_is_held_out(path, tmp_path, missing):
     assert texts(data)["train"] | texts(data)[missing] == {text for text, _ in ROWS}
 
 
-def test_no_duplicate_and_no_group_crosses(tmp_path, caplog):
+def test_duplicates_and_groups_stay_in_one_split(tmp_path, caplog):
     rows = [*ROWS, *((f" {text.upper()}", label) for text, label in ROWS[::2])]
     found = texts(loaded(write(tmp_path / "twice.csv", rows)))
     bare = {split: {" ".join(text.casefold().split()) for text in found[split]} for split in SPLITS}
@@ -111,7 +111,7 @@ def test_too_few_texts_to_hold_out_are_refused(tmp_path):
         loaded(file, group_column="user")
 
 
-def test_hub_datasets_without_validation_or_test(tmp_path):
+def test_hub_datasets_may_lack_validation_or_test(tmp_path):
     made = local_hub_dataset(True)
     for names in (("train", "test"), ("train",), ("train", "valid")):
         folder = tmp_path / "-".join(names)
@@ -170,7 +170,7 @@ def test_rare_labels_are_kept_dropped_or_merged(tmp_path, caplog, rare, names, n
     assert "'d' (1); 'e' (2)" in first
 
 
-def test_rare_labels_join_a_label_other_that_there_is(tmp_path):
+def test_rare_labels_are_merged_into_an_existing_label_other(tmp_path):
     rows = [*ROWS, ("solo", "d"), *((f"thing {i}", "Other") for i in range(20))]
     data = loaded(write(tmp_path / "rare.csv", rows), min_examples_per_label=2, rare="other")
     assert data.label_names == ["Other", "a", "b", "c"]

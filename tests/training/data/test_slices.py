@@ -1,4 +1,4 @@
-"""Columns kept beside the texts: they go with their text through every source, check and held-out split."""
+"""Slice columns: their values stay with the text through every source, check and held-out split."""
 
 import json
 
@@ -36,7 +36,7 @@ def check(data) -> None:
 
 
 @pytest.mark.parametrize("extension", [".jsonl", ".parquet", ".csv"])
-def test_a_column_goes_with_its_text_into_a_held_out_split(tmp_path, extension):
+def test_values_stay_with_their_text_in_a_held_out_split(tmp_path, extension):
     check(loaded(write(tmp_path / f"data{extension}", ROWS, COLUMNS)))
 
 
@@ -55,8 +55,8 @@ def test_a_saved_dataset_has_columns_and_class_numbers_become_names(tmp_path):
     check(load_data(data_config(dataset=str(tmp_path / "saved"), slice_columns=["channel", "tier"])))
 
 
-def test_rows_that_are_dropped_take_their_values_along(tmp_path):
-    """Rows without a text, of a rare label, and of a label that train lacks."""
+def test_values_of_dropped_rows_are_dropped(tmp_path):
+    """Rows are dropped without a text, with a rare label, and with a label that train lacks."""
     path = write(tmp_path / "train.jsonl", [*ROWS, ("rare", "d", "x", 1)], COLUMNS)
     test = [
         ("", "a", "blank", 0),
@@ -92,7 +92,7 @@ def test_slices_change_neither_splits_nor_fingerprint(tmp_path):
     assert loaded(path).fingerprint == plain.fingerprint
 
 
-def test_a_column_that_does_not_exist_is_named_with_the_nearest(tmp_path):
+def test_a_missing_column_is_reported_with_the_nearest_name(tmp_path):
     path = write(tmp_path / "data.csv", ROWS, COLUMNS)
     message = r"no column 'chanel' \(data\.slice_columns\); .*nearest: 'channel'; name columns that it has in"
     with pytest.raises(DataError, match=message):
@@ -100,7 +100,7 @@ def test_a_column_that_does_not_exist_is_named_with_the_nearest(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_job_with_such_a_column_is_refused_in_one_line_before_work_starts(tmp_path, monkeypatch, capsys):
+def test_a_job_with_a_missing_column_is_rejected_before_work_starts(tmp_path, monkeypatch, capsys):
     write(tmp_path / "data.csv", ROWS, COLUMNS)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "job.yaml").write_text(
@@ -114,6 +114,6 @@ def test_a_job_with_such_a_column_is_refused_in_one_line_before_work_starts(tmp_
 
 
 @pytest.mark.parametrize("value", ["channel", [""], [3], ["x"] * 21])
-def test_what_is_no_list_of_names_is_refused(value):
+def test_an_invalid_list_of_columns_is_rejected(value):
     with pytest.raises(ValidationError, match="slice_columns"):
         data_config(train="data.csv", slice_columns=value)

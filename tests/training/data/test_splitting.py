@@ -1,4 +1,4 @@
-"""Splits held out of train: shares of every label, groups whole, the same rows in every order and process."""
+"""Splits held out of train: they keep label shares and groups, and depend on neither order nor process."""
 
 import json
 import os
@@ -52,7 +52,7 @@ def test_every_label_has_its_share_to_within_one_row(counts, shares, seed):
         have = Counter(rows[i][1] for i in found[name])
         assert all(abs(have[label] - share * count) < 1 for label, count in counts.items() if count > 1)
         spread = sum(count for count in counts.values() if count > 1)
-        if sum(shares.values()) < 0.5:  # else rows are missing that labels keep in train
+        if sum(shares.values()) < 0.5:  # larger splits lack the rows that labels keep in train
             assert abs(len(found[name]) - share * spread) <= max(1, 0.02 * spread)
 
 
@@ -109,9 +109,9 @@ def test_groups_of_texts_and_columns_are_joined_transitively():
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_large_groups_leave_no_label_untaught_and_no_split_empty(seed):
+def test_large_groups_leave_every_label_in_train_and_no_split_empty(seed):
     rows = rows_of({"a": 30, "b": 30, "c": 12})
-    groups = [f"user {i // 6}" for i in range(72)]  # the groups of c: two of them
+    groups = [f"user {i // 6}" for i in range(72)]  # label c has two groups
     found = held(rows, seed=seed, groups=groups)
     assert all(found.values())
     assert {rows[i][1] for i in found["train"]} == {"a", "b", "c"}
@@ -119,7 +119,7 @@ def test_large_groups_leave_no_label_untaught_and_no_split_empty(seed):
     assert [len(indices) for indices in few.values()] == [2, 1, 1]
 
 
-def test_a_split_stays_empty_where_nothing_can_be_spared():
+def test_a_split_stays_empty_if_train_can_spare_nothing():
     assert held(rows_of({"a": 1, "b": 1, "c": 1}))["test"] == []
     rows = rows_of({"a": 10, "b": 10})
     found = held(rows, groups=["one"] * 20)

@@ -1,4 +1,4 @@
-"""Tags and spans of entities: every form in which data has them, and one clear error for each that is wrong."""
+"""Entities as tags or spans: every supported form, and one clear error for each fault."""
 
 from __future__ import annotations
 
@@ -40,10 +40,10 @@ read = TAGS.reader(LabelFormat())
         (
             TEXT,
             [{**SPANS[0], "score": 0.9}, {"start": 0, "end": 4, "label": "per"}],
-        ),  # with the blank behind it
+        ),  # with the blank after it
     ],
 )
-def test_every_form_is_the_same_entities(text, label):
+def test_every_form_gives_the_same_entities(text, label):
     assert read((text, label)) == ENTITIES
 
 
@@ -51,9 +51,7 @@ def test_adjacent_entities_and_texts_without_any():
     assert read((["a", "b"], ["B-x", "B-x"])) == (Entity(0, 1, "x"), Entity(2, 3, "x"))
     assert read((["a", "b"], ["B-x", "I-y"])) == (Entity(0, 1, "x"), Entity(2, 3, "y"))
     assert read(("a b", [])) == read(("a b", ["O", "O"])) == read((["a"], ["O"])) == ()
-    assert read(("a  b\tc", ["O", "B-x", "I-x"])) == (Entity(3, 6, "x"),), (
-        "the places are those of the text itself"
-    )
+    assert read(("a  b\tc", ["O", "B-x", "I-x"])) == (Entity(3, 6, "x"),), "places refer to the text itself"
     assert read((["a", "b"], ["B-a-b", "I-a-b"])) == (Entity(0, 3, "a-b"),)
 
 
@@ -94,12 +92,12 @@ def test_adjacent_entities_and_texts_without_any():
         (TEXT, 3, "label is 3"),
     ],
 )
-def test_a_wrong_label_says_what_is_wrong(text, label, message):
+def test_the_fault_of_an_invalid_label_is_described(text, label, message):
     with pytest.raises(LabelError, match=message):
         read((text, label))
 
 
-def test_other_formats_of_labels_are_refused_by_name():
+def test_keys_of_other_label_formats_are_rejected():
     for form, key in (
         (LabelFormat(columns=("a", "b")), "label_columns"),
         (LabelFormat(separator=";"), "label_separator"),
@@ -129,7 +127,7 @@ def test_a_file_of_tokens_is_loaded(tmp_path):
     assert data.label_kind is TAGS and data.out_of_scope_label is None
 
 
-def test_the_fingerprint_is_of_the_entities_whatever_their_form(tmp_path):
+def test_the_fingerprint_depends_on_the_entities_not_on_their_form(tmp_path):
     data = loaded(tmp_path)
     spans = [{"text": " ".join(row["tokens"]), "label": SPANS} for row in rows(20)]
     (tmp_path / "spans.jsonl").write_text("".join(json.dumps(row) + "\n" for row in spans))
@@ -148,7 +146,7 @@ def test_the_fingerprint_is_of_the_entities_whatever_their_form(tmp_path):
     assert loaded(tmp_path, validation=rows(5)).fingerprint != data.fingerprint
 
 
-def test_classes_of_a_dataset_and_parquet_files_have_names(tmp_path):
+def test_class_numbers_of_datasets_and_parquet_files_become_names(tmp_path):
     names = ["O", "B-loc", "I-loc", "B-per", "I-per"]
     features = datasets.Features(
         {
@@ -185,7 +183,7 @@ def test_splits_are_held_out_with_every_type(tmp_path):
     assert sum(map(len, data.splits.values())) == 36 and len(data.splits["validation"]) > 3
 
 
-def test_a_type_that_train_lacks_is_outside(tmp_path, caplog):
+def test_words_of_a_type_that_train_lacks_are_outside(tmp_path, caplog):
     data = loaded(tmp_path, validation=[*rows(3), *rows(1, types=("org", "loc"))])
     assert "B-org" not in data.label_names
     assert data.splits["validation"]["label"][:][3] == [[13, 21, 0]]
@@ -216,7 +214,7 @@ def test_rare_types_are_merged_or_left_out(tmp_path):
         ),
     ],
 )
-def test_wrong_rows_are_one_error_with_their_place(tmp_path, row, message):
+def test_invalid_rows_are_one_error_with_their_place(tmp_path, row, message):
     (tmp_path / "wrong.jsonl").write_text("".join(json.dumps(each) + "\n" for each in [*rows(20), row]))
     with pytest.raises(DataError, match=message) as error:
         loaded(tmp_path, train=str(tmp_path / "wrong.jsonl"))

@@ -1,4 +1,4 @@
-"""Pairs of texts: how they are read, checked, divided, added to, and tokenized with their types."""
+"""Pairs of texts: reading, checks, held-out splits, added texts, and tokenization with types."""
 
 import csv
 import json
@@ -103,14 +103,14 @@ def test_a_row_without_one_of_the_texts_is_dropped_and_counted(tmp_path, caplog)
     ],
     ids=["missing", "all blank", "no first text"],
 )  # fmt: skip
-def test_wrong_pairs_are_one_clear_error(tmp_path, rows, options, parts):
+def test_invalid_pairs_are_one_clear_error(tmp_path, rows, options, parts):
     with pytest.raises(DataError) as caught:
         loaded(write(tmp_path / "data.csv", rows), **options)
     assert "\n" not in str(caught.value)
     assert all(part in str(caught.value) for part in parts), caught.value
 
 
-def test_a_second_text_that_is_no_text_names_its_row(tmp_path):
+def test_an_invalid_second_text_is_reported_with_its_row(tmp_path):
     path = write(tmp_path / "data.jsonl", [*ROWS[:5], ("red", 7, "same"), ("red", ["x"], "same"), *ROWS[5:]])
     with pytest.raises(
         DataError, match=r"2 faults: line 6: text_pair is 7 \(int\), not text; line 7: text_pair is"
@@ -129,7 +129,7 @@ def test_a_second_text_that_is_no_text_names_its_row(tmp_path):
         ({"text_pair_column": "b", "unlabelled": {"path": "u.txt", "text_pair_column": "b"}}, ["u.txt"]),
     ],
 )
-def test_keys_that_contradict_one_another_are_refused(section, parts):
+def test_contradicting_keys_are_rejected(section, parts):
     with pytest.raises(ValueError, match="text_pair_column") as caught:
         data_config(source="files", train="x.csv", **section)
     assert all(part in str(caught.value) for part in parts), caught.value
@@ -169,7 +169,7 @@ def test_pairs_in_two_splits_are_counted_by_both_texts(tmp_path, caplog):
     assert str(min(ROWS[3][:2], ROWS[7][:2])) in line
 
 
-def test_near_duplicates_regard_both_texts_and_their_order():
+def test_near_duplicates_compare_both_texts_in_their_order():
     a, b = "when is the next tram to the harbour", "a tram goes to the harbour every ten minutes today"
     found = near_duplicates(
         {"train": [(a, b)], "test": [(b, a), (a, f"{b} again"), (a, "something else entirely")]}
@@ -177,7 +177,7 @@ def test_near_duplicates_regard_both_texts_and_their_order():
     assert [(each.split, each.row) for each in found] == [("test", 1)]
 
 
-def test_lengths_are_of_both_texts(tokenizer):
+def test_lengths_count_both_texts(tokenizer):
     pairs = [row[:2] for row in ROWS]
     expected = [len(tokenizer(a, b)["input_ids"]) for a, b in pairs]
     assert count_tokens(tokenizer, pairs).tolist() == expected
@@ -194,7 +194,7 @@ def test_lengths_are_of_both_texts(tokenizer):
         (("sentence2", "body", "label"), ("body", None)),
     ],
 )
-def test_columns_of_pairs_are_recognised(tmp_path, names, expected):
+def test_columns_of_pairs_are_found(tmp_path, names, expected):
     more = len(names) - 3
     rows = [(*[f"{row[0]} x"] * more, *row) for row in ROWS]
     guess = guess_columns(open_table(str(write(tmp_path / "data.csv", rows, names))))
@@ -233,7 +233,7 @@ def test_ids_of_examples_cover_both_texts_and_types(tokenizer):
 
 
 def _without_types(tokenizer):
-    """As roberta's tokenizer, it gives every token the type 0."""
+    """Return the tokenizer as one that gives every token the type 0, like RoBERTa's."""
     backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
     special = [(name, tokenizer.convert_tokens_to_ids(name)) for name in ("[CLS]", "[SEP]")]
     backend.post_processor = TemplateProcessing(
@@ -275,7 +275,7 @@ def test_spliced_and_shortened_pairs_keep_two_texts(tokenizer):
     assert splice(pairs, 5, seed=0, known=known) == spliced[:5]
 
 
-def test_unlabelled_and_masked_pairs(tmp_path, tokenizer):
+def test_unlabelled_and_masked_pairs_are_added(tmp_path, tokenizer):
     data_file = write(tmp_path / "data.csv", ROWS)
     others = [("green boat", "a green boat goes"), ROWS[0][:2], ("green boat", "")]
     unlabelled = write(tmp_path / "more.jsonl", others, ("text", "second"))

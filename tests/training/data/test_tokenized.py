@@ -1,3 +1,5 @@
+"""Tokenized splits: token ids, ids of examples, and datasets over read-only arrays."""
+
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +24,7 @@ def split(tokenizer) -> TokenizedSplit:
     return tokenize_split(TEXTS, LABELS, tokenizer, 8)
 
 
-def test_rows_are_the_tokenizers_own_cut_to_max_length(split, tokenizer) -> None:
+def test_rows_match_the_tokenizer_and_are_cut_to_max_length(split, tokenizer) -> None:
     assert len(split) == len(TEXTS)
     for index, text in enumerate(TEXTS):
         expected = tokenizer(text, truncation=True, max_length=8)["input_ids"]
@@ -65,12 +67,12 @@ def test_read_only_memory_mapped_arrays_are_copied_out(split, tmp_path: Path) ->
     assert "teacher_logits" not in TokenizedDataset(split)[0]
 
 
-def test_logits_of_other_texts_are_refused(split) -> None:
+def test_logits_for_another_number_of_texts_are_rejected(split) -> None:
     with pytest.raises(ValueError, match="3 rows for 4 texts"):
         TokenizedDataset(split, np.zeros((3, 4), np.float32))
 
 
-def test_tiny_data_is_what_it_says() -> None:
+def test_tiny_data_has_the_requested_size() -> None:
     rows = tiny_data(num_labels=3, per_label=5)
     assert len(rows) == 15
     assert {label for _, label in rows} == {"label_0", "label_1", "label_2"}

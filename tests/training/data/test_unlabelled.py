@@ -1,4 +1,4 @@
-"""Texts that only the teacher labels: read, made of training texts, kept apart from what is measured."""
+"""Texts that only the teacher labels: read or generated, and kept apart from the evaluation splits."""
 
 import json
 
@@ -29,7 +29,7 @@ TEXTS = [text for text, _ in tiny_data()]
 
 @pytest.fixture
 def files(tmp_path):
-    """Three splits as the ``data`` section names them; one text of validation and one of test stand alone."""
+    """Keys of the ``data`` section for three files; validation and test each have a text that train lacks."""
     pairs = [*tiny_data(), ("held out to choose by", "label_0"), ("held out to measure on", "label_0")]
     for name, rows in (("train", pairs[:-2]), ("validation", pairs[-2:-1]), ("test", pairs[-1:])):
         labels = [f"label_{n}" for n in range(4)] if name != "train" else []
@@ -47,17 +47,17 @@ def data(files, **more):
 
 
 @pytest.mark.parametrize("kind", ["txt", "csv", "jsonl", "parquet", "hub"])
-def test_texts_are_read_once_each_and_none_that_is_in_a_split(files, tmp_path, kind):
+def test_duplicates_and_texts_of_a_split_are_not_read(files, tmp_path, kind):
     import datasets
 
-    there = [
+    repeated = [
         "Some words",
         "  some   WORDS ",
         "Held out to CHOOSE by",
         "held out to measure on",
         TEXTS[0].upper(),
     ]
-    lines = [*there, "other words", "and more"]
+    lines = [*repeated, "other words", "and more"]
     path, column = tmp_path / f"more.{kind}", "sentence"
     table = datasets.Dataset.from_dict({column: lines})
     if kind == "txt":
@@ -84,7 +84,7 @@ def test_texts_are_read_once_each_and_none_that_is_in_a_split(files, tmp_path, k
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "said"),
+    ("name", "content", "message"),
     [
         ("none.txt", None, r"data\.unlabelled\.path does not exist"),
         ("empty.txt", " \n", "the file is empty"),
@@ -93,23 +93,23 @@ def test_texts_are_read_once_each_and_none_that_is_in_a_split(files, tmp_path, k
         ("other.csv", "words\na\n", "no column 'text'"),
     ],
 )
-def test_files_that_hold_no_texts_are_refused(files, tmp_path, name, content, said):
+def test_files_without_usable_texts_are_rejected(files, tmp_path, name, content, message):
     if content is not None:
         (tmp_path / name).write_text(content)
-    with pytest.raises(DataError, match=said):
+    with pytest.raises(DataError, match=message):
         data(files, unlabelled={"path": str(tmp_path / name)})
 
 
 @pytest.mark.parametrize("make", [splice, lambda *a, **k: drop_words(*a, share=0.3, **k)])
-def test_texts_that_are_made_are_new_and_fewer_are_the_first_of_more(make):
+def test_generated_texts_are_new_and_a_smaller_count_is_a_prefix(make):
     known = {normalised(text) for text in TEXTS}
     made = make(TEXTS, 50, seed=1, known=known)
     assert len({normalised(text) for text in made}) == len(made) == 50
     assert not {normalised(text) for text in made} & known
     assert make(TEXTS, 20, seed=1, known=known) == made[:20]
     assert make(TEXTS, 50, seed=2, known=known) != made
-    refused = {normalised(text) for text in made[:10]}
-    assert not refused & {normalised(text) for text in make(TEXTS, 50, seed=1, known=known | refused)}
+    excluded = {normalised(text) for text in made[:10]}
+    assert not excluded & {normalised(text) for text in make(TEXTS, 50, seed=1, known=known | excluded)}
 
 
 def test_a_splice_is_a_beginning_and_an_end():
@@ -125,7 +125,7 @@ def test_a_splice_is_a_beginning_and_an_end():
     assert len(splice(["a"], 5, seed=0, known=set())) == 1  # "a a", and no more
 
 
-def test_words_are_dropped_in_their_share():
+def test_words_are_dropped_with_the_given_probability():
     words = [f"w{n}" for n in range(40)]
     made = drop_words([" ".join(words)], 200, share=0.25, seed=0, known=set())
     kept = [text.split() for text in made]
@@ -140,7 +140,7 @@ def tokenizer() -> PreTrainedTokenizerFast:
     return train_tokenizer(TEXTS, vocab_size=200)
 
 
-def test_word_pieces_are_masked_in_their_share(tokenizer):
+def test_word_pieces_are_masked_with_the_given_probability(tokenizer):
     split = tokenize_split(TEXTS, [0] * len(TEXTS), tokenizer, 32)
     special = tokenizer.all_special_ids
     known = {int(example) for example in split.example_ids}
@@ -163,11 +163,11 @@ def test_word_pieces_are_masked_in_their_share(tokenizer):
         masks, pieces = masks + masked.sum(), pieces + (~np.isin(row, special) | masked).sum()
     assert masks / pieces == pytest.approx(0.33, abs=0.06)
     np.testing.assert_array_equal(make(20).example_ids, made.example_ids[:20])
-    refused = set(made.example_ids[:5].tolist())
-    assert not refused & set(make(60, known | refused).example_ids.tolist())
+    excluded = set(made.example_ids[:5].tolist())
+    assert not excluded & set(make(60, known | excluded).example_ids.tolist())
 
 
-def test_every_kind_of_text_has_no_label_and_none_is_of_a_split(files, tmp_path, tokenizer):
+def test_added_texts_have_no_labels_and_are_in_no_split(files, tmp_path, tokenizer):
     (tmp_path / "more.txt").write_text("entirely other words\nand more of them")
     augmentation = {"spliced": {"count": 40}, "dropped": {"count": 30}, "masked": {"count": 20}}
     config, read = data(files, unlabelled={"path": str(tmp_path / "more.txt")}, augmentation=augmentation)
@@ -196,7 +196,7 @@ def test_every_kind_of_text_has_no_label_and_none_is_of_a_split(files, tmp_path,
 
 
 @pytest.mark.parametrize(
-    ("section", "said"),
+    ("section", "message"),
     [
         ({"data": {"unlabelled": {}}}, r"data\.unlabelled.*exactly one of path and dataset"),
         ({"data": {"augmentation": {"dropped": {"count": 5, "share": 1}}}}, r"dropped\.share"),
@@ -210,9 +210,9 @@ def test_every_kind_of_text_has_no_label_and_none_is_of_a_split(files, tmp_path,
         ),
     ],
 )
-def test_what_nothing_could_be_learnt_of_is_refused(tmp_path, section, said):
+def test_texts_that_nothing_can_be_learned_from_are_rejected(tmp_path, section, message):
     (tmp_path / "job.yaml").write_text(yaml.safe_dump(section))
-    with pytest.raises(ConfigError, match=said):
+    with pytest.raises(ConfigError, match=message):
         load_config(str(tmp_path / "job.yaml"), [])
 
 
@@ -220,7 +220,7 @@ MORE = {"unlabelled": {"path": "x.txt", "count": 9}, "augmentation": {"spliced":
 
 
 @pytest.mark.parametrize(
-    ("space", "said"),
+    ("space", "message"),
     [
         ({"data.unlabelled.count": {"type": "int", "low": 0, "high": 9}}, None),
         ({"data.augmentation.spliced.count": {"type": "choice", "values": [0, 40]}}, None),
@@ -233,13 +233,13 @@ MORE = {"unlabelled": {"path": "x.txt", "count": 9}, "augmentation": {"spliced":
         ({"data.augmentation.splice.count": 4}, "did you mean 'data.augmentation.spliced.count'"),
     ],
 )
-def test_counts_of_texts_can_be_searched(space, said):
+def test_counts_of_texts_can_be_searched(space, message):
     values = {"space": {"num_train_epochs": 1, **space}}
     arguments = SearchConfig.model_validate(values), TrainingConfig(), None, data_config(**MORE)
-    if said is None:
+    if message is None:
         check_space(*arguments)
         return
-    with pytest.raises(ConfigError, match=said):
+    with pytest.raises(ConfigError, match=message):
         check_space(*arguments)
 
 
@@ -279,6 +279,6 @@ def test_a_trial_takes_the_first_texts_of_each_kind(tokenizer):
     assert some.example_ids.tolist() == splits[1].example_ids[:2].tolist()
 
 
-def test_no_job_has_more_texts_unless_it_says_so():
+def test_no_texts_are_added_by_default():
     assert JobConfig().data.unlabelled is None
     assert not any(each for _, each in JobConfig().data.augmentation)

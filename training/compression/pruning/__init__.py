@@ -1,3 +1,3 @@
-"""Pruning: a file for each rule, and the callback that applies it. Importing this registers the rules."""
+"""Pruning: a file for each rule, and the callback that applies it. Importing this package registers the rules."""
 
-from . import magnitude, movement, soft_movement  # noqa: F401 - in the order in which they are listed
+from . import magnitude, movement, soft_movement  # noqa: F401 - the order in which messages list them

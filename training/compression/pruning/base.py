@@ -34,18 +34,18 @@ class PruningConfig(Section):
     def mask_steps(self, num_steps: int) -> range:
         """Return the steps, of ``num_steps`` in all, after which masks are updated.
 
-        A training too short for two updates ``update_every`` apart updates them at ``begin`` and ``end``.
+        If training is too short for two updates ``update_every`` apart, masks are updated at ``begin`` and ``end``.
         """
         first = int(self.begin * num_steps)
         last = max(first + 1, round(self.end * num_steps))
         return range(first, last + 1, min(self.update_every, last - first))
 
-    def mask(self, matrix: PrunedMatrix, risen: float) -> Tensor:
+    def mask(self, matrix: PrunedMatrix, progress: float) -> Tensor:
         """Return the next mask bool[out, in] of a matrix, False where a weight becomes zero.
 
         Args:
             matrix: Weights, current mask and, for a rule with scores, the scores.
-            risen: Progress of the schedule, from 0 at the first mask to 1 at the last.
+            progress: Progress of the schedule, from 0 at the first mask to 1 at the last.
         """
         raise NotImplementedError
 
@@ -69,11 +69,11 @@ class SparsityRule(PruningConfig):
         """Share of each matrix that is zero in the end."""
         return 0.5 if self.sparsity is None else self.sparsity
 
-    def sparsity_at(self, risen: float) -> float:
-        """Return the share of zeros at a progress of the schedule, 0 to 1."""
+    def sparsity_at(self, progress: float) -> float:
+        """Return the share of zeros at this progress of the schedule, 0 to 1."""
         final = self.final_sparsity
         first = min(self.initial_sparsity, final)  # a searched sparsity may be lower
-        return first + (final - first) * risen
+        return first + (final - first) * progress
 
     @model_validator(mode="after")
     def _rises(self) -> SparsityRule:
@@ -91,10 +91,10 @@ class ScoresRule(PruningConfig):
         default=1e-2, description="Learning rate of Adam for the scores, which start at 0."
     )
 
-    def penalty(self, scores: Sequence[Tensor], risen: float) -> Tensor | None:
+    def penalty(self, scores: Sequence[Tensor], progress: float) -> Tensor | None:
         """Return the scalar penalty on the scores, each float[out, in], that is added to the loss, or None.
 
-        ``risen``: as in :meth:`mask`.
+        ``progress`` is as in :meth:`mask`.
         """
         return None
 
@@ -103,5 +103,5 @@ PRUNING_RULES: SectionRegistry[PruningConfig] = SectionRegistry("method")
 
 
 def has_sparsity(config: Any) -> bool:
-    """Return whether a rule has a ``sparsity`` key, which a search can then tune."""
+    """Return whether a rule has a ``sparsity`` key, which a search can tune."""
     return "sparsity" in type(config).model_fields

@@ -22,8 +22,8 @@ class Magnitude(SparsityRule):
         default="magnitude", description="The smallest weights are masked."
     )
 
-    def mask(self, matrix: PrunedMatrix, risen: float) -> Tensor:
+    def mask(self, matrix: PrunedMatrix, progress: float) -> Tensor:
         """Return the mask that keeps the largest ``|W|``."""
         from .masks import top_mask
 
-        return top_mask(matrix.values.abs(), self.sparsity_at(risen))
+        return top_mask(matrix.values.abs(), self.sparsity_at(progress))

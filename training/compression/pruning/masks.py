@@ -22,7 +22,7 @@ def cubic_sparsity(
         final: ``s_f``, 0 to 1.
         begin: ``t_0``, a step.
         num_updates: ``N``, updates of the mask after the first; 1 or more.
-        update_every: ``dt``, steps between two of them.
+        update_every: ``dt``, steps between two updates.
     """
     left = min(1.0, max(0.0, 1 - (step - begin) / (num_updates * update_every))) ** 3
     return left * initial + (1 - left) * final  # exact at both ends
@@ -31,7 +31,7 @@ def cubic_sparsity(
 def top_mask(values: Tensor, sparsity: float) -> Tensor:
     """Return a mask that is True for the largest values of a matrix and False for a share ``sparsity`` of it.
 
-    The number of False values is rounded. Of equal values at the border, the first in row-major order are kept.
+    The number of False values is rounded. Of values equal to the threshold, the first in row-major order are kept.
 
     Args:
         values: float[...]; ``|W|`` for magnitude pruning, the scores ``S`` for movement pruning (Sanh, Wolf and
@@ -45,9 +45,9 @@ def top_mask(values: Tensor, sparsity: float) -> Tensor:
     num_masked = round(sparsity * flat.numel())
     if num_masked == 0:
         return torch.ones_like(values, dtype=torch.bool)
-    border = flat.kthvalue(num_masked).values
-    mask = flat > border
-    equal = (flat == border).nonzero().squeeze(1)
+    cutoff = flat.kthvalue(num_masked).values
+    mask = flat > cutoff
+    equal = (flat == cutoff).nonzero().squeeze(1)
     mask[equal[: flat.numel() - num_masked - int(mask.sum())]] = True
     return mask.view_as(values)
 

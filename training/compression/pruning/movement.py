@@ -22,9 +22,9 @@ class Movement(SparsityRule, ScoresRule):
         default="movement", description="The weights that training moves most towards zero are masked."
     )
 
-    def mask(self, matrix: PrunedMatrix, risen: float) -> Tensor:
+    def mask(self, matrix: PrunedMatrix, progress: float) -> Tensor:
         """Return the mask that keeps the highest scores."""
         from .masks import top_mask
 
         assert matrix.scores is not None
-        return top_mask(matrix.scores, self.sparsity_at(risen))
+        return top_mask(matrix.scores, self.sparsity_at(progress))

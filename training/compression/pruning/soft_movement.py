@@ -26,21 +26,23 @@ class SoftMovement(ScoresRule):
     method: Literal["soft_movement"] = Field(  # pyright: ignore[reportIncompatibleVariableOverride]
         default="soft_movement", description="Weights with a score below a threshold are masked."
     )
-    threshold: Probability = Field(default=0.1, description="Of sigmoid(score), at the schedule's end.")
+    threshold: Probability = Field(
+        default=0.1, description="Threshold of sigmoid(score), at the schedule's end."
+    )
     regularization: Weight = Field(
         default=100.0, description="Weight of mean(sigmoid(score)) in the loss, at the schedule's end."
     )
 
-    def mask(self, matrix: PrunedMatrix, risen: float) -> Tensor:
+    def mask(self, matrix: PrunedMatrix, progress: float) -> Tensor:
         """Return the mask that keeps scores above the threshold, which rises with the schedule."""
         from .masks import soft_mask
 
         assert matrix.scores is not None
-        return soft_mask(matrix.scores, self.threshold * risen)
+        return soft_mask(matrix.scores, self.threshold * progress)
 
-    def penalty(self, scores: Sequence[Tensor], risen: float) -> Tensor | None:
+    def penalty(self, scores: Sequence[Tensor], progress: float) -> Tensor | None:
         """Return the weighted mean of sigmoid(score); the weight rises with the schedule."""
         from .masks import mean_sigmoid
 
-        weight = self.regularization * risen
+        weight = self.regularization * progress
         return weight * mean_sigmoid(scores)

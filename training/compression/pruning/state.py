@@ -57,16 +57,16 @@ class PrunedMatrix:
 
 
 def encoder_matrices(model: PreTrainedModel) -> dict[str, nn.Parameter]:
-    """Return the weight matrices float[out, in] of the encoder's layers by name, without layers those before pooling.
+    """Return the weight matrices float[out, in] of the encoder by name: of its layers, or of all before its pooling.
 
     Raises:
         ModelError: The model's family is unknown, or there are no matrices.
     """
-    place = model.base_model_prefix
+    prefix = model.base_model_prefix
     if not isinstance(model, AttentionFreeClassifier):
-        place = f"{place}.{family_of(model, 'training.pruning', 'layers').layers}"
-    layers = model.get_submodule(place).named_modules()
-    linear = {f"{place}.{name}": module for name, module in layers if isinstance(module, nn.Linear)}
+        prefix = f"{prefix}.{family_of(model, 'training.pruning', 'layers').layers}"
+    layers = model.get_submodule(prefix).named_modules()
+    linear = {f"{prefix}.{name}": module for name, module in layers if isinstance(module, nn.Linear)}
     if not linear:
         raise ModelError(
             f"training.pruning: a model of type {model.config.model_type!r} has no matrices to prune; remove it"
@@ -105,7 +105,7 @@ def load_state(folder: Path, matrices: dict[str, PrunedMatrix], optimizer: Optim
         if each.scores is None or optimizer is None:
             continue
         each.scores.data.copy_(saved[f"scores:{name}"])
-        for kind in ("step", "exp_avg", "exp_avg_sq"):  # of Adam, which counts its steps on the CPU
+        for kind in ("step", "exp_avg", "exp_avg_sq"):  # Adam's state; its step count stays on the CPU
             if f"{kind}:{name}" in saved:
                 value = saved[f"{kind}:{name}"]
                 optimizer.state[each.scores][kind] = value if kind == "step" else value.to(device)

@@ -12,17 +12,18 @@ NumFolds = Annotated[int, Field(ge=2, le=10)]
 
 
 class DiagnosticsConfig(Section):
-    """How training texts that are probably labelled wrong are found."""
+    """How to find training texts that are probably mislabelled."""
 
     cross_fit: NumFolds | None = Field(
         default=None,
-        description="Number of folds: as many short trainings of the teacher, each without one fold of the training "
-        "texts, which it then labels. Default: no folds; a teacher agrees with most labels that it was trained on.",
+        description="Number of folds. For each fold, the teacher is briefly trained on the training texts of the other "
+        "folds, and then labels those of this one. Default: no folds; a teacher agrees with most labels that it was "
+        "trained on.",
     )
     cross_fit_epochs: Epochs | None = Field(
         default=None,
-        description="Epochs of each of these trainings. Default: half of a fine-tuned teacher's, all of those of a "
-        "teacher from scratch.",
+        description="Epochs of each of these trainings. Default: half the epochs of a fine-tuned teacher, or all "
+        "epochs of a teacher from scratch.",
     )
 
     @model_validator(mode="after")

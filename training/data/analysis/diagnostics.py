@@ -16,8 +16,8 @@ import numpy as np
 from ....texts import TextOrPair, parts_of
 
 MIN_SIMILARITY = 0.8
-"""Jaccard similarity of the words of two texts from which on they count as near-duplicates."""
-_MOST_SHARED = 1000  # texts with the same rare word: further ones are not compared
+"""Smallest Jaccard similarity of the words of two texts that are near-duplicates."""
+_MOST_SHARED = 1000  # texts with the same rare word; further ones are not compared
 _WORD = re.compile(r"\w+")
 
 
@@ -41,7 +41,7 @@ class LabelIssue:
 
 @dataclass(frozen=True)
 class NearDuplicate:
-    """A text that almost equals one of another split.
+    """A text that almost equals a text of another split.
 
     Attributes:
         split, row: The text of the evaluated split; rows count from 0.
@@ -57,7 +57,7 @@ class NearDuplicate:
 
 
 def label_issues(probabilities: np.ndarray, labels: np.ndarray) -> list[LabelIssue]:
-    """Return the texts whose label a model contradicts with confidence, the clearest contradiction first.
+    """Return the texts whose label a model confidently contradicts, the clearest contradiction first.
 
     A text is counted for the most probable label j whose probability reaches t_j, the mean probability that the texts
     labelled j have for j; it is an issue if j is not its own label (confident learning: Northcutt, Jiang and Chuang,
@@ -65,7 +65,7 @@ def label_issues(probabilities: np.ndarray, labels: np.ndarray) -> list[LabelIss
     p(j) - p(label).
 
     Args:
-        probabilities: float[N, C], from a model that did not learn these labels: one that did agrees with them.
+        probabilities: float[N, C], from a model that was not trained on these labels; one that was agrees with them.
         labels: int[N].
     """
     num_labels = probabilities.shape[1]
@@ -91,8 +91,8 @@ def confused_labels(predictions: np.ndarray, labels: np.ndarray) -> list[tuple[i
         labels: int[N].
 
     Returns:
-        For each pair with a mistake: both labels, the number of texts of the first predicted as the second, and the
-        other way round.
+        For each pair with a mistake: both labels, the number of texts of the first that are predicted as the second,
+        and the number of the reverse.
     """
     wrong = Counter(
         (int(label), int(given)) for label, given in zip(labels, predictions, strict=True) if label != given
@@ -103,14 +103,14 @@ def confused_labels(predictions: np.ndarray, labels: np.ndarray) -> list[tuple[i
 
 
 def near_duplicates(splits: Mapping[str, Sequence[TextOrPair]]) -> list[NearDuplicate]:
-    """Return the texts of later splits that almost equal one of an earlier split; equal texts are not included.
+    """Return the texts of later splits that almost equal a text of an earlier split; equal texts are not included.
 
-    Texts are compared as sets of words, or of character trigrams below three words. Only texts that share one of
-    their rarest words can reach the similarity, so that few pairs are compared (prefix filtering: Chaudhuri, Ganti and
-    Kaushik, "A Primitive Operator for Similarity Joins in Data Cleaning", ICDE 2006).
+    Texts are compared as sets of words, or of character trigrams if they have fewer than three words. Only texts that
+    share one of their rarest words can reach the similarity, so few pairs are compared (prefix filtering: Chaudhuri,
+    Ganti and Kaushik, "A Primitive Operator for Similarity Joins in Data Cleaning", ICDE 2006).
 
     Args:
-        splits: Texts by split; the first is the one that is learned.
+        splits: Texts by split, the training split first.
 
     Returns:
         For each such text the most similar one, in the order of the splits.
@@ -148,7 +148,7 @@ def _most_similar(
 
 
 def _prefix(words: frozenset[str], frequency: Mapping[str, int]) -> list[str]:
-    """Return the rarest words, one of which a set of that similarity must share."""
+    """Return the rarest words, of which every near-duplicate shares at least one."""
     length = len(words) - math.ceil(MIN_SIMILARITY * len(words)) + 1
     return sorted(words, key=lambda each: (frequency[each], each))[:length]
 

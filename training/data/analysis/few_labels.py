@@ -1,4 +1,4 @@
-"""Labels with few training texts: how many there are, and what helps."""
+"""Labels with few training texts: how many there are, and the remedies."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from ..text_data import TextData
 
 FEW_TEXTS = 16
-"""Training texts of a label below which it has few: contrastive fine-tuning gains most there (arXiv 2209.11055)."""
+"""A label has few training texts below this number; contrastive fine-tuning gains most there (arXiv 2209.11055)."""
 
 
 @dataclass(frozen=True)
@@ -30,11 +30,11 @@ class FewLabels:
 
     @property
     def are_most(self) -> bool:
-        """Whether the median label has few texts; otherwise only a tail of rare labels has."""
+        """Whether the median label has few texts; if not, only a tail of rare labels does."""
         return self.median < FEW_TEXTS
 
     def in_words(self) -> str:
-        """Return the numbers in a phrase."""
+        """Describe the numbers in one phrase."""
         have = "has" if self.num_few == 1 else "have"
         return (
             f"{self.num_few:,} of {self.num_labels:,} labels {have} fewer than {FEW_TEXTS} training texts (the median "
@@ -42,7 +42,7 @@ class FewLabels:
         )
 
     def advice(self, data: DataConfig, teacher_remedy: str | None) -> str:
-        """Return what a job can do about it.
+        """Return the remedies that a job has.
 
         Args:
             data: The section ``data``.
@@ -64,7 +64,7 @@ class FewLabels:
 
 
 def few_labels(data: TextData) -> FewLabels | None:
-    """Count the labels with few training texts; None where there are none, or labels have no names."""
+    """Count the labels with few training texts; None if there are none, or labels have no names."""
     counts = data.label_kind.counts(data.splits["train"]["label"][:], data.label_names) or {}
     in_scope = [count for name, count in counts.items() if name != data.out_of_scope_label]
     num_few = sum(count < FEW_TEXTS for count in in_scope)

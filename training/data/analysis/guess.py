@@ -1,4 +1,4 @@
-"""Guess which columns of a table hold the text and its labels, and what a new job should say about its data."""
+"""Guess which columns of a table hold texts and labels, and which task a new job on them has."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from ..label_kinds.tags import OUTSIDE, is_tag
 from ..rows import MISSING, quoted
 from ..sources.columns import Table
 
+# Usual names of columns, the most usual first.
 _TEXT_NAMES = (
     *(
         "text",
@@ -27,20 +28,8 @@ _TEXT_NAMES = (
         "body",
         "comment",
     ),
-    *(
-        "tweet",
-        "post",
-        "prompt",
-        "input",
-        "request",
-        "description",
-        "title",
-        "subject",
-        "document",
-        "phrase",
-        "tokens",
-        "words",
-    ),
+    *("tweet", "post", "prompt", "input", "request", "description", "title", "subject", "document", "phrase"),
+    *("tokens", "words"),
 )
 _LABEL_NAMES = (
     *(
@@ -56,18 +45,8 @@ _LABEL_NAMES = (
         "y",
         "output",
     ),
-    *(
-        "labels",
-        "intention",
-        "department",
-        "queue",
-        "type",
-        "rating",
-        "tags",
-        "topics",
-        "categories",
-        "emotions",
-    ),
+    *("labels", "intention", "department", "queue", "type", "rating", "tags", "topics", "categories"),
+    *("emotions",),
 )
 _PAIRS = (
     ("sentence1", "sentence2"),
@@ -81,7 +60,7 @@ _PAIRS = (
     ("question", "sentence"),
     ("sentence_a", "sentence_b"),
 )
-"""Usual names of the columns of a pair, without case, and with or without white space, hyphens and underscores."""
+"""Usual names of the columns of a pair; case, white space, hyphens and underscores are ignored."""
 _OUT_OF_SCOPE = re.compile(r"(oos|ood|out[ _-]?of[ _-]?(scope|domain)|(nlu[ _-]?)?fallback)", re.IGNORECASE)
 _NUMBER_NAMES = ("score", "similarity", "relatedness", "value", "number", "stars")
 _BINARY = {"0", "1", "0.0", "1.0", "False", "True", "false", "true"}
@@ -94,7 +73,7 @@ _MOST_LABEL_CHARACTERS = 100
 
 @dataclass(frozen=True)
 class ColumnLook:
-    """What a column holds.
+    """Statistics of a column's values.
 
     Attributes:
         name: Its name.
@@ -102,10 +81,10 @@ class ColumnLook:
         num_distinct: Number of different values.
         mean_words, mean_characters: Mean length of the filled values.
         is_numeric: Whether every filled value is a number.
-        is_binary: Whether every value is 0 or 1, and both occur or all are 0.
+        is_binary: Whether every value is 0 or 1, also written as a float or Boolean.
         is_list: Whether every filled value is a list, or is written as one.
         separator: What stands between several labels in its values, or None.
-        is_measured: Whether its numbers are no classes: some are fractions, and most are distinct or they are many.
+        is_measured: Whether its numbers are measurements, not classes: some are fractions, and many are distinct.
         has_entities: Whether its values are lists of tags or of spans.
         has_answers: Whether its values are answers with their places, as in SQuAD.
     """
@@ -170,13 +149,13 @@ def look_at(name: str, values: Sequence[object]) -> ColumnLook:
 
 
 def _has_answers(values: Sequence[object]) -> bool:
-    """Return whether every value that is not empty has answers with their places, and some have any."""
+    """Return whether some values are not empty, and all of these are answers with their places."""
     filled = [value for value in values if value not in (None, MISSING, "", [])]
     return bool(filled) and all(map(is_answer, filled))
 
 
 def _has_entities(values: Sequence[object]) -> bool:
-    """Return whether every value is a list of tags in IOB2 or a like scheme, or a list of spans, and some have any."""
+    """Return whether every value is a list of tags (IOB2 or a similar scheme) or of spans, and some have entities."""
     rows = [value for value in values if isinstance(value, list | tuple)]
     entries = [each for row in rows for each in row if each != OUTSIDE]
     if not entries or len(rows) < len(values):
@@ -188,13 +167,13 @@ def _has_entities(values: Sequence[object]) -> bool:
 
 
 def _separator(filled: Sequence[str]) -> str | None:
-    """Return the character that divides many values into a few names that recur, or None."""
+    """Return the character that divides many values into a few recurring names, or None."""
     for each in _SEPARATORS:
         parts = Counter(part.strip() for value in filled for part in value.split(each) if part.strip())
         num_divided = sum(each in value for value in filled)
         recurring = sum(count for count in parts.values() if count > 1)
         is_short = all(len(part) <= _MOST_LABEL_CHARACTERS and len(part.split()) <= 4 for part in parts)
-        is_combined = len(set(filled)) > len(parts)  # a name that contains the character is no combination
+        is_combined = len(set(filled)) > len(parts)  # else the character is part of the names
         if num_divided < _LEAST_DIVIDED * len(filled) or recurring < 0.9 * parts.total():
             continue
         if is_short and is_combined:
@@ -211,14 +190,14 @@ def _is_measured(filled: Sequence[str]) -> bool:
 def guess_columns(
     table: Table, text: str | None = None, label: str | None = None, pair: str | None = None
 ) -> ColumnGuess:
-    """Guess the columns with the text and the label.
+    """Guess the columns with the text and the label, and the task.
 
-    A label has few distinct, short values; a text has long ones that are mostly distinct. Of several candidates the one
-    with a usual name is taken, then the longest text and the label with the fewest values. Several labels are a column
-    of lists, one whose values have a separator, or two or more columns of 0 and 1; a column of fractions is a number to
-    learn; one with lists of tags or spans has entities, one with answers and their places answers questions. Two
-    columns with the usual names of a pair, such as sentence1 and sentence2 or premise and hypothesis, are read
-    together, unless the text is given.
+    A label has few distinct, short values; a text has long values that are mostly distinct. Among several candidates a
+    usual name is preferred, then the longest text and the label with the fewest values. The task follows from the
+    label: lists, values with a separator, or two or more columns of 0 and 1 are several labels; fractions are numbers
+    for regression; lists of tags or spans are entities; answers with their places belong to questions. Two columns with
+    the usual names of a pair, such as sentence1 and sentence2 or premise and hypothesis, are read together, unless the
+    text is given.
 
     Args:
         table: All columns of the data.
@@ -244,31 +223,34 @@ def guess_columns(
         others = [name for name in names if name not in (text, pair, *binary)]
         return ColumnGuess(text, None, others, binary, task="multi_label", pair=pair)
     if label is None:
-        label = _of_other_task(looks, given)
+        label = _label_of_other_task(looks, given)
     if label is None:
         candidates = [each for name, each in looks.items() if name not in given and _can_be_label(each)]
         label = _best(candidates, _LABEL_NAMES, lambda each: each.num_distinct)
     if label is None:
-        raise DataError(f"{table.origin}: {_none('label', '--label', looks)}")
+        raise DataError(f"{table.origin}: {_no_column('label', '--label', looks)}")
     text, pair = _texts_of(table, looks, [label], text, pair)
-    found, task = looks[label], "single_label"
-    if found.has_answers:
-        task = "question_answering"
-    elif found.has_entities:
-        task = "token_classification"
-    elif found.is_list or found.separator is not None:
-        task = "multi_label"
-    elif found.is_measured:
-        task = "regression"
+    found = looks[label]
     others = [name for name in names if name not in (text, label, pair)]
     separator = None if found.is_list or found.has_answers else found.separator
-    return ColumnGuess(text, label, others, separator=separator, task=task, pair=pair)
+    return ColumnGuess(text, label, others, separator=separator, task=_task_of(found), pair=pair)
+
+
+def _task_of(label: ColumnLook) -> str:
+    """Return the name of the task that has such labels."""
+    if label.has_answers:
+        return "question_answering"
+    if label.has_entities:
+        return "token_classification"
+    if label.is_list or label.separator is not None:
+        return "multi_label"
+    return "regression" if label.is_measured else "single_label"
 
 
 def _texts_of(
     table: Table, looks: dict[str, ColumnLook], labels: Sequence[str], text: str | None, pair: str | None
 ) -> tuple[str, str | None]:
-    """Return the column of the text and, for a pair, that of the second text; what is given stays."""
+    """Return the column of the text and, for a pair, that of the second text; columns that are given are kept."""
     if text is not None:
         return text, pair
     others = [each for name, each in looks.items() if name not in (*labels, pair) and _can_be_text(each)]
@@ -277,20 +259,20 @@ def _texts_of(
         return first, second
     text = _best(others, _TEXT_NAMES, lambda each: -each.mean_words)
     if text is None:
-        raise DataError(f"{table.origin}: {_none('text', '--text', looks)}")
+        raise DataError(f"{table.origin}: {_no_column('text', '--text', looks)}")
     return text, pair
 
 
 def _has_usual_label(looks: dict[str, ColumnLook], binary: Sequence[str]) -> bool:
-    """Return whether a column has the name and the values of a label, so that columns of 0 and 1 are something else."""
+    """Return whether another column has the name and the values of a label, so that those of 0 and 1 are not labels."""
     return any(
         name not in binary and _can_be_label(each) and any(word in _LABEL_NAMES for word in _words(name))
         for name, each in looks.items()
     )
 
 
-def _of_other_task(looks: dict[str, ColumnLook], texts: Collection[str | None]) -> str | None:
-    """Return a column of lists, of names with a separator or of fractions that has the name of a label, or None."""
+def _label_of_other_task(looks: dict[str, ColumnLook], texts: Collection[str | None]) -> str | None:
+    """Return a column of lists, of values with a separator or of fractions that has the name of a label, or None."""
     found = [
         each
         for name, each in looks.items()
@@ -302,7 +284,7 @@ def _of_other_task(looks: dict[str, ColumnLook], texts: Collection[str | None]) 
 
 
 def guess_out_of_scope(labels: Sequence[str]) -> str | None:
-    """Return the one label whose name means that a text is outside every other label, or None."""
+    """Return the only label whose name means that a text is outside every other label; None if there is not one."""
     found = [name for name in labels if _OUT_OF_SCOPE.fullmatch(name.strip())]
     return found[0] if len(found) == 1 else None
 
@@ -351,7 +333,7 @@ def _words(name: str) -> list[str]:
     return re.split(r"[^a-z0-9]+", name.casefold())
 
 
-def _none(role: str, option: str, looks: dict[str, ColumnLook]) -> str:
+def _no_column(role: str, option: str, looks: dict[str, ColumnLook]) -> str:
     seen = "; ".join(
         f"{shown(each.name)}: {each.num_distinct:,} distinct values, {each.mean_words:.0f} words each"
         for each in list(looks.values())[:8]

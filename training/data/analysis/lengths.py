@@ -1,4 +1,4 @@
-"""Measure how long texts are in tokens, how many of them are truncated, and how many tokens nearly all need."""
+"""Measure how many tokens texts have, how many texts are truncated, and how many tokens nearly all texts need."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ class TokenLengths:
         num_texts: Number of texts that were measured.
         max_length: Tokens to which texts are truncated.
         share_truncated: Share of the texts that are longer, 0 to 1.
-        p95, p99, p995: Percentiles: that share of the texts has at most so many tokens.
-        longest: The largest number of tokens.
+        p95, p99, p995: Percentiles of the number of tokens: 95 %, 99 % and 99.5 % of the texts have at most so many.
+        longest: Largest number of tokens.
         automatic: Whether ``max_length`` was chosen from such lengths (``max_length: auto``).
     """
 

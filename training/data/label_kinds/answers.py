@@ -1,4 +1,4 @@
-"""Answers of a question: spans of characters of its context, none where the context does not answer it."""
+"""Answers to a question: spans of characters of its context, none if the context does not answer it."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from .base import LabelFormat, LabelKind
 ENDS = ("start", "end")
 """Names of a model's outputs for each token."""
 TEXT, START = "text", "answer_start"
-"""Keys of an answer, as SQuAD has them."""
+"""Keys of an answer, as in SQuAD."""
 _ANSWERED, _UNANSWERABLE = "answered", "unanswerable"
 
 
 class Span(NamedTuple):
-    """Characters of a context, from ``start`` to the one before ``end``."""
+    """The characters of a context from ``start`` to the one before ``end``."""
 
     start: int
     end: int
 
 
 class Answers(LabelKind):
-    """Labels that are tuples of spans of the context, the right answers of a question, of which the first is learned.
+    """Labels that are tuples of spans of the context: the correct answers to a question; the first is trained on.
 
     A row's label is an object with ``text`` and ``answer_start``, each a list or one value, a list of such objects, or
     either as a JSON string; with two ``label_columns``, these two are columns. The texts are pairs of a question and
@@ -38,7 +38,7 @@ class Answers(LabelKind):
     strata_are_labels: ClassVar[bool] = False
 
     def prepared(self, raw: RawSplit) -> RawSplit:
-        """Return the split with the context of each row in its label as well.
+        """Return the split with labels of (context, label).
 
         Raises:
             DataError: The rows have no contexts.
@@ -51,7 +51,7 @@ class Answers(LabelKind):
         return replace(raw, labels=list(zip(raw.pairs, raw.labels, strict=True)))
 
     def reader(self, form: LabelFormat) -> Callable[[object], tuple[Span, ...]]:
-        """Return the function from a row's context and label to the answers."""
+        """Return the function that converts (context, label) of a row to the answers."""
         if form.separator is not None:
             raise DataError(
                 f"data.label_separator: {form.separator!r} given, but answers are spans of their context; remove it"
@@ -64,7 +64,7 @@ class Answers(LabelKind):
         return lambda value: _read(value, in_columns=bool(form.columns))
 
     def remedy(self, form: LabelFormat) -> str:
-        """Return what the rows need."""
+        """Return the remedy for rows without a question, a context or valid answers."""
         key = "data.label_columns" if form.columns else "data.label_column"
         return (
             f"give each row a question, its context, and answers with their text and first character ({key}; an empty "
@@ -102,11 +102,11 @@ class Answers(LabelKind):
         return splits
 
     def output_names(self, labels: Sequence[Any], form: LabelFormat) -> list[str]:
-        """Return the names of both ends."""
+        """Return the names of the two ends of an answer."""
         return list(ENDS)
 
     def feature(self, names: Sequence[str]) -> Any:
-        """Return a list of answers, each as its first character and the one after its last."""
+        """Return the feature of a list of answers, each as its first character and the one after its last."""
         from datasets import List, Value
 
         return List(List(Value("int32"), length=len(ENDS)))
@@ -123,14 +123,14 @@ class Answers(LabelKind):
         """Return the number of questions, and how many of them have no answer."""
         num_without = sum(not each for each in stored)
         without = f", {num_without:,} of them without an answer" if num_without else ""
-        return f"{len(stored):,} questions{without}"
+        return f"{len(stored):,} question{'' if len(stored) == 1 else 's'}{without}"
 
     def strata(self, labels: Sequence[tuple[Span, ...]]) -> list[tuple[str, ...]]:
         """Return whether each question has an answer."""
         return [(_ANSWERED if each else _UNANSWERABLE,) for each in labels]
 
     def groups(self, split: Split) -> list[str | None] | None:
-        """Return the context of each row: questions about one context stay together."""
+        """Return the context of each row, so that questions about one context stay together."""
         return [context for _, context in split.texts]
 
 
@@ -160,7 +160,7 @@ def _read(value: object, *, in_columns: bool) -> tuple[Span, ...]:
     context, label = value
     texts, starts = _columns_of(label) if in_columns else _parts_of(label)
     if not isinstance(context, str):
-        return ()  # which is a fault of the context
+        return ()  # the fault of the context itself is reported elsewhere
     if len(texts) != len(starts):
         raise LabelError(f"{len(texts)} answers for {len(starts)} first characters ({START})")
     spans = (_span(context, *each, number) for number, each in enumerate(zip(texts, starts, strict=True), 1))
@@ -171,8 +171,8 @@ def _columns_of(label: Any) -> tuple[list[Any], list[Any]]:
     """Return texts and first characters of two columns; a blank text is no answer."""
     text, start = label
     if isinstance(text, list | tuple):
-        return list(text), _listed(start)
-    return ([], []) if is_blank(text) else ([text], _listed(start))
+        return list(text), _as_list(start)
+    return ([], []) if is_blank(text) else ([text], _as_list(start))
 
 
 def _parts_of(label: Any) -> tuple[list[Any], list[Any]]:
@@ -186,7 +186,7 @@ def _parts_of(label: Any) -> tuple[list[Any], list[Any]]:
         missing = next((key for key in (TEXT, START) if label.get(key) is None), None)
         if missing is not None:
             raise LabelError(f"answers has no {missing}")
-        return _listed(label[TEXT]), _listed(label[START])
+        return _as_list(label[TEXT]), _as_list(label[START])
     if not isinstance(label, list | tuple):
         what = (
             fault_of(label)
@@ -203,11 +203,12 @@ def _parts_of(label: Any) -> tuple[list[Any], list[Any]]:
     return [each[TEXT] for each in label], [each[START] for each in label]
 
 
-def _listed(value: Any) -> list[Any]:
+def _as_list(value: Any) -> list[Any]:
     return list(value) if isinstance(value, list | tuple) else [value]
 
 
 def _span(context: str, text: Any, start: Any, number: int) -> Span:
+    """Return an answer's span, with white space removed from its ends; ``number`` is for the error."""
     if not is_name(text):
         raise LabelError(f"answer {number} {fault_of(text)}")
     is_text = isinstance(start, str) and start.strip().isascii() and start.strip().isdigit()
@@ -219,9 +220,9 @@ def _span(context: str, text: Any, start: Any, number: int) -> Span:
         raise LabelError(
             f"answer {number} starts at {shown(start)}, outside of its context of {len(context)} characters"
         )
-    there = context[start : start + len(text)]
-    if there != text:
-        raise LabelError(f"answer {number} is {shown(text)}, but its context has {shown(there)} at {start}")
+    found = context[start : start + len(text)]
+    if found != text:
+        raise LabelError(f"answer {number} is {shown(text)}, but its context has {shown(found)} at {start}")
     start += len(text) - len(text.lstrip())
     return Span(start, start + len(text.strip()))
 

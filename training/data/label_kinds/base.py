@@ -1,6 +1,6 @@
-"""The base class of kinds of labels, from a value of a file to the numbers that a task learns.
+"""The base class of label kinds, which convert values of a file to the numbers that a task is trained on.
 
-A task names its kind. A label is what the kind's reader returns: a name, a tuple of names, of numbers, of entities.
+A task names its kind. A label is what the kind's reader returns: a name, or a tuple of names, numbers or entities.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ class LabelFormat:
 
 
 class LabelKind(ABC):
-    """What the labels of a task are.
+    """A kind of labels.
 
     Attributes:
         name: Name of the kind.
-        unit: What data has a number of, for a summary.
-        strata_are_labels: Whether each of ``strata`` is a label, of which a split needs a text.
+        unit: What a summary counts, such as ``intents``.
+        strata_are_labels: Whether each of ``strata`` is a label, of which a sample needs a text.
         has_out_of_scope: Whether a label may mean that a text is outside every other label.
     """
 
@@ -54,9 +54,9 @@ class LabelKind(ABC):
 
     @abstractmethod
     def reader(self, form: LabelFormat) -> Callable[[object], Any]:
-        """Return the function from a row's value to its label; with ``form.columns`` the value is a tuple of theirs.
+        """Return the function that converts a row's value, with ``form.columns`` a tuple of values, to its label.
 
-        The function raises ``LabelError`` for a value that is no label.
+        The function raises ``LabelError`` for a value that is not a label.
 
         Raises:
             DataError: Labels of this kind are not written in that format; names the key and the remedy.
@@ -70,7 +70,7 @@ class LabelKind(ABC):
     # ---- Vocabulary -------------------------------------------------------------------------------------
 
     def names_in(self, label: Any) -> Sequence[str]:
-        """Return the names that a label has; none where labels are no names."""
+        """Return the names that a label has; empty if labels are not names."""
         del label
         return ()
 
@@ -96,7 +96,7 @@ class LabelKind(ABC):
             notes: A warning that names and counts the rare labels is appended.
 
         Raises:
-            DataError: There are no label names that could be rare.
+            DataError: Labels have no names, so that none can be rare.
         """
 
     @abstractmethod
@@ -112,7 +112,7 @@ class LabelKind(ABC):
             notes: Warnings that name and count the labels and rows are appended.
 
         Raises:
-            DataError: The training labels allow nothing to be learned, or those of a split nothing to be measured.
+            DataError: Nothing can be learned from the training labels, or measured by those of a split.
         """
 
     @abstractmethod
@@ -131,15 +131,15 @@ class LabelKind(ABC):
 
     @abstractmethod
     def text(self, stored: Any, names: Sequence[str]) -> str:
-        """Return the text of a stored label in the fingerprint of the data."""
+        """Return the text that represents a stored label in the fingerprint of the data."""
 
     def counts(self, stored: Sequence[Any], names: Sequence[str]) -> dict[str, int] | None:
-        """Return the number of stored labels by name, without those of none; None where labels are no names."""
+        """Return the number of texts with each label, zeros left out; None if labels are not names."""
         del stored, names
         return None
 
     def summary(self, stored: Sequence[Any], names: Sequence[str]) -> str | None:
-        """Return what there is to say of stored labels without names, in words; None: their numbers are listed."""
+        """Describe stored labels in words; None: the names of the outputs describe them."""
         del stored, names
         return None
 
@@ -147,9 +147,9 @@ class LabelKind(ABC):
 
     @abstractmethod
     def strata(self, labels: Sequence[Any]) -> list[tuple[str, ...]]:
-        """Return the strata of each of N labels, by which splits are drawn; every label has one or more."""
+        """Return the strata of each of N labels, by which splits are stratified; every label has at least one."""
 
     def groups(self, split: Split) -> list[str | None] | None:
-        """Return what else keeps rows together when a split is held out, one value for each; None: nothing does."""
+        """Return a further group of each row, which stays together when a split is held out; None: no groups."""
         del split
         return None

@@ -13,7 +13,7 @@ from .base import LabelFormat
 from .vocabulary import NamedKind
 
 NO_LABEL = ""
-"""Stratum of the texts without a label."""
+"""Stratum of texts without a label."""
 
 _TRUTH = {"1": True, "1.0": True, "true": True, "0": False, "0.0": False, "false": False}
 
@@ -26,18 +26,18 @@ class NameSets(NamedKind):
     dropped: ClassVar[str] = "left out of their texts"
 
     def reader(self, form: LabelFormat) -> Callable[[object], tuple[str, ...]]:
-        """Return the function from a list, a string or a row of several columns to the names."""
+        """Return the function that converts a list, a string or a row of several columns to the names."""
         if form.columns and form.separator is not None:
             raise DataError(
                 f"data.label_separator: {form.separator!r} given, but data.label_columns has a column for each label; "
                 "remove one of them"
             )
         if form.columns:
-            return lambda values: _of_columns(values, form.columns)
-        return lambda value: _of_value(value, form.separator)
+            return lambda values: _read_columns(values, form.columns)
+        return lambda value: _read_value(value, form.separator)
 
     def remedy(self, form: LabelFormat) -> str:
-        """Return what the rows need."""
+        """Return the remedy for rows without a text or valid labels."""
         if form.columns:
             return (
                 "write 1 where a text has the label and 0 elsewhere; numbers are read by the task regression, one name "
@@ -55,7 +55,7 @@ class NameSets(NamedKind):
         return label
 
     def renamed(self, label: tuple[str, ...], new: Mapping[str, str | None]) -> tuple[str, ...]:
-        """Return the names under their new names, without those that are left out."""
+        """Return the new names, without those that are left out."""
         names = (new.get(name, name) for name in label)
         return tuple(sorted({name for name in names if name is not None}))
 
@@ -67,7 +67,7 @@ class NameSets(NamedKind):
             )
 
     def feature(self, names: Sequence[str]) -> Any:
-        """Return a list of 0 and 1, one for each name."""
+        """Return the feature of a list of 0 and 1, one for each name."""
         from datasets import List, Value
 
         return List(Value("int8"), length=len(names))
@@ -96,7 +96,7 @@ class NameSets(NamedKind):
         return [label or (NO_LABEL,) for label in labels]
 
 
-def _of_columns(values: object, columns: tuple[str, ...]) -> tuple[str, ...]:
+def _read_columns(values: object, columns: tuple[str, ...]) -> tuple[str, ...]:
     assert isinstance(values, tuple)
     return tuple(sorted(name for name, value in zip(columns, values, strict=True) if _is_set(value, name)))
 
@@ -110,9 +110,9 @@ def _is_set(value: object, column: str) -> bool:
     return found
 
 
-def _of_value(value: object, separator: str | None) -> tuple[str, ...]:
+def _read_value(value: object, separator: str | None) -> tuple[str, ...]:
     if isinstance(value, str):
-        values = _of_string(value, separator)
+        values = _split_string(value, separator)
     elif isinstance(value, list | tuple):
         values = list(value)
     else:
@@ -121,7 +121,7 @@ def _of_value(value: object, separator: str | None) -> tuple[str, ...]:
     return tuple(sorted({read_name(each) for each in values}))
 
 
-def _of_string(value: str, separator: str | None) -> list[object]:
+def _split_string(value: str, separator: str | None) -> list[object]:
     """Return the labels in a string: divided by the separator, or written as a list of JSON or Python."""
     if separator is not None:
         return [part.strip() for part in value.split(separator) if part.strip()]

@@ -13,7 +13,7 @@ from .vocabulary import NamedKind
 
 
 class Names(NamedKind):
-    """Labels that are one name each, a string; numbers and truth values become names."""
+    """Labels that are one name each, a string; numbers and Booleans are converted to names."""
 
     name: ClassVar[str] = "names"
     unit: ClassVar[str] = "intents"
@@ -22,7 +22,7 @@ class Names(NamedKind):
     dropped: ClassVar[str] = "dropped with their texts"
 
     def reader(self, form: LabelFormat) -> Callable[[object], str]:
-        """Return the function from a string, number or truth value to the name."""
+        """Return the function that converts a string, number or Boolean to the name."""
         for key, given in (("label_columns", list(form.columns)), ("label_separator", form.separator)):
             if given:
                 raise DataError(
@@ -71,14 +71,14 @@ class Names(NamedKind):
 
 
 def _read(value: object) -> str:
-    """Return the name that a value is; of one that another task reads, the error names the task."""
+    """Return a value as a name; for a value that another task reads, the error names that task."""
     try:
         return read_name(value)
     except LabelError as error:
-        of_task = {list: "multi_label", float: "regression"}.get(type(value))
-        if of_task is None or is_blank(value):
+        other_task = {list: "multi_label", float: "regression"}.get(type(value))
+        if other_task is None or is_blank(value):
             raise
-        raise LabelError(f"{error} (a label of the task {of_task})") from None
+        raise LabelError(f"{error} (a label of the task {other_task})") from None
 
 
 NAMES = Names()

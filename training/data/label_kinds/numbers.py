@@ -14,18 +14,18 @@ from ..rows import LabelError, Split, fault_of, is_blank
 from .base import LabelFormat, LabelKind
 
 _NUM_BINS = 10
-_ROWS_OF_BIN = 10
+_ROWS_PER_BIN = 10
 
 
 class Numbers(LabelKind):
-    """Labels that are tuples of finite numbers, as many for each text."""
+    """Labels that are tuples of finite numbers, equally many for each text."""
 
     name: ClassVar[str] = "numbers"
     unit: ClassVar[str] = "number(s) a text"
     strata_are_labels: ClassVar[bool] = False
 
     def reader(self, form: LabelFormat) -> Callable[[object], tuple[float, ...]]:
-        """Return the function from a number, or a row of several columns, to the numbers."""
+        """Return the function that converts a number, or a row of several columns, to the numbers."""
         if form.separator is not None:
             raise DataError(
                 f"data.label_separator: {form.separator!r} given, but the task reads numbers; remove it, and name "
@@ -33,12 +33,12 @@ class Numbers(LabelKind):
             )
         if form.columns:
             return lambda values: tuple(
-                _number(value, column) for value, column in zip(_row(values), form.columns, strict=True)
+                _number(value, column) for value, column in zip(_as_tuple(values), form.columns, strict=True)
             )
         return lambda value: (_number(value, "label"),)
 
     def remedy(self, form: LabelFormat) -> str:
-        """Return what the rows need."""
+        """Return the remedy for rows without a text or a number."""
         key = "data.label_columns" if form.columns else "data.label_column"
         return f"give each row a text and a finite number ({key}), or remove the row"
 
@@ -86,8 +86,8 @@ class Numbers(LabelKind):
         return json.dumps([float(number) for number in stored])
 
     def strata(self, labels: Sequence[tuple[float, ...]]) -> list[tuple[str, ...]]:
-        """Return the quantile bin of each number, up to ten bins a column and about ten or more texts a bin."""
-        num_bins = min(_NUM_BINS, max(1, len(labels) // _ROWS_OF_BIN))
+        """Return the quantile bin of each number: up to ten bins per column, of about ten or more texts each."""
+        num_bins = min(_NUM_BINS, max(1, len(labels) // _ROWS_PER_BIN))
         bins = []
         for column, values in enumerate(np.asarray(labels, dtype=float).T):
             edges = np.unique(np.quantile(values, np.linspace(0, 1, num_bins + 1)[1:-1]))
@@ -95,7 +95,7 @@ class Numbers(LabelKind):
         return list(zip(*bins, strict=True))
 
 
-def _row(values: object) -> tuple[object, ...]:
+def _as_tuple(values: object) -> tuple[object, ...]:
     assert isinstance(values, tuple)
     return values
 

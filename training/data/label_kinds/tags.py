@@ -17,13 +17,13 @@ from .vocabulary import NamedKind
 
 OUTSIDE, BEGIN, INSIDE = "O", "B-", "I-"
 
-# The scheme BIOES, also called BILOU, has prefixes of its own for the last word of an entity, and for the only one.
+# BIOES, also called BILOU, has further prefixes: for the last word of an entity, and for an entity of one word.
 _IOB2 = {"B": "B", "I": "I", "E": "I", "L": "I", "S": "B", "U": "B"}
 _KEYS = ("start", "end", "label")
 
 
 class Entity(NamedTuple):
-    """Characters of a text, from ``start`` to the one before ``end``, that are of a type."""
+    """An entity of a type: the characters of a text from ``start`` to the one before ``end``."""
 
     start: int
     end: int
@@ -44,7 +44,7 @@ def tag_names(types: Sequence[str]) -> list[str]:
 
 
 def entity_types(names: Sequence[str]) -> list[str]:
-    """Return the entity types of outputs that ``tag_names`` has named."""
+    """Return the entity types of outputs named by ``tag_names``."""
     return [name.removeprefix(BEGIN) for name in names[1::2]]
 
 
@@ -52,8 +52,8 @@ class Tags(NamedKind):
     """Labels that are tuples of a text's entities, in their order; a text without any has the empty tuple.
 
     A row's label is a list of tags, one for each token, or a list of spans, each an object with ``start``, ``end`` and
-    ``label``, or these three in a list; a string is a JSON list, or tags divided by blanks. Its tokens are a list, or
-    the parts of a text between blanks. The text of a list of tokens is the tokens joined by blanks.
+    ``label``, or a list of these three; a string is a JSON list, or tags separated by blanks. The tokens of a row are a
+    list, or a text that is split at blanks; a list of tokens is joined by blanks to the row's text.
     """
 
     name: ClassVar[str] = "tags"
@@ -62,12 +62,12 @@ class Tags(NamedKind):
     dropped: ClassVar[str] = "left out, so that their words count as outside of entities"
 
     def prepared(self, raw: RawSplit) -> RawSplit:
-        """Return the split with a string for each list of tokens, and what the row had in its label as well."""
+        """Return the split with lists of tokens joined to texts; a label becomes (text or tokens, label)."""
         texts = [_joined(text) for text in raw.texts]
         return replace(raw, texts=texts, labels=list(zip(raw.texts, raw.labels, strict=True)))
 
     def reader(self, form: LabelFormat) -> Callable[[object], tuple[Entity, ...]]:
-        """Return the function from a row's text or tokens, and its tags or spans, to the entities."""
+        """Return the function that converts (text or tokens, tags or spans) of a row to the entities."""
         for key, given in (("label_columns", list(form.columns)), ("label_separator", form.separator)):
             if given:
                 raise DataError(
@@ -77,7 +77,7 @@ class Tags(NamedKind):
         return _read
 
     def remedy(self, form: LabelFormat) -> str:
-        """Return what the rows need."""
+        """Return the remedy for rows without valid tokens, tags or spans."""
         del form
         return (
             "give each row its tokens and one tag for each (O, B-TYPE or I-TYPE), or a text and a list of spans, such "
@@ -103,11 +103,11 @@ class Tags(NamedKind):
             )
 
     def output_names(self, labels: Sequence[Any], form: LabelFormat) -> list[str]:
-        """Return the names of the tags of the sorted types."""
+        """Return the names of the tags, for the sorted entity types."""
         return tag_names(super().output_names(labels, form))
 
     def feature(self, names: Sequence[str]) -> Any:
-        """Return a list of entities, each as start, end and number of its type."""
+        """Return the feature of a list of entities, each as start, end and number of its type."""
         from datasets import List, Value
 
         return List(List(Value("int32"), length=3))
@@ -133,7 +133,7 @@ class Tags(NamedKind):
 
 
 def _joined(text: object) -> object:
-    """Return the text of a list of tokens, whose faults the reader finds; anything else as it is."""
+    """Join a list of tokens to a text, and leave its faults to the reader; return anything else as it is."""
     return " ".join(map(str, text)) if isinstance(text, list | tuple) else text
 
 
@@ -156,43 +156,45 @@ def _read(value: object) -> tuple[Entity, ...]:
         what = fault_of(label) if is_blank(label) else f"is {shown(label)}, not a list of tags or of spans"
         raise LabelError(f"label {what}")
     if isinstance(text, str) and not all(isinstance(each, str) for each in label):
-        return _of_spans(text, label)
+        return _entities_of_spans(text, label)
     if not isinstance(text, str | list | tuple):
-        return ()  # which is a fault of the text
+        return ()  # the fault of the text itself is reported elsewhere
     tokens = text.split() if isinstance(text, str) else list(text)
-    return _of_tags(tokens, list(label), text if isinstance(text, str) else None) if label or tokens else ()
+    if not label and not tokens:
+        return ()
+    return _entities_of_tags(tokens, list(label), text if isinstance(text, str) else None)
 
 
-def _of_tags(tokens: list[Any], tags: list[Any], text: str | None) -> tuple[Entity, ...]:
-    """Return the entities of tagged tokens; ``text`` is what they are the parts of, None where a list was given.
+def _entities_of_tags(tokens: list[Any], tags: list[Any], text: str | None) -> tuple[Entity, ...]:
+    """Return the entities of tagged tokens, which were split from ``text``, or given as a list if that is None.
 
-    ``I-`` begins an entity where none of its type precedes it, as in IOB1.
+    As in IOB1, ``I-`` begins an entity if none of its type precedes it.
     """
     if not tags and text is not None:
         return ()
     if len(tags) != len(tokens):
         raise LabelError(f"{len(tags)} tags for {len(tokens)} tokens")
     found: list[Entity] = []
-    at, open_type = 0, None
+    position, open_type = 0, None
     for number, (token, tag) in enumerate(zip(tokens, tags, strict=True), 1):
         if not is_name(token):
             raise LabelError(f"token {number} {fault_of(token)}")
-        start = at if text is None else text.index(token, at)
-        at = start + len(token)
-        prefix, kind = _parsed(tag, number)
+        start = position if text is None else text.index(token, position)
+        position = start + len(token)
+        prefix, kind = _parse_tag(tag, number)
         if kind is None:
             open_type = None
         elif prefix == "I" and kind == open_type:
-            found[-1] = found[-1]._replace(end=at)
+            found[-1] = found[-1]._replace(end=position)
         else:
-            found.append(Entity(start, at, kind))
+            found.append(Entity(start, position, kind))
             open_type = kind
-        at += text is None  # the blank between two tokens
+        position += text is None  # the blank between two tokens
     return tuple(found)
 
 
-def _parsed(tag: object, number: int) -> tuple[str, str | None]:
-    """Return ``B`` or ``I`` and the type of a tag, whose type is None outside of entities."""
+def _parse_tag(tag: object, number: int) -> tuple[str, str | None]:
+    """Return ``B`` or ``I`` and the type of a tag; the type is None outside of entities."""
     if tag == OUTSIDE:
         return OUTSIDE, None
     if isinstance(tag, str) and is_tag(tag):
@@ -202,9 +204,9 @@ def _parsed(tag: object, number: int) -> tuple[str, str | None]:
     raise LabelError(f"tag {number} {what}")
 
 
-def _of_spans(text: str, spans: Sequence[Any]) -> tuple[Entity, ...]:
-    """Return the entities of a list of spans, without white space at their ends."""
-    found = sorted(_of_span(text, span, number) for number, span in enumerate(spans, 1))
+def _entities_of_spans(text: str, spans: Sequence[Any]) -> tuple[Entity, ...]:
+    """Return the entities of a list of spans, with white space removed from their ends."""
+    found = sorted(_entity_of_span(text, span, number) for number, span in enumerate(spans, 1))
     for before, after in pairwise(found):
         if after.start < before.end:
             raise LabelError(
@@ -213,7 +215,7 @@ def _of_spans(text: str, spans: Sequence[Any]) -> tuple[Entity, ...]:
     return tuple(found)
 
 
-def _of_span(text: str, span: Any, number: int) -> Entity:
+def _entity_of_span(text: str, span: Any, number: int) -> Entity:
     if isinstance(span, Mapping):
         missing = [key for key in _KEYS if span.get(key) is None]
         if missing:

@@ -1,4 +1,4 @@
-"""Labels that are names: one spelling each, rare ones, and those that cannot be learned or measured."""
+"""Labels that are names: their spelling, rare labels, and labels that cannot be learned or measured."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .base import LabelFormat, LabelKind
 OTHER: Final = "other"
 """Label that rare labels are merged into."""
 
-_WHOLE = re.compile(r"-?\d+(\.0+)?")
+_WHOLE_NUMBER = re.compile(r"-?\d+(\.0+)?")
 
 
 class NamedKind(LabelKind):
@@ -33,24 +33,26 @@ class NamedKind(LabelKind):
 
     @abstractmethod
     def renamed(self, label: Any, new: Mapping[str, str | None]) -> Any:
-        """Return a label with new names; None in ``new`` leaves a name out, as a result it leaves the row out."""
+        """Return a label with new names, without names whose new name is None; None if the row is left out."""
 
     @abstractmethod
     def check_taught(self, taught: set[str], train: Split) -> None:
         """Reject the names of the training labels if nothing can be learned from them.
 
         Raises:
-            DataError: Nothing can; has the remedy.
+            DataError: Nothing can be learned; gives the remedy.
         """
 
     def unified(self, splits: list[Split]) -> list[Split]:
-        """Return the splits with whole numbers written without decimals, if every label is one, as pandas writes them.
+        """Return the splits with one spelling of each label: ``1.0``, as pandas writes it, becomes ``1``.
+
+        Decimals are removed only if every label is a whole number.
 
         Raises:
             DataError: Two labels differ in case, white space or Unicode form alone.
         """
         names = {name for split in splits for name in self._names(split)}
-        if all(_WHOLE.fullmatch(name) for name in names):
+        if all(_WHOLE_NUMBER.fullmatch(name) for name in names):
             new = {name: name.partition(".")[0] for name in names}
             splits = [self._renamed(split, new) for split in splits]
             names = set(new.values())
@@ -91,7 +93,7 @@ class NamedKind(LabelKind):
             f"data.min_examples_per_label: {len(rare):,} of {len(counts):,} labels "
             f"{'has' if len(rare) == 1 else 'have'} fewer than {at_least:,} texts and "
             f"{'is' if len(rare) == 1 else 'are'} {treated}: "
-            f"{_listed([f'{shown(name)} ({counts[name]:,})' for name in rare])}"
+            f"{_first_few([f'{shown(name)} ({counts[name]:,})' for name in rare])}"
         )
         if treatment == "keep":
             return splits
@@ -116,7 +118,7 @@ class NamedKind(LabelKind):
             notes.append(
                 f"{len(untaught):,} label{'s are' if len(untaught) > 1 else ' is'} not in train, so that no model can "
                 f"learn {'them' if len(untaught) > 1 else 'it'}; {self.left_out}: "
-                f"{_listed([self._where(name, splits, taught) for name in untaught])}"
+                f"{_first_few([self._where(name, splits, taught) for name in untaught])}"
             )
         kept = [self._renamed(split, dict.fromkeys(untaught)) for split in splits]
         counts = {split.name: Counter(self._names(split)) for split in kept}
@@ -136,7 +138,7 @@ class NamedKind(LabelKind):
             notes.append(
                 f"{len(partial):,} of {len(taught):,} labels {'is' if len(partial) == 1 else 'are'} not in every "
                 f"split, and not measured where {'it is' if len(partial) == 1 else 'they are'} missing: "
-                f"{_listed(shares)}; data.min_examples_per_label and data.rare drop or merge such labels"
+                f"{_first_few(shares)}; data.min_examples_per_label and data.rare drop or merge such labels"
             )
         return kept
 
@@ -148,7 +150,7 @@ class NamedKind(LabelKind):
         return [name for label in split.labels for name in self.names_in(label)]
 
     def _renamed(self, split: Split, new: Mapping[str, str | None]) -> Split:
-        """Return a split with new names for some labels, without the rows that are left with none."""
+        """Return a split with new names for some labels, without the rows that are then left out."""
         if not new:
             return split
         labels = [self.renamed(label, new) for label in split.labels]
@@ -169,24 +171,25 @@ class NamedKind(LabelKind):
         return f"1 row: {place}" if len(places) == 1 else f"{len(places):,} rows, the first: {place}"
 
     def _where(self, name: str, splits: list[Split], taught: set[str]) -> str:
+        """Describe which splits have a label that train lacks, and the nearest label of train."""
         having = " and ".join(split.name for split in splits if name in self._names(split))
         hint = nearest(name, taught).replace("; nearest", ", nearest in train")
         return f"{shown(name)} only in {having} ({self._rows(name, splits)}{hint})"
 
 
 def _key(label: str) -> str:
-    """Return what labels have in common that differ only in case, white space or Unicode form."""
+    """Return a label's key, which is equal for labels that differ only in case, white space or Unicode form."""
     return unicodedata.normalize("NFC", " ".join(unicodedata.normalize("NFD", label).casefold().split()))
 
 
 def _invisible(name: str, spellings: Sequence[str]) -> bool:
-    """Return whether a label looks like another spelling when it is printed."""
+    """Return whether a label looks the same as another spelling when both are printed."""
     return any(
         name != each and unicodedata.normalize("NFC", name) == unicodedata.normalize("NFC", each)
         for each in spellings
     )
 
 
-def _listed(names: list[str]) -> str:
+def _first_few(names: list[str]) -> str:
     rest = len(names) - NUM_SHOWN
     return "; ".join(names[:NUM_SHOWN]) + (f"; and {rest:,} more" if rest > 0 else "")

@@ -77,7 +77,7 @@ class DataConfig(Section):
         description="Texts generated from training texts, also learned from the teacher's logits only.",
     )
     diagnostics: DiagnosticsConfig = Field(
-        default_factory=DiagnosticsConfig, description="How labels that are probably wrong are found."
+        default_factory=DiagnosticsConfig, description="How to find labels that are probably wrong."
     )
 
     local_files: ClassVar[tuple[str, ...]] = ()
@@ -99,11 +99,11 @@ class DataConfig(Section):
 
     @property
     def default_out_of_scope_label(self) -> str | None:
-        """Out-of-scope label that is used if the section names none and the data has it."""
+        """Out-of-scope label that is used if the section names none and the data has this one."""
         return None
 
     def read(self) -> list[RawSplit]:
-        """Return the unchecked train split, and the validation and test splits that there are.
+        """Return the unchecked train split, and the validation and test splits if there are any.
 
         Raises:
             DataError: The data cannot be read; gives file, row and remedy, for all files together.
@@ -111,7 +111,7 @@ class DataConfig(Section):
         raise NotImplementedError
 
     @model_validator(mode="after")
-    def _unlabelled_alike(self) -> DataConfig:
+    def _unlabelled_has_pairs_too(self) -> DataConfig:
         column = None if self.unlabelled is None else self.unlabelled.text_pair_column
         if self.unlabelled is None or (column is not None) == self.takes_pairs:
             return self
@@ -136,7 +136,7 @@ class DataConfig(Section):
 Separator = Annotated[str, Field(min_length=1, max_length=20)]
 
 
-def _with_columns(template: str) -> str:
+def _valid_template(template: str) -> str:
     template_columns(template)
     return template
 
@@ -154,7 +154,7 @@ class ColumnsConfig(DataConfig):
         "and a hypothesis. Long pairs are truncated token by token at the end of the longer text. Default of the task "
         "question_answering: `context`.",
     )
-    text_template: Annotated[Text, AfterValidator(_with_columns)] | None = Field(
+    text_template: Annotated[Text, AfterValidator(_valid_template)] | None = Field(
         default=None,
         description="hub, files: instead of `text_column`, a text with columns in braces, such as "
         '"{title}: {body}".',
@@ -162,9 +162,8 @@ class ColumnsConfig(DataConfig):
     label_column: Name = Field(
         default=DEFAULT_LABEL_COLUMN,
         description="hub, files: column with the label, the labels or the number. If a hub dataset has no `label` but "
-        "exactly one column of "
-        "classes (`intent` in clinc/clinc_oos), that column is read. Default of the task question_answering: "
-        "`answers`.",
+        "exactly one column of classes (`intent` in clinc/clinc_oos), that column is read. Default of the task "
+        "question_answering: `answers`.",
     )
     label_columns: Annotated[list[Name], Field(max_length=2000)] | None = Field(
         default=None,

@@ -16,7 +16,7 @@ from .base import DATA_SOURCES, DataConfig
 from .files import decode, existing_file, read_bytes
 
 KEYS: Final = {"train": "train", "validation": "val", "test": "test"}
-"""Names of the splits here -> their keys in the file; each may have an `oos_` key beside it."""
+"""Names of the splits -> their keys in the file; each may have an `oos_` key beside it."""
 
 
 @DATA_SOURCES.register
@@ -88,9 +88,11 @@ def parse_clinc(content: bytes, origin: str) -> list[RawSplit]:
             f"{origin}: line {error.lineno} column {error.colno}: not usable JSON ({error.msg})"
         ) from None
     except json.JSONDecodeError as error:
-        cut = error.pos >= len(text.rstrip()) or error.msg.startswith("Unterminated")
-        what = "it ends too early: the file is truncated" if cut else error.msg
-        remedy = "copy or write the file again" if cut else "for CSV, JSONL or Parquet use data.source: files"
+        is_cut = error.pos >= len(text.rstrip()) or error.msg.startswith("Unterminated")
+        what = "it ends too early: the file is truncated" if is_cut else error.msg
+        remedy = (
+            "copy or write the file again" if is_cut else "for CSV, JSONL or Parquet use data.source: files"
+        )
         raise DataError(
             f"{origin}: line {error.lineno} column {error.colno}: not valid JSON ({what}); {remedy}"
         ) from None
@@ -114,17 +116,17 @@ def _check_keys(document: Any, origin: str) -> None:
 
 
 def _split(document: dict[str, list[Any]], split: str, key: str, origin: str) -> RawSplit:
-    inside, outside = document[key], document.get(f"oos_{key}", [])
+    in_scope, out_of_scope = document[key], document.get(f"oos_{key}", [])
 
     def place(index: int) -> str:
-        if index < len(inside):
+        if index < len(in_scope):
             return f"{key} row {index + 1}"
-        return f"oos_{key} row {index - len(inside) + 1}"
+        return f"oos_{key} row {index - len(in_scope) + 1}"
 
     faults = FaultList()
     texts: list[object] = []
     labels: list[object] = []
-    for index, row in enumerate([*inside, *outside]):
+    for index, row in enumerate([*in_scope, *out_of_scope]):
         if isinstance(row, list) and len(row) == 2:
             texts.append(row[0])
             labels.append(row[1])

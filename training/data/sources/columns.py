@@ -1,4 +1,4 @@
-"""The columns of a file or dataset that are read, and the split that they make."""
+"""The columns to read from a file or dataset, and the split that is made of them."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ class Columns:
         """Check that each column to read exists once.
 
         Raises:
-            DataError: One does not exist, or there are two of it.
+            DataError: A column does not exist, or several have its name.
         """
         for column in reversed(self.keys):  # the text first
             count = names.count(column)
@@ -98,7 +98,7 @@ class Columns:
             DataError: A column does not exist.
         """
         self.check(table.origin, table.names)
-        texts = self._joined(table) if self.text is None else table.column(self.text)
+        texts = self._template_texts(table) if self.text is None else table.column(self.text)
         labels = self._labels(table, name, len(texts))
         groups = None if self.group is None else table.column(self.group)
         slices = {column: table.column(column) for column in self.slices}
@@ -111,12 +111,12 @@ class Columns:
             return list(zip(*(table.column(column) for column in self.labels), strict=True))
         return [name] * num_rows if self.label is None else table.column(self.label)
 
-    def _joined(self, table: Table) -> list[object]:
-        """Return the texts of the template; blank where all of its columns are."""
+    def _template_texts(self, table: Table) -> list[object]:
+        """Return the text of each row by the template; None where all of its columns are blank."""
         parts = _parts(self.template or "")
         columns = {column: table.column(column) for _, column in parts if column is not None}
         rows = zip(*columns.values(), strict=True)
-        return [_filled(parts, dict(zip(columns, row, strict=True))) for row in rows]
+        return [_fill(parts, dict(zip(columns, row, strict=True))) for row in rows]
 
 
 def template_columns(template: str) -> list[str]:
@@ -137,7 +137,7 @@ def template_columns(template: str) -> list[str]:
 
 
 def _parts(template: str) -> list[tuple[str, str | None]]:
-    """Return pairs of literal text and the column after it, or None at the end."""
+    """Return pairs of literal text and the column after it; None if no column follows."""
     parts = []
     for literal, column, spec, conversion in string.Formatter().parse(template):
         if column is not None and (spec or conversion):
@@ -146,8 +146,11 @@ def _parts(template: str) -> list[tuple[str, str | None]]:
     return parts
 
 
-def _filled(parts: list[tuple[str, str | None]], row: dict[str, object]) -> object:
-    """Return a template's text of one row; a value that is no text or number is returned itself, as a fault."""
+def _fill(parts: list[tuple[str, str | None]], row: dict[str, object]) -> object:
+    """Fill a template with one row; None if all values are blank.
+
+    A value that is neither text nor a number is returned as it is, so that it is reported as a fault.
+    """
     empty = (None, MISSING)
     wrong = [
         value for value in row.values() if value not in empty and not isinstance(value, str | int | float)

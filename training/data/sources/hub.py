@@ -72,7 +72,7 @@ def read_hub(dataset: str, config: str | None, columns: Columns) -> list[RawSpli
         raise DataError(
             f"{name}: no split 'train'; it has {quoted(loaded)}; save its splits as files and use data.source: files"
         )
-    return [split_of(loaded[there], split, name, there, columns) for split, there in found.items()]
+    return [split_of(loaded[own_name], split, name, own_name, columns) for split, own_name in found.items()]
 
 
 def read_hub_column(dataset: str, config: str | None, split: str, columns: Columns) -> RawSplit:
@@ -94,20 +94,20 @@ def _load(dataset: str, config: str | None, name: str) -> Mapping[str, Any]:
 
     path = user_path(dataset, "data.dataset", DataError)
     if is_saved(path):
-        return _by_split(_tried(lambda: datasets.load_from_disk(str(path)), name))
+        return _by_split(_loaded(lambda: datasets.load_from_disk(str(path)), name))
     if dataset.startswith((".", "/", "~")) and not path.is_dir():
         raise DataError(
             f"{dataset}: data.dataset is not a directory; correct the path, or give a repository id"
         )
     local = str(path) if path.is_dir() else dataset
-    return _by_split(_tried(lambda: datasets.load_dataset(local, config), name))
+    return _by_split(_loaded(lambda: datasets.load_dataset(local, config), name))
 
 
 def _by_split(loaded: Any) -> Mapping[str, Any]:
     return loaded if isinstance(loaded, Mapping) else {"train": loaded}
 
 
-def _tried(load: Callable[[], Any], name: str) -> Any:
+def _loaded(load: Callable[[], Any], name: str) -> Any:
     """Call ``load``; turn any failure into a one-line error with its remedy."""
     remedy = (
         "load it once on a machine with network access and set HF_HUB_OFFLINE=1 here with the same HF_HOME, or set "
@@ -115,10 +115,10 @@ def _tried(load: Callable[[], Any], name: str) -> Any:
     )
     from datasets.exceptions import DatasetNotFoundError
 
-    # Without a network huggingface_hub logs two lines for each retry; the error below reports it once.
-    retries = logging.getLogger("huggingface_hub.utils._http")
-    level = retries.level
-    retries.setLevel(logging.ERROR)
+    # Without a network, huggingface_hub logs two lines for each retry; the error below reports it once.
+    http_logger = logging.getLogger("huggingface_hub.utils._http")
+    level = http_logger.level
+    http_logger.setLevel(logging.ERROR)
     try:
         return load()
     except ConnectionError as error:
@@ -138,4 +138,4 @@ def _tried(load: Callable[[], Any], name: str) -> Any:
         reason = first_line(error.__cause__ or error)
         raise DataError(f"{name}: cannot be loaded: {shown(reason, 300)}; {remedy}") from error
     finally:
-        retries.setLevel(level)
+        http_logger.setLevel(level)

@@ -49,7 +49,7 @@ class FilesData(ColumnsConfig):
     )
     train: Name | None = Field(
         default=None,
-        description=f"files: the texts to learn ({FORMATS}). A folder of several splits gives the other two as well.",
+        description=f"files: the training texts ({FORMATS}). A folder of several splits gives the other two as well.",
     )
     validation: Name | None = Field(
         default=None,
@@ -70,7 +70,7 @@ class FilesData(ColumnsConfig):
     optional_files: ClassVar[tuple[str, ...]] = ("validation", "test")
 
     def read(self) -> list[RawSplit]:
-        """Return the splits that there are; the errors of all files are raised together."""
+        """Return the splits that are given; the errors of all files are raised together."""
         splits = {split: getattr(self, split) or self._in_train(split) for split in SPLITS}
         return collect(
             [
@@ -81,7 +81,7 @@ class FilesData(ColumnsConfig):
         )
 
     def _in_train(self, split: str) -> str | None:
-        """Return the folder that ``train`` names, if it has a split."""
+        """Return the folder that ``train`` names, if it has this split."""
         folder = user_path(str(self.train), "data.train", DataError)
         return str(self.train) if split in split_folders(folder) else None
 
@@ -101,7 +101,7 @@ def read_table(
         name: Path of the file or folder.
         columns: Columns to read.
         delimiter: Character between the fields of a CSV file, or ``tab``; None: detected.
-        parameter: What names the file, for messages; default: ``data.`` and the split.
+        parameter: Full name of the parameter that holds the path, for messages; default: ``data.`` and the split.
 
     Raises:
         DataError: The file does not exist, its extension is not supported or does not match its content, or a
@@ -115,7 +115,7 @@ def read_table(
 
 
 def open_table(name: str, delimiter: str | None = None, *, parameter: str = "data.train") -> Table:
-    """Return all columns of the file or folder that ``parameter`` names; raises as :func:`read_table` does."""
+    """Return all columns of the file or folder that ``parameter`` names; raise as :func:`read_table` does."""
     path = existing_data(name, parameter)
     if path.is_dir():
         return open_saved(_folder_of(path, "train"))

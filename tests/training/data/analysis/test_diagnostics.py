@@ -34,8 +34,8 @@ def test_planted_wrong_labels_are_found() -> None:
     assert margins[-1] < 0
 
 
-def test_issues_are_those_of_the_definition() -> None:
-    """Thresholds and contradictions by loops instead of arrays."""
+def test_issues_match_the_definition() -> None:
+    """The reference uses loops instead of arrays."""
     generator = np.random.default_rng(2)
     labels = generator.integers(0, 4, 80)
     given = generator.dirichlet(np.ones(5), size=80)  # no text has label 4
@@ -90,13 +90,13 @@ def test_equal_and_different_texts_are_not_near_duplicates(text: str) -> None:
     assert near_duplicates({"train": TRAIN, "test": [text]}) == []
 
 
-def test_test_is_compared_with_validation_as_well() -> None:
+def test_the_test_split_is_also_compared_with_validation() -> None:
     texts = ["can you tell me the way to the old harbour", "can you tell me the way to the new harbour"]
     (found,) = near_duplicates({"train": TRAIN, "validation": texts[:1], "test": texts[1:]})
     assert (found.split, found.other_split) == ("test", "validation")
 
 
-def test_the_filter_finds_what_comparing_all_pairs_finds() -> None:
+def test_the_filter_finds_the_same_as_comparing_all_pairs() -> None:
     generator = np.random.default_rng(3)
     words = np.array([f"w{number}" for number in range(30)])
     texts = [" ".join(generator.choice(words, size=8, replace=False)) for _ in range(150)]

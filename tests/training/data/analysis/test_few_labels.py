@@ -1,4 +1,4 @@
-"""Labels with few training texts: what is counted, and what a job is advised."""
+"""Labels with few training texts: how they are counted, and the remedies for a job."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def single(counts: list[int], outside: str | None = None) -> Any:
         ([100, 90, 80, 3], None, (1, 4, 85, False)),  # a rare tail
         ([3, 5, 500], None, (2, 3, 5, True)),
         ([12, 20], None, (1, 2, 16, False)),
-        ([8, 9, 400], "l2", (2, 2, 8.5, True)),  # the out-of-scope label is no label to learn
+        ([8, 9, 400], "l2", (2, 2, 8.5, True)),  # the out-of-scope label is not counted
         ([40, 50, 4], "l2", None),
         ([16, 17], None, None),
         ([400], None, None),
@@ -58,7 +58,7 @@ def test_each_label_of_a_text_counts() -> None:
     assert found is not None and (found.num_few, found.num_labels, found.median) == (1, 2, 15)
 
 
-def test_numbers_have_no_texts_of_a_label() -> None:
+def test_labels_that_are_numbers_are_not_counted() -> None:
     assert few_labels(data(NUMBERS, ["price"], [[1.5], [-2.0]])) is None
 
 
@@ -73,7 +73,7 @@ def test_numbers_have_no_texts_of_a_label() -> None:
         ([90, 80, 3], {}, CONTRAST, ["data.min_examples_per_label", "training.balance"], [CONTRAST]),
     ],
 )
-def test_the_advice_is_what_the_job_lacks(counts, section, remedy, named, unnamed) -> None:
+def test_the_advice_names_what_the_job_lacks(counts, section, remedy, named, unnamed) -> None:
     config = data_config(source="files", train="x.csv", **section)
     advice = single(counts).advice(config, remedy)
     assert all(each in advice for each in named), advice

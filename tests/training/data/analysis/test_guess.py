@@ -1,4 +1,4 @@
-"""Guessing the columns of somebody's own table."""
+"""Guessing the columns of a user's table."""
 
 import pytest
 
@@ -25,7 +25,7 @@ def table(**columns: list[object]) -> Table:
         ({"customer_message": TEXTS, "ticket-category": LABELS}, ("customer_message", "ticket-category")),
         ({"a": TEXTS, "b": LABELS}, ("a", "b")),
         ({"id": list(range(NUM_ROWS)), "q": TEXTS, "stars": [n % 5 for n in range(NUM_ROWS)]}, ("q", "stars")),
-        (  # the usual name before the fewest values
+        (  # the usual name counts more than the fewest values
             {"lang": ["en", "fr"] * 30, "intent": LABELS, "query": TEXTS},
             ("query", "intent"),
         ),
@@ -40,7 +40,7 @@ def test_text_and_label_are_found(columns, expected) -> None:
     assert set(found.others) == set(columns) - set(expected)
 
 
-def test_what_is_given_is_not_guessed() -> None:
+def test_given_columns_are_not_guessed() -> None:
     columns = {"text": TEXTS, "label": LABELS, "body": list(reversed(TEXTS)), "lang": ["en", "fr"] * 30}
     found = guess_columns(table(**columns), text="body", label="lang")
     assert (found.text, found.label) == ("body", "lang")
@@ -59,7 +59,7 @@ def test_what_is_given_is_not_guessed() -> None:
         ({"text": TEXTS, "label": LABELS}, {"label": "x"}, ["--label: 'x' given"]),
     ],
 )
-def test_what_cannot_be_guessed_is_asked_for(columns, options, parts) -> None:
+def test_the_error_for_a_failed_guess_names_the_option(columns, options, parts) -> None:
     with pytest.raises(DataError) as caught:
         guess_columns(table(**columns), **options)
     for part in parts:
@@ -77,12 +77,12 @@ def test_blank_and_missing_values_do_not_count() -> None:
 @pytest.mark.parametrize(
     "name", ["oos", "OOS", "out_of_scope", "Out of scope", "out-of-domain", "nlu_fallback", " ood "]
 )
-def test_names_of_an_out_of_scope_label(name: str) -> None:
+def test_names_of_an_out_of_scope_label_are_recognized(name: str) -> None:
     assert guess_out_of_scope(["a", name, "b"]) == name
 
 
 @pytest.mark.parametrize("labels", [["other", "none"], ["scope"], ["oos", "out_of_scope"], ["goods"], []])
-def test_other_names_are_labels_like_any(labels: list[str]) -> None:
+def test_other_names_are_ordinary_labels(labels: list[str]) -> None:
     assert guess_out_of_scope(labels) is None
 
 
@@ -117,13 +117,13 @@ def test_tags_and_spans_are_entities(columns, text, label):
         ['{"text": ["a"], "answer_start": [0]}', '{"text": ["c"], "answer_start": [0]}'],
     ],
 )
-def test_answers_with_their_places_answer_questions(answers):
+def test_answers_with_their_places_are_question_answering(answers):
     columns = {"id": ["x", "y"], "question": ["who?", "why?"], "context": ["a b", "c d"], "answers": answers}
     guess = guess_columns(Table("data", list(columns), columns.__getitem__, str))
     assert (guess.text, guess.pair, guess.label) == ("question", "context", "answers")
     assert (guess.task, guess.separator, guess.others) == ("question_answering", None, ["id"])
 
 
-def test_lists_of_names_are_no_entities():
+def test_lists_of_names_are_not_entities():
     columns = {"text": ["a b", "c d", "e f"], "labels": [["O", "news"], ["O"], ["news"]]}
     assert guess_columns(Table("data", list(columns), columns.__getitem__, str)).task == "multi_label"

@@ -15,7 +15,7 @@ from ..files import decode, read_bytes
 
 EXTENSIONS: Final = (".conll", ".iob", ".iob2", ".bio")
 TOKENS, TAGS = "tokens", "tags"
-"""Names of the columns where none are asked for."""
+"""Names of the columns if none are requested."""
 
 _DOCUMENT = "-DOCSTART-"
 _COMMENT = re.compile(r"#(\s|$)")
@@ -25,16 +25,15 @@ _LINE_END = re.compile(r"\r\n|\n|\r")
 def read_conll(path: Path, columns: Columns) -> Table:
     """Read a CoNLL file: the first field of a line is the token, the last one its tag.
 
-    Fields are divided by tabs where a line has any, else by blanks. Lines that begin a document (``-DOCSTART-``) and
-    comments (``# …`` where the last field is no tag) are skipped.
+    Fields are divided by tabs if a line has any, else by blanks. Lines that begin a document (``-DOCSTART-``) and
+    comments (``# …`` whose last field is not a tag) are skipped.
 
     Args:
         path: The file.
-        columns: The columns to read: the lists of tokens are in its column of texts, the lists of tags in that of
-            labels.
+        columns: The columns to read: the column of texts has the lists of tokens, the column of labels those of tags.
 
     Raises:
-        DataError: A line has no tag, there is no text, or another column is asked for.
+        DataError: A line has no tag, there is no text, or another column is requested.
     """
     origin = str(path)
     content = decode(read_bytes(path), origin, "CoNLL")

@@ -25,8 +25,8 @@ def read_delimited(path: Path, columns: Columns, delimiter: str | None) -> Table
     Args:
         path: The file.
         columns: The columns to read.
-        delimiter: Character between fields; None: the one with which the header has the columns, else the one that
-            divides the first records alike.
+        delimiter: Character between fields; None: the one by which the header has the columns to read, else the one
+            that divides the most of the first records into equally many fields.
 
     Raises:
         DataError: It is not CSV, a record has more or fewer fields than the header, or a column does not exist.
@@ -37,9 +37,9 @@ def read_delimited(path: Path, columns: Columns, delimiter: str | None) -> Table
         raise DataError(
             f"{origin}: not CSV but JSON; rename it to .jsonl if it has one object per line, or to .json"
         )
-    # A text may be longer than 131,072 characters.
+    # The default limit is 131,072 characters, which a text may exceed.
     csv.field_size_limit(max(csv.field_size_limit(), len(content)))
-    delimiter = delimiter or _found_delimiter(content, columns, path)
+    delimiter = delimiter or _detect_delimiter(content, columns, path)
     records: list[list[str]] = []
     lines: list[int] = []
     start = 1
@@ -60,7 +60,8 @@ def read_delimited(path: Path, columns: Columns, delimiter: str | None) -> Table
     faults = FaultList()
     for line, row in zip(lines[1:], rows, strict=True):
         if len(row) != len(header):
-            faults.add(lambda n=line, r=row: f"line {n}: {len(r)} fields where the header has {len(header)}")
+            count = "1 field" if len(row) == 1 else f"{len(row)} fields"
+            faults.add(lambda n=line, c=count: f"line {n}: {c} where the header has {len(header)}")
     faults.raise_if_any(
         origin,
         f"the fields are divided by {DELIMITERS.get(delimiter, shown(delimiter))} (data.delimiter); put texts that "
@@ -78,24 +79,24 @@ def _reader(content: str, delimiter: str) -> Any:
     return csv.reader(io.StringIO(content, newline=""), delimiter=delimiter, strict=True)
 
 
-def _found_delimiter(content: str, columns: Columns, path: Path) -> str:
+def _detect_delimiter(content: str, columns: Columns, path: Path) -> str:
     candidates = sorted(DELIMITERS, key=lambda each: each != "\t") if ".tsv" in path.suffixes else DELIMITERS
     samples = {each: _sample(content, each) for each in candidates}
     for each, records in samples.items():
         if columns.keys and records and all(records[0].count(name) for name in columns.keys):
             return each
 
-    def alikeness(each: str) -> tuple[bool, int, int]:
+    def regularity(each: str) -> tuple[bool, int, int]:
         records = [record for record in samples[each] if record]
         widths = Counter(map(len, records))
         width, count = widths.most_common(1)[0] if records else (1, 0)
         return width > 1, count, width
 
-    return max(samples, key=alikeness)
+    return max(samples, key=regularity)
 
 
 def _sample(content: str, delimiter: str) -> list[list[str]]:
     found: list[list[str]] = []
-    with suppress(csv.Error):  # reading all of it reports the line
+    with suppress(csv.Error):  # it is reported with its line when the whole file is read
         found.extend(record for record in islice(_reader(content, delimiter), _NUM_SAMPLED) if record)
     return found

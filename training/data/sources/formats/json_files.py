@@ -1,4 +1,4 @@
-"""Read JSON Lines, and JSON files with a list of objects, or of SQuAD."""
+"""Read JSON Lines, and JSON files with a list of objects or in SQuAD's format."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def read_json_lines(path: Path, columns: Columns) -> Table:
 
 
 def read_json_list(path: Path, columns: Columns) -> Table:
-    """Read a JSON file: a list of objects, one object per line, or a file of SQuAD.
+    """Read a JSON file: a list of objects, one object per line, or SQuAD's format.
 
     Raises:
         DataError: It is none of them, or a column does not exist.
@@ -81,12 +81,12 @@ def _table_of_lines(content: str, origin: str, columns: Columns) -> Table:
     lines: list[int] = []
     for number, line in enumerate(_LINE_END.split(content), start=1):
         if line.strip():
-            objects.append(_object(line, f"{origin}: line {number}"))
+            objects.append(_parse_line(line, f"{origin}: line {number}"))
             lines.append(number)
     return _table(objects, origin, columns, lambda i: f"line {lines[i]}")
 
 
-def _object(line: str, where: str) -> dict[str, Any]:
+def _parse_line(line: str, where: str) -> dict[str, Any]:
     try:
         value = read_json(line)
     except json.JSONDecodeError as error:

@@ -20,14 +20,14 @@ ALIASES: Final[Mapping[str, tuple[str, ...]]] = {
     "validation": ("validation", "valid", "val", "dev"),
     "test": ("test",),
 }
-"""Splits -> the names that datasets give them."""
+"""Splits -> the names that datasets use for them."""
 
 _MOST_BYTES = 2**20
 
 
-def split_names(there: Iterable[str]) -> dict[str, str]:
-    """Map each split to its name in a dataset; those that it lacks are left out."""
-    known = list(there)
+def split_names(own_names: Iterable[str]) -> dict[str, str]:
+    """Map each split to its own name in a dataset; splits that the dataset lacks are left out."""
+    known = list(own_names)
     found = {split: next((name for name in names if name in known), None) for split, names in ALIASES.items()}
     return {split: name for split, name in found.items() if name is not None}
 
@@ -43,7 +43,7 @@ def split_folders(folder: Path) -> dict[str, Path]:
     path = folder / "dataset_dict.json"
     try:
         names = read_json(read_regular(path, _MOST_BYTES).decode())["splits"]
-        return {split: folder / there for split, there in split_names(names).items()}
+        return {split: folder / own_name for split, own_name in split_names(names).items()}
     except (OSError, ValueError, TypeError, KeyError, json.JSONDecodeError):
         raise DataError(f"{path}: damaged; it must list the splits of the dataset; save it again") from None
 
@@ -58,7 +58,7 @@ def read_saved(folder: Path, name: str, columns: Columns) -> RawSplit:
 
 
 def open_saved(folder: Path) -> Table:
-    """Return all columns of a folder of ``Dataset.save_to_disk``; raises ``DataError`` if it is damaged."""
+    """Return all columns of a folder of ``Dataset.save_to_disk``; raise ``DataError`` if it is damaged."""
     rows = _load(folder)
     return _table(rows, list(rows.features), str(folder), "")
 
@@ -77,7 +77,7 @@ def _load(folder: Path) -> Any:
     return rows
 
 
-def split_of(rows: Any, name: str, origin: str, there: str, columns: Columns) -> RawSplit:
+def split_of(rows: Any, name: str, origin: str, own_name: str, columns: Columns) -> RawSplit:
     """Return a loaded dataset as a split.
 
     If there is no column of the default name ``label`` and exactly one column holds classes, that one is the label.
@@ -85,8 +85,8 @@ def split_of(rows: Any, name: str, origin: str, there: str, columns: Columns) ->
     Args:
         rows: A ``datasets.Dataset``.
         name: Name of the split.
-        origin: Its name, for messages.
-        there: The dataset's own name of the split, for messages; empty: none.
+        origin: Name of the dataset, for messages.
+        own_name: The split's name in the dataset, for messages; empty: none.
         columns: The columns to read.
 
     Raises:
@@ -97,18 +97,18 @@ def split_of(rows: Any, name: str, origin: str, there: str, columns: Columns) ->
     if columns.label == DEFAULT_LABEL_COLUMN and columns.label not in features and len(classes) == 1:
         columns = replace(columns, label=classes[0])
     columns.check(origin, list(features))
-    return columns.split(name, _table(rows, list(columns.keys), origin, there))
+    return columns.split(name, _table(rows, list(columns.keys), origin, own_name))
 
 
-def _table(rows: Any, names: list[str], origin: str, there: str) -> Table:
+def _table(rows: Any, names: list[str], origin: str, own_name: str) -> Table:
     features = rows.features
-    held = rows.select_columns(names).with_format(None)
+    selected = rows.select_columns(names).with_format(None)
 
     def column(name: str) -> list[object]:
-        names, values = _class_names(features[name]), held[name][:]
-        return values if names is None else [class_name(value, names) for value in values]
+        classes, values = _class_names(features[name]), selected[name][:]
+        return values if classes is None else [class_name(value, classes) for value in values]
 
-    return Table(origin, list(features), column, lambda i: f"{there} row {i + 1}".lstrip())
+    return Table(origin, list(features), column, lambda i: f"{own_name} row {i + 1}".lstrip())
 
 
 def _class_names(feature: Any) -> list[str] | None:

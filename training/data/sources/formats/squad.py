@@ -16,11 +16,11 @@ from ...rows import FaultList
 from ..columns import Columns, Table
 
 COLUMNS: Final = {"text": "question", "pair": "context", "label": "answers"}
-"""Names of the columns that a task of answers reads."""
+"""Names of the columns that the task question_answering reads, by their role."""
 _FURTHER = ("id", "title")
 # An object whose first list has the key `data`, whatever short values precede it.
 _BEGIN = re.compile(r'\s*\{\s*("(\\.|[^"\\])*"\s*:\s*("(\\.|[^"\\])*"|[-+.\w]+)\s*,\s*)*"data"\s*:\s*\[')
-_HEAD = 4096  # characters that show whether a file is one of SQuAD
+_HEAD = 4096  # characters that show whether a file has SQuAD's format
 _REMEDY = (
     'write it as SQuAD does: {"data": [{"paragraphs": [{"context": …, "qas": [{"question": …, "answers": '
     '[{"text": …, "answer_start": …}]}]}]}]}'
@@ -28,12 +28,12 @@ _REMEDY = (
 
 
 def is_squad(content: str) -> bool:
-    """Return whether a JSON file begins as one of SQuAD does."""
+    """Return whether a JSON file begins as SQuAD's format does."""
     return _BEGIN.match(content[:_HEAD]) is not None
 
 
 def is_squad_file(name: str) -> bool:
-    """Return whether a local file begins as one of SQuAD does; False for one that cannot be read."""
+    """Return whether a local file begins as SQuAD's format does; False if it cannot be read."""
     path = Path(name)
     if not path.name.lower().endswith((".json", ".json.gz")):
         return False
@@ -55,11 +55,11 @@ def read_squad(content: str, origin: str, columns: Columns) -> Table | None:
     Args:
         content: The whole file.
         origin: Its name, for messages.
-        columns: The columns to read; there are ``question``, ``context``, ``answers`` (a list of objects), ``id`` and
+        columns: The columns to read, of ``question``, ``context``, ``answers`` (a list of objects), ``id`` and
             ``title``. A question with ``is_impossible`` has no answers.
 
     Returns:
-        The table; None where the content has one object a line.
+        The table; None if the content has one object per line.
 
     Raises:
         DataError: It is not valid JSON, a key is missing or has a value of another type, there is no question, or a
@@ -97,7 +97,7 @@ def _is_json(line: str) -> bool:
 
 
 def _questions(articles: Any, faults: FaultList) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield each question with its place; what lacks a key is a fault and left out."""
+    """Yield each question as a place and a row; missing keys and values of other types are added to ``faults``."""
     for number, article in enumerate(articles, 1):
         title = article.get("title") if isinstance(article, Mapping) else None
         place = f"article {number}{f' ({shown(title)})' if isinstance(title, str) else ''}"
@@ -125,7 +125,7 @@ def _is_impossible(question: Any) -> bool:
 
 
 def _value(holder: Any, key: str, place: str, faults: FaultList) -> Any:
-    """Return the value of a key; a fault where there is none."""
+    """Return the value of a key; None if it is missing, which is added to ``faults``."""
     if not isinstance(holder, Mapping):
         faults.add(lambda: f"{place}: a JSON {type(holder).__name__}, not an object: {shown(holder)}")
         return None
@@ -135,7 +135,7 @@ def _value(holder: Any, key: str, place: str, faults: FaultList) -> Any:
 
 
 def _list_of(holder: Any, key: str, place: str, faults: FaultList) -> list[Any]:
-    """Return the list that a key has; a fault where there is none."""
+    """Return the list that a key has; empty if there is none, which is added to ``faults``."""
     num_before, value = faults.num_faults, _value(holder, key, place, faults)
     if isinstance(value, list):
         return value
