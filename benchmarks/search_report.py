@@ -1,4 +1,4 @@
-"""What ``search.py`` found, compared and shown as the tables of docs/results/search.md."""
+"""Compare the searches of ``search.py``, and print the tables of docs/results/search.md."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ ASKED = {"trials": 6.0, "accuracy": -0.003, "target": 10.0}
 
 
 def seconds_to(side: dict[str, Any], target: float) -> float | None:
-    """When a search first had an epoch that was as good as ``target``; None where it never had."""
+    """Return the seconds until a search had an epoch at least as good as ``target``; None if it had none."""
     known = side.get("best_over_time") or [epoch for trial in side["trials"] for epoch in trial["epochs"]]
     return min((seconds for seconds, accuracy in known if accuracy >= target), default=None)
 
@@ -25,7 +25,7 @@ def machine(cpus: int) -> dict[str, Any]:
 
 
 def compare(sides: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """The ratios to the peer, and whether what was asked for is met."""
+    """Return the ratios to the peer, and which targets are met."""
     peer, ours, early = sides["peer"], sides["ours"], sides["early"]
     target = peer["best_accuracy"]
     ratios: dict[str, Any] = {
@@ -47,10 +47,10 @@ def compare(sides: dict[str, dict[str, Any]]) -> dict[str, Any]:
 def time_to_target(side: dict[str, Any], peer: dict[str, Any], target: float) -> dict[str, Any]:
     seconds, near = seconds_to(side, target), seconds_to(side, target + ASKED["accuracy"])
     peer_near = seconds_to(peer, target + ASKED["accuracy"])
-    assert peer_near is not None, "the peer reached its best, and so what is below it"
+    assert peer_near is not None, "the peer reached its own best, and therefore lower values"
     return {
         "target_s": seconds,
-        # The stricter of the two: the peer's search did not know that nothing better would come.
+        # The stricter ratio: the peer went on searching after its best epoch.
         "target_ratio": None if seconds is None else peer["best_after_s"] / seconds,
         "target_ratio_to_whole_search": None if seconds is None else peer["wall_s"] / seconds,
         "near_ratio": None if near is None else peer_near / near,
