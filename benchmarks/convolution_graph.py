@@ -60,8 +60,8 @@ def main() -> None:
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures here")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
-        paths = all_graphs(Path(scratch))
-        microseconds = measured(paths, arguments.num_tokens, arguments.rounds)
+        paths = write_graphs(Path(scratch))
+        microseconds = time_graphs(paths, arguments.num_tokens, arguments.rounds)
         machine = describe_machine()
         sys.stdout.write(
             f"{machine['cpu']}, {' '.join(machine['instruction_sets'])}\n\n{times_table(microseconds)}\n"
@@ -71,14 +71,14 @@ def main() -> None:
             for (student, pooling, form), path in paths.items():
                 if form == FORMS[-1]:
                     name = f"{student}, {pooling}"
-                    nodes[name] = by_node(path, arguments.num_tokens)
+                    nodes[name] = time_nodes(path, arguments.num_tokens)
                     sys.stdout.write(f"\n{name}\n\n{nodes_table(nodes[name])}\n")
     if arguments.json:
         found = {"machine": machine, "microseconds": {", ".join(key): us for key, us in microseconds.items()}}
         arguments.json.write_text(json.dumps(found | {"nodes": nodes}, indent=2) + "\n", encoding="utf-8")
 
 
-def all_graphs(folder: Path) -> dict[tuple[str, str, str], Path]:
+def write_graphs(folder: Path) -> dict[tuple[str, str, str], Path]:
     """Write each form of each student's graph; return the paths by student, pooling and form."""
     paths = {}
     for number, (student, shape) in enumerate(STUDENTS.items()):
@@ -138,7 +138,7 @@ def feed(num_tokens: int) -> dict[str, np.ndarray]:
     return {"input_ids": ids, "attention_mask": np.ones_like(ids)}
 
 
-def measured(paths: dict[tuple[str, str, str], Path], num_tokens: int, rounds: int) -> dict[Any, float]:
+def time_graphs(paths: dict[tuple[str, str, str], Path], num_tokens: int, rounds: int) -> dict[Any, float]:
     """Time the graphs in turns; return the median microseconds of a call in the fastest turn of each."""
     sessions = {key: ort.InferenceSession(str(path), session_options(1, {})) for key, path in paths.items()}
     given, times = feed(num_tokens), defaultdict(list)
@@ -154,7 +154,7 @@ def measured(paths: dict[tuple[str, str, str], Path], num_tokens: int, rounds: i
     return {key: min(each) for key, each in times.items()}
 
 
-def by_node(path: Path, num_tokens: int, num_calls: int = 2000) -> dict[str, float]:
+def time_nodes(path: Path, num_tokens: int, num_calls: int = 2000) -> dict[str, float]:
     """Return the median microseconds of each node of ONNX Runtime's optimized graph, by its profiler.
 
     The profiler itself adds some microseconds to each node.

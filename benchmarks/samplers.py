@@ -135,7 +135,7 @@ def sampler_named(name: str) -> Sampler:
     return AllTpe() if name == "all-tpe" else SAMPLERS[name]()
 
 
-def searched(
+def run_search(
     sampler: Sampler,
     function: Function,
     num_trials: int,
@@ -178,7 +178,7 @@ def searched(
     return true, reported, seconds
 
 
-def outcome(true: Sequence[Sequence[float]], reported: Sequence[Sequence[float]]) -> float:
+def result_of(true: Sequence[Sequence[float]], reported: Sequence[Sequence[float]]) -> float:
     """Return the result of a search: the best trial's value without noise, or the hypervolume of the front."""
     if len(true[0]) == 1:
         return true[max(range(len(true)), key=lambda place: reported[place][0])][0]
@@ -201,10 +201,10 @@ def measure_searches(given: argparse.Namespace) -> None:
                     continue
                 found, began = [], time.thread_time()
                 for seed in range(given.first_seed, given.first_seed + given.seeds):
-                    true, reported, _ = searched(
+                    true, reported, _ = run_search(
                         sampler_named(sampler), function, num_trials, seed, given.at_a_time
                     )
-                    found.append(outcome(true, reported))
+                    found.append(result_of(true, reported))
                 low, middle, high = min(found), statistics.median(found), max(found)
                 mean = (time.thread_time() - began) / given.seeds
                 print(
@@ -248,7 +248,7 @@ def suggestion_seconds(sampler: Sampler, num_trials: int, at_a_time: int) -> lis
         }
         [value] = function.values(arguments)
         known.append(create_trial(params=arguments, distributions=distributions, values=[value]))
-    _, _, seconds = searched(sampler, function, NUM_TIMED, 0, at_a_time, known)
+    _, _, seconds = run_search(sampler, function, NUM_TIMED, 0, at_a_time, known)
     return seconds
 
 

@@ -111,7 +111,7 @@ class Parts:
         return timed
 
 
-class Watch:
+class DriverClock:
     """Records the driver's clocks and memory when the first trial starts, and whenever a trial has ended."""
 
     def __init__(self) -> None:
@@ -156,7 +156,7 @@ def search_once(given: argparse.Namespace) -> dict[str, Any]:
     inputs = TrialInputs(
         {ONLY_STUDENT: Student("student")}, {"train": LabelledSplit(texts)}, texts, None, ["a", "b"]
     )
-    parts, watch = Parts(), Watch()
+    parts, clock = Parts(), DriverClock()
     with (
         ray_session(ResourcesConfig(address=given.address)),
         patch.object(trial_module, "run_trial", simulated_trial(given.epoch_seconds)),
@@ -173,14 +173,14 @@ def search_once(given: argparse.Namespace) -> dict[str, Any]:
             cpus_per_trial=1,
             gpus_per_trial=0,
             journal="study/optuna.journal",
-            report=watch,
+            report=clock,
         )
-        end = watch.now()
+        end = clock.now()
     assert len(outcome.trials) == given.one, "every trial has a record"
     # Only simulated trials report `process`.
     processes = {trial.metrics["process"] for trial in outcome.trials}
     worker_cpu = sum(trial.metrics["process_cpu_s"] for trial in outcome.trials)
-    found = costs(parts, watch.moments, end, given.directory)
+    found = costs(parts, clock.moments, end, given.directory)
     return {**found, "processes": len(processes), "worker_cpu_ms_a_trial": 1000 * worker_cpu / given.one}
 
 
@@ -217,7 +217,7 @@ def costs(
             "first hundred": _cpu_ms(moments, 0, min(HUNDRED, num_trials)),
             "last hundred": _cpu_ms(moments, max(0, num_trials - HUNDRED), num_trials),
         },
-        "suggestion_ms": _ends([1000 * seconds for seconds in parts.suggestions]),
+        "suggestion_ms": _means_of_ends([1000 * seconds for seconds in parts.suggestions]),
         "steps_a_trial": len(parts.calls["event loop"]) / num_trials,
         "snapshots": len(parts.calls["state written"]),
         "last_snapshot_ms": 1000 * parts.calls["state written"][-1],
@@ -247,7 +247,7 @@ def _cpu_ms(moments: list[dict[str, float]], first: int, last: int) -> float:
     return 1000 * (ended["cpu_s"] - began["cpu_s"]) / max(1, ended["done"] - began["done"])
 
 
-def _ends(values: list[float]) -> dict[str, float]:
+def _means_of_ends(values: list[float]) -> dict[str, float]:
     """Return the means of the first and the last hundred values."""
     first, last = values[:HUNDRED], values[-HUNDRED:]
     return {"first hundred": sum(first) / len(first), "last hundred": sum(last) / len(last)}
@@ -337,23 +337,23 @@ def show(result: dict[str, Any], to: int) -> None:
     counts = "".join(f"{each['trials']:>11,}" for each in searches)
     print(f"{'total of all trials':28}{counts}{'a trial':>11}{'exponent':>10}{f'{to:,}':>13}")
     for name in searches[-1]["totals"]:
-        values = "".join(_number(each["totals"].get(name), 11) for each in searches)
+        values = "".join(_formatted(each["totals"].get(name), 11) for each in searches)
         a_trial = searches[-1]["totals"][name] / searches[-1]["trials"]
         slope = exponent(searches[-2], searches[-1], name) if len(searches) > 1 else None
         at_end = expected(searches, name, to) if len(searches) > 1 else None
         mark = " !" if slope is not None and slope > CLEARLY_ABOVE_LINEAR else ""
         shown = f"{slope:>10.2f}" if slope is not None else f"{'-':>10}"
-        print(f"{name:28}{values}{_number(a_trial, 11)}{shown}{_number(at_end, 13)}{mark}")
+        print(f"{name:28}{values}{_formatted(a_trial, 11)}{shown}{_formatted(at_end, 13)}{mark}")
     print(f"\n{'by the number of trials':48}{counts}")
-    for name in _by_number(searches[-1]):
-        print(f"{name:48}" + "".join(_number(_by_number(each)[name], 11) for each in searches))
+    for name in _figures_by_number(searches[-1]):
+        print(f"{name:48}" + "".join(_formatted(_figures_by_number(each)[name], 11) for each in searches))
     for line in result["left_out"]:
         print(line)
     marked = [name.strip() for name in result["above_linear"]]
     print(f"! exponent above {CLEARLY_ABOVE_LINEAR}: {', '.join(marked) or 'none'}")
 
 
-def _by_number(search: dict[str, Any]) -> dict[str, float]:
+def _figures_by_number(search: dict[str, Any]) -> dict[str, float]:
     return {
         "driver CPU ms a trial, first hundred": search["driver_cpu_ms_a_trial"]["first hundred"],
         "driver CPU ms a trial, last hundred": search["driver_cpu_ms_a_trial"]["last hundred"],
@@ -371,7 +371,7 @@ def _by_number(search: dict[str, Any]) -> dict[str, float]:
     }
 
 
-def _number(value: float | None, width: int) -> str:
+def _formatted(value: float | None, width: int) -> str:
     if value is None:
         return f"{'-':>{width}}"
     digits = 0 if abs(value) >= 1000 else 1 if abs(value) >= 100 else 2 if abs(value) >= 1 else 4

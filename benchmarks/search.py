@@ -211,8 +211,12 @@ def run_peer(spec: Spec) -> dict[str, Any]:
         for number, trial in enumerate(analysis.trials)
     ]
     (threads,) = {int(value) for frame in frames.values() for value in frame["eval_threads"]}
-    how = {"batch_size": PEER_BATCH_SIZE, "precision": "fp32", "learning_rate": spec.peer_learning_rate}
-    return counted(trials, len(encoded["train"]), wall_s, clock.parts) | how | {"threads_per_trial": threads}
+    settings = {"batch_size": PEER_BATCH_SIZE, "precision": "fp32", "learning_rate": spec.peer_learning_rate}
+    return (
+        figures_of(trials, len(encoded["train"]), wall_s, clock.parts)
+        | settings
+        | {"threads_per_trial": threads}
+    )
 
 
 # ---- distiltune -----------------------------------------------------------------------------------------
@@ -278,7 +282,7 @@ def run_ours(spec: Spec, *, early: bool = False, profile: bool = False) -> dict[
         for trial in outcome.trials
     ]
     args = arguments_from_config(training, ".", use_cpu=True)
-    how = {
+    settings = {
         "batch_size": args.per_device_train_batch_size,
         "precision": "bf16" if args.bf16 else "fp32",
         "learning_rate": args.learning_rate,
@@ -286,7 +290,7 @@ def run_ours(spec: Spec, *, early: bool = False, profile: bool = False) -> dict[
         "best_over_time": seen,
         "ended_by": outcome.ended_by,
     }
-    side = counted(trials, len(inputs.train["train"]), wall_s, clock.parts) | how
+    side = figures_of(trials, len(inputs.train["train"]), wall_s, clock.parts) | settings
     return side | shares(side, records, spec.cpus, search_from, search_to) if profile else side
 
 
@@ -352,7 +356,7 @@ def reported_epochs(store: Store, trial_id: str, started_at: float) -> list[list
     ]
 
 
-def counted(
+def figures_of(
     trials: list[dict[str, Any]], num_train: int, wall_s: float, parts: dict[str, float]
 ) -> dict[str, Any]:
     """Return the figures to compare, computed in the same way for the peer and for distiltune."""
@@ -454,7 +458,7 @@ ENVIRONMENT = {
 }
 
 
-def call(side: str, spec: Spec) -> dict[str, Any]:
+def run_in_process(side: str, spec: Spec) -> dict[str, Any]:
     """Run an entry of ``SIDES`` in a process of its own, with its output in a log; return its result."""
     print(f"{side} ...", flush=True)
     started = time.monotonic()
@@ -573,13 +577,15 @@ def main() -> None:
         result: dict[str, Any] = {
             "machine": machine(spec.cpus),
             "spec": asdict(spec),
-            "prepared": call("prepare", spec),
+            "prepared": run_in_process("prepare", spec),
             "peer_from": str(given.skip_peer) if given.skip_peer else None,
             "sides": {},
         }
         for side in ("profile",) if given.profile else ("peer", "ours", "early"):
             reused = side == "peer" and given.skip_peer
-            found = earlier_peer(given.skip_peer, result["prepared"]) if reused else call(side, spec)
+            found = (
+                earlier_peer(given.skip_peer, result["prepared"]) if reused else run_in_process(side, spec)
+            )
             result["sides"][side] = found
             if side == "peer":
                 spec = replace(spec, target=found["best_accuracy"])

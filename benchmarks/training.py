@@ -70,6 +70,8 @@ DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 @dataclass(frozen=True)
 class Row:
+    """A way to train and its settings; ``kind`` selects the function that runs it."""
+
     name: str
     batch_size: int
     online: bool = False
@@ -107,6 +109,8 @@ ROWS = [
 
 @dataclass(frozen=True)
 class Setting:
+    """The models, texts, logits and number of steps that all rows share."""
+
     teacher: nn.Module
     student: nn.Module
     tokenizer: Any
