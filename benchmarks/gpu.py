@@ -261,14 +261,14 @@ def work(given: argparse.Namespace) -> int:
         answers.write(json.dumps(line) + "\n")
         answers.flush()
 
-    asked, every = json.loads(given.worker), gpu_rows.table_of_rows(device=given.device, tiny=given.tiny)
-    if asked["rows"] is None:
+    request, rows = json.loads(given.worker), gpu_rows.table_of_rows(device=given.device, tiny=given.tiny)
+    if request["rows"] is None:
         names = ("name", "unit", "seconds", "process")
-        write([{name: getattr(row, name) for name in names} for row in every])
+        write([{name: getattr(row, name) for name in names} for row in rows])
         return 0
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
-    bench = gpu_rows.Bench(given.device, given.tiny, asked["known"])
+    bench = gpu_rows.Bench(given.device, given.tiny, request["known"])
 
     def end(*_: Any) -> None:
         # Not with an exception: raised inside a destructor of Ray, it would be printed and then ignored.
@@ -279,7 +279,7 @@ def work(given: argparse.Namespace) -> int:
 
     signal.signal(signal.SIGTERM, end)
     with bench.ended:
-        for row in (row for row in every if row.name in asked["rows"]):
+        for row in (row for row in rows if row.name in request["rows"]):
             write({"begun": row.name})
             try:
                 write(row.run(bench))

@@ -104,18 +104,18 @@ def feature_scores(train: Outputs, outside: int, given: np.ndarray) -> dict[str,
     background = _distances(features - middle, given.astype(np.float64), middle)[:, 0]
     unit = _unit(features)
     unit_means = _unit(np.stack([unit[number == each].mean(axis=0) for each in range(len(classes))]))
-    asked = _unit(given.astype(np.float64))
+    queries = _unit(given.astype(np.float64))
     found = {
         "mahalanobis": -tied,
         "relative": background - tied,
-        "centroid": (asked @ unit_means.T).max(axis=1),
+        "centroid": (queries @ unit_means.T).max(axis=1),
     }
-    return found | _neighbour_scores(unit, asked)
+    return found | _neighbour_scores(unit, queries)
 
 
-def _neighbour_scores(unit: np.ndarray, asked: np.ndarray) -> dict[str, np.ndarray]:
+def _neighbour_scores(unit: np.ndarray, queries: np.ndarray) -> dict[str, np.ndarray]:
     known, most, nearest = unit.T.astype(np.float32), max(NEIGHBOURS), []
-    for part in np.array_split(asked.astype(np.float32), max(1, len(asked) // 512)):
+    for part in np.array_split(queries.astype(np.float32), max(1, len(queries) // 512)):
         similarities = np.partition(part @ known, -most, axis=1)[:, -most:]
         nearest.append(-np.sqrt(np.maximum(0, 2 + 2 * np.sort(-similarities, axis=1))))
     distances = np.concatenate(nearest)
