@@ -1,5 +1,5 @@
-# Each goal makes .venv by itself when it is missing or older than what it is made from.
-# Only Python >= 3.11 and make are assumed. Another interpreter: make run PYTHON=python3.12
+# Each goal creates .venv if it is missing or older than pyproject.toml or constraints.txt.
+# Needs only Python >= 3.11 and make. To use another interpreter: make run PYTHON=python3.12
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -10,8 +10,8 @@ STAMP := $(VENV)/.installed
 run: $(STAMP)
 	$(BIN)/distiltune run quickstart
 
-# Two at a time, a file to a process: most of the time they wait. In our order: see tests/conftest.py.
-# The rules of the house are those of `make check`.
+# Two processes, each running whole files: tests mostly wait. tests/conftest.py sets the order of the files.
+# tests/test_house.py runs in `make check`.
 test: $(STAMP)
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --ignore=tests/test_house.py
 

@@ -1,9 +1,9 @@
-"""Train the baselines of a job on its data, and measure them as the job's benchmark does, without running the job.
+"""Train the baselines of a job on its data, and measure them like the job's benchmark, without running the job.
 
     python benchmarks/baselines.py clinc150-offline --set data.path=DIR/data_oos_plus.json
 
-Prints a Markdown table. The threshold is the one that the job selects on the validation split; everything shown is
-measured on the test split.
+Prints a Markdown table. The threshold is selected on the validation split, as in the job; all figures are of the test
+split.
 """
 
 from __future__ import annotations
@@ -33,11 +33,13 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("job", help="job file or preset")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides", help="a key of the job"
+    )
     arguments = parser.parse_args()
     config = load_config(arguments.job, arguments.overrides)
     data = load_data(config.data)
-    without = left_out(config)
+    reasons = left_out(config)
     store = Storage(config.storage.path).store
     with with_training_texts(baseline_specs(config), config, store, data) as specs:
         rows = measure_models(
@@ -46,16 +48,16 @@ def main() -> None:
             config.benchmark,
             goal=goal_of(config, data),
             report=lambda progress: logging.info("%s", progress.message),
-            leave_out=without.__setitem__,
+            leave_out=reasons.__setitem__,
         )
     sys.stdout.write(table(HEADERS, [cells(row) for row in rows]))
     lines = [f"{row.name}: {(row.training or {})['features']}" for row in rows]
-    lines += [f"{name}: not measured: {reason}" for name, reason in without.items()]
+    lines += [f"{name}: not measured: {reason}" for name, reason in reasons.items()]
     sys.stdout.write("".join(f"{line}\n" for line in ["", *lines]))
 
 
 def cells(row: Measurement) -> list[Any]:
-    """Return a row of the table."""
+    """Return a baseline's row of the table."""
     with_threshold, training = row.with_threshold or {}, row.training or {}
     return [
         row.name,

@@ -1,11 +1,11 @@
-"""Where the microseconds of a convolution's graph go: bare sessions of one thread, in turns, and node by node.
+"""Time the graphs of convolution students: bare sessions on one thread, timed in turns, and each node.
 
     python benchmarks/convolution_graph.py [--num-tokens 12] [--rounds 40] [--nodes] [--json FILE]
 
-Each student has random weights and all 30,522 word pieces. Three graphs of it are timed in one run: convolution nodes
-in 32 bits, as an exporter writes them, and the graph that distiltune exports in 32 and in 8 bits. The sessions take
-turns of 50 runs; the median of the fastest turn counts, so that a machine that others use as well gives the same
-figures. Tables in Markdown go to stdout.
+Each student has random weights and 30,522 word pieces. Three of its graphs are timed in one run: convolution nodes in
+32 bits, as PyTorch's exporter would write them, and distiltune's graph in 32 and in 8 bits. Sessions run in turns of 50
+calls; the result is the median of the fastest turn, which other load on the machine hardly affects. Prints Markdown
+tables.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from distiltune.export.variants.dynamic import quantize_onnx
 from distiltune.training.models.convolution import ConvolutionConfig, ConvolutionForSequenceClassification
 
 NUM_LABELS, OPSET = 150, 18
-CALLS = 50  # of a session in each of its turns
+CALLS = 50  # per turn of a session
 STUDENTS: dict[str, dict[str, Any]] = {
     "64 dimensions, 192 filters": {"hidden_size": 64, "num_filters": 192},
     "64 dimensions, 512 filters": {"hidden_size": 64, "num_filters": 512},
@@ -54,14 +54,14 @@ FORMS = ("convolution nodes, fp32", "windows, fp32", "windows, int8")
 def main() -> None:
     """Measure and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--num-tokens", type=int, default=12)
+    parser.add_argument("--num-tokens", type=int, default=12, help="word pieces of the text")
     parser.add_argument("--rounds", type=int, default=40, help="turns of each session")
-    parser.add_argument("--nodes", action="store_true", help="also where the time of each int8 graph goes")
-    parser.add_argument("--json", type=Path, metavar="FILE")
+    parser.add_argument("--nodes", action="store_true", help="also time each node of each int8 graph")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures here")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
-        paths = all_graphs(Path(scratch))
-        microseconds = measured(paths, arguments.num_tokens, arguments.rounds)
+        paths = write_graphs(Path(scratch))
+        microseconds = time_graphs(paths, arguments.num_tokens, arguments.rounds)
         machine = describe_machine()
         sys.stdout.write(
             f"{machine['cpu']}, {' '.join(machine['instruction_sets'])}\n\n{times_table(microseconds)}\n"
@@ -71,15 +71,15 @@ def main() -> None:
             for (student, pooling, form), path in paths.items():
                 if form == FORMS[-1]:
                     name = f"{student}, {pooling}"
-                    nodes[name] = by_node(path, arguments.num_tokens)
+                    nodes[name] = time_nodes(path, arguments.num_tokens)
                     sys.stdout.write(f"\n{name}\n\n{nodes_table(nodes[name])}\n")
     if arguments.json:
         found = {"machine": machine, "microseconds": {", ".join(key): us for key, us in microseconds.items()}}
         arguments.json.write_text(json.dumps(found | {"nodes": nodes}, indent=2) + "\n", encoding="utf-8")
 
 
-def all_graphs(folder: Path) -> dict[tuple[str, str, str], Path]:
-    """Write each form of each student's graph; the key is student, pooling, form."""
+def write_graphs(folder: Path) -> dict[tuple[str, str, str], Path]:
+    """Write each form of each student's graph; return the paths by student, pooling and form."""
     paths = {}
     for number, (student, shape) in enumerate(STUDENTS.items()):
         for pooling in ("max_mean", "max"):
@@ -97,7 +97,7 @@ def all_graphs(folder: Path) -> dict[tuple[str, str, str], Path]:
 
 
 def with_convolution_nodes(model: ConvolutionForSequenceClassification) -> onnx.ModelProto:
-    """Return the graph as it is in PyTorch: a convolution for each width, batch norm, channels before positions."""
+    """Return the graph of the PyTorch layers: a convolution for each window size, batch norm, channels first."""
 
     def values(tensor: Any) -> np.ndarray:
         return tensor.detach().numpy()
@@ -133,13 +133,13 @@ def with_convolution_nodes(model: ConvolutionForSequenceClassification) -> onnx.
 
 
 def feed(num_tokens: int) -> dict[str, np.ndarray]:
-    """Return one text without padding."""
+    """Return the inputs of one text, without padding."""
     ids = np.random.default_rng(0).integers(1, 30522, (1, num_tokens))
     return {"input_ids": ids, "attention_mask": np.ones_like(ids)}
 
 
-def measured(paths: dict[tuple[str, str, str], Path], num_tokens: int, rounds: int) -> dict[Any, float]:
-    """Return the median microseconds of a run of each graph in its fastest turn; the sessions take turns."""
+def time_graphs(paths: dict[tuple[str, str, str], Path], num_tokens: int, rounds: int) -> dict[Any, float]:
+    """Time the graphs in turns; return the median microseconds of a call in the fastest turn of each."""
     sessions = {key: ort.InferenceSession(str(path), session_options(1, {})) for key, path in paths.items()}
     given, times = feed(num_tokens), defaultdict(list)
     for turn in range(rounds + 4):
@@ -154,10 +154,10 @@ def measured(paths: dict[tuple[str, str, str], Path], num_tokens: int, rounds: i
     return {key: min(each) for key, each in times.items()}
 
 
-def by_node(path: Path, num_tokens: int, num_calls: int = 2000) -> dict[str, float]:
-    """Return the median microseconds of each node of the graph that ONNX Runtime makes of it, by its profiler.
+def time_nodes(path: Path, num_tokens: int, num_calls: int = 2000) -> dict[str, float]:
+    """Return the median microseconds of each node of ONNX Runtime's optimized graph, by its profiler.
 
-    The profiler takes some microseconds of its own at each node.
+    The profiler itself adds some microseconds to each node.
     """
     options = session_options(1, {})
     options.enable_profiling = True
@@ -175,7 +175,7 @@ def by_node(path: Path, num_tokens: int, num_calls: int = 2000) -> dict[str, flo
 
 
 def times_table(microseconds: dict[Any, float]) -> Markdown:
-    """Return a row for each student with the times of each form, maximum and mean before maximum alone."""
+    """Return a row for each student with the times of each form: maximum and mean, then maximum only."""
     columns = [(form, pooling) for form in FORMS for pooling in ("max_mean", "max")]
     titles = [f"{form}, {pooling.replace('_', ' + ')}" for form, pooling in columns]
     rows = [
@@ -186,7 +186,7 @@ def times_table(microseconds: dict[Any, float]) -> Markdown:
 
 
 def nodes_table(microseconds: dict[str, float]) -> Markdown:
-    """Return a row for each node, in the order of the graph."""
+    """Return a row for each node, in the order in which they run."""
     return table(["node", "microseconds"], [[name, f"{us:.2f}"] for name, us in microseconds.items()])
 
 

@@ -1,13 +1,13 @@
-"""From one shuffled CSV to an artifact: write the CSV of a public data set, and tabulate finished runs.
+"""Write a public data set as one shuffled CSV, and tabulate the runs of jobs that `init` made for it.
 
     python benchmarks/first_contact.py csv clinc150 DIR clinc150.csv
     distiltune init clinc150.csv
     distiltune run job.yaml --run-id clinc150
     python benchmarks/first_contact.py table distiltune-runs/runs/clinc150 …
 
-DIR has the files of the data set as it is published: data_oos_plus.json (CLINC150), train.csv, validation.csv and
-test.csv with the columns text and intent (SNIPS), train.jsonl, validation.jsonl and test.jsonl (GoEmotions, of which
-only texts with exactly one label are used). All splits are put together and shuffled; the job holds out its own.
+DIR has the published files of the data set: data_oos_plus.json (CLINC150); train.csv, validation.csv and test.csv with
+the columns text and intent (SNIPS); train.jsonl, validation.jsonl and test.jsonl (GoEmotions, of which only texts with
+exactly one label are used). All splits are joined and shuffled; the job holds out its own.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ def main() -> None:
     commands = parser.add_subparsers(dest="command", required=True)
     to_csv = commands.add_parser("csv", help="write all texts of a data set as one shuffled CSV")
     to_csv.add_argument("dataset", choices=sorted(READERS))
-    to_csv.add_argument("directory", type=Path)
-    to_csv.add_argument("out", type=Path)
-    to_csv.add_argument("--seed", type=int, default=0)
-    to_table = commands.add_parser("table", help="print what finished runs found")
+    to_csv.add_argument("directory", type=Path, help="folder with its published files")
+    to_csv.add_argument("out", type=Path, help="CSV to write")
+    to_csv.add_argument("--seed", type=int, default=0, help="seed of the order")
+    to_table = commands.add_parser("table", help="print a table of finished runs")
     to_table.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="directory of a run")
     arguments = parser.parse_args()
     if arguments.command == "csv":
@@ -46,21 +46,21 @@ def main() -> None:
 
 
 def read_clinc150(directory: Path) -> Iterator[tuple[str, str]]:
-    """Return text and label of every text of CLINC150, out-of-scope texts included."""
+    """Yield text and label of every text of CLINC150, out-of-scope texts included."""
     content = json.loads((directory / "data_oos_plus.json").read_text(encoding="utf-8"))
     for rows in content.values():
         yield from ((text, label) for text, label in rows)
 
 
 def read_snips(directory: Path) -> Iterator[tuple[str, str]]:
-    """Return text and intent of every text of SNIPS."""
+    """Yield text and intent of every text of SNIPS."""
     for split in SPLITS:
         with (directory / f"{split}.csv").open(encoding="utf-8", newline="") as file:
             yield from ((row["text"], row["intent"]) for row in csv.DictReader(file))
 
 
 def read_goemotions(directory: Path) -> Iterator[tuple[str, str]]:
-    """Return text and label of the texts of GoEmotions that have one label."""
+    """Yield text and label of the texts of GoEmotions that have one label."""
     for split in SPLITS:
         for line in (directory / f"{split}.jsonl").read_text(encoding="utf-8").splitlines():
             row = json.loads(line)
@@ -85,7 +85,7 @@ def write_csv(rows: list[tuple[str, str]], out: Path, seed: int) -> None:
 
 
 def table_of(directories: list[Path]) -> str:
-    """Return the table of finished runs, one row a run; accuracies are those of the test split."""
+    """Return the table of finished runs, with a row for each; accuracies are those of the test split."""
     return table(
         (
             "run",
@@ -109,14 +109,14 @@ def table_of(directories: list[Path]) -> str:
 
 
 def row_of(directory: Path) -> list[object]:
-    """Return a run's row."""
+    """Return the row of a run."""
     run = Run(Storage(str(directory.parent.parent)).store, directory.name)
-    found = run.stage_record("gate")["result"]
-    measured = {each["name"]: each for each in found["variants"]}
+    gate = run.stage_record("gate")["result"]
+    measured = {each["name"]: each for each in gate["variants"]}
     teacher, chosen, against = (
         measured["teacher-pytorch"],
-        measured[found["chosen"]],
-        found["against_teacher"],
+        measured[gate["chosen"]],
+        gate["against_teacher"],
     )
     error = chosen["calibration"]["in_scope_error_after"]
     seconds = {stage["name"]: stage["seconds"] or 0.0 for stage in stages(run)}
@@ -125,7 +125,7 @@ def row_of(directory: Path) -> list[object]:
         f"{teacher['in_scope_accuracy']:.4f}",
         f"{chosen['in_scope_accuracy']:.4f}",
         f"{against['difference']:+.4f} ({against['low']:+.4f} to {against['high']:+.4f})",
-        found["chosen"],
+        gate["chosen"],
         f"{chosen['size_mb']:.2f}",
         f"{against['faster']:.1f}x",
         f"{against['smaller']:.1f}x",

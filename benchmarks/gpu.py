@@ -1,15 +1,15 @@
-"""What a GPU does with this library, in one command that ends when its budget does.
+"""Measure this library on a GPU within a time budget.
 
     python benchmarks/gpu.py --budget 420 --out DIR [--tiny] [--device cuda|cpu] [--rows TEXT]
 
-Weights are random, of MiniLM's and BERT-base's shape; texts have 16 tokens on average. Rows come in order of worth:
-card and ceilings; examples/s of one trial, step by step; trials/hour of a search with 1 to 32 trials sharing the GPU;
-labelling; fine-tuning; latency. Each row is a line of ``DIR/rows.jsonl``, flushed as soon as it is known, and is shown
-as it comes. A row that fails, or takes longer than its time, is a row with its error; rows that the budget leaves no
-time for are rows that say so. The table comes last, also as ``DIR/table.md``.
+Weights are random, with the shapes of MiniLM and BERT-base; texts have 16 tokens on average. The most important rows
+are measured first: the card and its ceilings; examples/s of one trial with different settings; trials/hour of a search
+with 1 to 32 trials sharing the GPU; labelling; fine-tuning; latency. Each row is printed, and written to
+``DIR/rows.jsonl``, as soon as it is measured. A row that fails or exceeds its time limit has its error; a row that the
+budget leaves no time for has a note. The table is printed last and written to ``DIR/table.md``.
 
-Rows are measured in processes of their own, which share libraries and Ray between rows that allow it: if one hangs or
-crashes, the next row starts in a new one. This process itself loads no library but Python's.
+Worker processes measure the rows; rows that can share libraries and Ray share a worker. If a worker hangs or crashes,
+a new one continues with the next row. This process itself imports only the standard library.
 """
 
 from __future__ import annotations
@@ -31,20 +31,20 @@ from pathlib import Path
 from typing import Any
 
 START_S = 60.0
-"""Most seconds in which a process loads its libraries."""
-_RESERVE_S = 2.0  # of the budget, to end what runs and write the table
-_LEAST_S = 4.0  # of the budget, without which no row is begun
-_END_S = 5.0  # in which a process ends its Ray
-# Title, pattern of the row that is compared with, pattern of the rows of which the best counts.
+"""Maximum seconds for a worker to load its libraries."""
+_RESERVE_S = 2.0  # of the budget, to end the worker and write the table
+_LEAST_S = 4.0  # with less of the budget left, no row is started
+_END_S = 5.0  # for a worker to shut down its Ray
+# Title, pattern of the reference row, pattern of the rows whose best value is compared with it.
 COMPARED = (
     ("best packing, against one trial at a time", r"1 trials.*", r"\d+ trials.*"),
     ("best step, against 32 bits in random order", r"step: 32 bits, random order", r"step: .*"),
 )
-_SHOWN = 100  # characters of an error in the table
+_SHOWN = 100  # maximum characters of an error in the table
 
 
 class Worker:
-    """A process that measures some rows in order, and writes a line of JSON when each begins and ends."""
+    """A process that measures some rows in order, and writes a line of JSON at the beginning and the end of each."""
 
     def __init__(self, command: Sequence[str], rows: Sequence[str], known: dict[str, Any]) -> None:
         self._process = subprocess.Popen(
@@ -68,7 +68,7 @@ class Worker:
         """Return the next line; None if the process has ended.
 
         Raises:
-            TimeoutError: None came in that time.
+            TimeoutError: No line was written in that time.
         """
         try:
             line = self._lines.get(timeout=max(seconds, 0.0))
@@ -77,7 +77,7 @@ class Worker:
         return None if line is None else json.loads(line)
 
     def end(self) -> int:
-        """End the process, which ends what it started; kill what is left of both, and return its status."""
+        """Terminate the process, which ends its Ray; kill what is left of its group, and return its exit status."""
         self._process.terminate()
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(_END_S)
@@ -92,13 +92,13 @@ def measure(
     budget_s: float,
     keep: Callable[[dict[str, Any]], None],
 ) -> None:
-    """Measure rows until the budget ends; every row is kept once, as soon as it is known.
+    """Measure rows until the budget ends; keep the result of every row once, as soon as it is known.
 
     Args:
         rows: ``name``, ``unit``, ``seconds`` and ``process`` of each.
-        command: Starts a worker.
-        budget_s: Seconds for all.
-        keep: Called with each row's result.
+        command: Command that starts a worker.
+        budget_s: Seconds for all rows.
+        keep: Called with the result of each row.
     """
     end = time.monotonic() + budget_s - _RESERVE_S
     known: dict[str, Any] = {}
@@ -127,13 +127,13 @@ def _watch(
     end: float,
     done: Callable[[dict[str, Any], dict[str, Any]], None],
 ) -> None:
-    """Keep what a worker measures until it has measured all, fails, or a row's time is up."""
+    """Keep the results of a worker until all rows are done, it fails, or a row exceeds its time limit."""
     row, allowed = rows[0], START_S
     for row in rows:
         for allowed in (START_S if row is rows[0] else row["seconds"], row["seconds"]):
             given = min(allowed, end - time.monotonic())
             if given <= 0:
-                return  # it had not begun
+                return  # the row has not begun
             began = time.monotonic()
             try:
                 line = worker.next_line(given)
@@ -150,7 +150,7 @@ def _watch(
 
 
 def compared(results: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return rows of how many times the best of several rows is the first of them, where both were measured."""
+    """Return a row for each of ``COMPARED``: the best of several rows as a multiple of the reference row."""
     found = []
     for title, first, others in COMPARED:
         values = {each["row"]: each["value"] for each in results if "value" in each}
@@ -174,8 +174,8 @@ def table(results: Sequence[dict[str, Any]], heading: str) -> str:
         more = ", ".join(f"{name} {_shown(value)}" for name, value in details.items())
         failed = found.get("error") or found.get("skipped")
         value = "-" if failed else f"{found['value']:,}"
-        said = more if failed is None else f"{failed[:_SHOWN]}"
-        lines.append(f"| {found['row']} | {value} | {found['unit']} | {said.replace('|', '/')} |")
+        remark = more if failed is None else failed[:_SHOWN]
+        lines.append(f"| {found['row']} | {value} | {found['unit']} | {remark.replace('|', '/')} |")
     return "\n".join(lines) + "\n"
 
 
@@ -217,7 +217,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 stream.flush()
 
         signal.signal(signal.SIGTERM, signal.default_int_handler)
-        with suppress(KeyboardInterrupt):  # what was measured is shown in any case
+        with suppress(KeyboardInterrupt):  # the table is shown in any case
             measure(rows, command, given.budget, keep)
         for found in compared(results):
             keep(found)
@@ -231,11 +231,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--budget", type=float, default=420.0, help="seconds for everything (default: 420)")
+    parser.add_argument("--budget", type=float, default=420.0, help="seconds for all rows (default: 420)")
     parser.add_argument("--out", type=Path, default=Path("gpu"), help="folder for rows.jsonl and table.md")
-    parser.add_argument("--tiny", action="store_true", help="tiny models: to try the command itself")
+    parser.add_argument("--tiny", action="store_true", help="tiny models, to test the command itself")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
-    parser.add_argument("--rows", default="", help="only rows whose name has this text")
+    parser.add_argument("--rows", default="", help="only rows with this text in their name")
     parser.add_argument("--list", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     given = parser.parse_args(arguments)
@@ -245,7 +245,7 @@ def _parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def work(given: argparse.Namespace) -> int:
-    """Measure rows in this process; their lines go to stdout, and what libraries print to stderr."""
+    """Measure rows in this process; write their lines to stdout, and redirect the output of libraries to stderr."""
     import logging
     import warnings
 
@@ -261,17 +261,17 @@ def work(given: argparse.Namespace) -> int:
         answers.write(json.dumps(line) + "\n")
         answers.flush()
 
-    asked, every = json.loads(given.worker), gpu_rows.table_of_rows(device=given.device, tiny=given.tiny)
-    if asked["rows"] is None:
+    request, rows = json.loads(given.worker), gpu_rows.table_of_rows(device=given.device, tiny=given.tiny)
+    if request["rows"] is None:
         names = ("name", "unit", "seconds", "process")
-        write([{name: getattr(row, name) for name in names} for row in every])
+        write([{name: getattr(row, name) for name in names} for row in rows])
         return 0
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
-    bench = gpu_rows.Bench(given.device, given.tiny, asked["known"])
+    bench = gpu_rows.Bench(given.device, given.tiny, request["known"])
 
     def end(*_: Any) -> None:
-        # Not by an exception: raised inside a destructor of Ray it would be shown and then ignored.
+        # Not with an exception: raised inside a destructor of Ray, it would be printed and then ignored.
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         with suppress(Exception):
             bench.ended.close()
@@ -279,7 +279,7 @@ def work(given: argparse.Namespace) -> int:
 
     signal.signal(signal.SIGTERM, end)
     with bench.ended:
-        for row in (row for row in every if row.name in asked["rows"]):
+        for row in (row for row in rows if row.name in request["rows"]):
             write({"begun": row.name})
             try:
                 write(row.run(bench))

@@ -1,7 +1,7 @@
-"""The measurements of ``benchmarks/gpu.py``: a table of rows, each measured in some seconds, in order of their worth.
+"""The measurements of ``benchmarks/gpu.py``: its rows, the most important first, each measured in some seconds.
 
-A step of training is one line of ``STEPS``: its title and the arguments of ``DistillationTrainingArguments`` that make
-it. A step whose arguments this version does not have is a row that says so.
+``STEPS`` maps the title of each kind of training step to its arguments of ``DistillationTrainingArguments``. If this
+version lacks one of the arguments, the row is an error that names it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ import numpy as np
 
 from distiltune.training.machine import num_usable_cores
 
-# Title -> arguments of DistillationTrainingArguments, in order of worth.
+# Title -> arguments of DistillationTrainingArguments; the most important first.
 STEPS: dict[str, dict[str, Any]] = {
     "as it comes": {},
     "32 bits, random order": {
@@ -44,12 +44,12 @@ STEPS: dict[str, dict[str, Any]] = {
     "compiled": {"compile_step": True},
 }
 PACKED = (1, 8, 16, 4, 32, 2)
-"""Trials that share a GPU, in order of worth."""
+"""Numbers of trials that share a GPU; the most important first."""
 BATCH_SIZES = [1, 32, 256, 1024]
 MPS = "nvidia-cuda-mps-control"
 NUM_LABELS, WARM_UP_STEPS, PROFILED_STEPS = 151, 5, 10
 _MARKS, _MOVES = ("Optimizer.", "ProfilerStep"), ("Memcpy", "Memset")
-_TRIAL_S = 3.0  # that a trial should take when it is alone
+_TRIAL_S = 3.0  # intended duration of a trial that runs alone
 _MOST_EPOCHS = 20
 
 
@@ -58,11 +58,11 @@ class Row:
     """One row of the table.
 
     Attributes:
-        name: Its name.
+        name: Title of the row.
         unit: Unit of its ``value``.
-        seconds: Time after which it is ended.
-        process: Rows of one process share its libraries, its device's context and its Ray.
-        run: Measures it: returns ``value`` and details as JSON values.
+        seconds: Time limit.
+        process: Name of its worker process; rows of one share libraries, the device's context and Ray.
+        run: Measures it, and returns ``value`` and details as JSON values.
     """
 
     name: str
@@ -74,12 +74,13 @@ class Row:
 
 @dataclass
 class Bench:
-    """What rows share: the device, sizes, random weights and texts, and what rows before have measured.
+    """Shared by the rows: the device, sizes, random weights and texts, and the values of earlier rows.
 
     Args:
         device: ``cuda`` or ``cpu``.
-        tiny: Sizes with which every row takes a moment on a CPU.
+        tiny: Whether to use sizes with which every row takes a moment on a CPU.
         known: Values of earlier rows by name.
+        ended: Closes what the rows have opened.
     """
 
     device: str
@@ -153,7 +154,7 @@ class Bench:
             torch.cuda.synchronize()
 
     def start_ray(self) -> None:
-        """Start the library's own Ray of this machine, once a process."""
+        """Start the library's own Ray on this machine, once per process."""
         import ray
 
         from distiltune.cluster.session.ray_session import ray_session
@@ -168,7 +169,7 @@ class Bench:
 
 
 def machine(bench: Bench) -> dict[str, Any]:
-    """The card, and what it reaches at most: the fastest of its matrix products, and a copy in its memory."""
+    """Measure the ceilings of the card: the rate of its fastest matrix product, and of a copy in its memory."""
     import torch
     import transformers
 
@@ -212,7 +213,7 @@ def _driver() -> str | None:
 
 
 def _fastest(bench: Bench, run: Callable[[], Any], repeats: int = 8) -> float:
-    """Return the least seconds of a run, after some that are not timed."""
+    """Return the seconds of the fastest run, after some untimed ones."""
     for _ in range(3):
         run()
     times = []
@@ -229,7 +230,7 @@ def _fastest(bench: Bench, run: Callable[[], Any], repeats: int = 8) -> float:
 
 
 def step(bench: Bench, arguments: dict[str, Any]) -> dict[str, Any]:
-    """Examples/s of a 2-layer student on cached logits, kernels a step and the time that the host adds to them."""
+    """Measure training of a 2-layer student on cached logits: examples/s, kernels per step and the host's share."""
     seconds = 0.3 if bench.tiny else 4.0
     found = train(bench, bench.student(), arguments, seconds)
     if bench.on_gpu:
@@ -244,7 +245,7 @@ def train(bench: Bench, model: Any, arguments: dict[str, Any], seconds: float) -
     """Train on random texts for some seconds after the warm-up; return examples/s as ``value``, and details.
 
     Raises:
-        LookupError: This version has not all of the arguments.
+        LookupError: This version lacks one of the arguments.
     """
     import torch
     from transformers import TrainerCallback
@@ -280,7 +281,7 @@ def train(bench: Bench, model: Any, arguments: dict[str, Any], seconds: float) -
 
 
 def _run_trainer(bench: Bench, model: Any, arguments: dict[str, Any], callback: Any) -> Any:
-    """Train until the callback ends it; return the arguments of the training."""
+    """Train until the callback stops it; return the arguments of the training."""
     from transformers import PrinterCallback
 
     from distiltune.training.data.tokenized import TokenizedDataset
@@ -309,7 +310,7 @@ def _run_trainer(bench: Bench, model: Any, arguments: dict[str, Any], callback: 
 
 
 def profile(bench: Bench, model: Any, arguments: dict[str, Any]) -> dict[str, Any]:
-    """Return kernels and copies a step, and the GPU's time in them, of a few profiled steps."""
+    """Profile a few steps; return the kernels and copies per step, and the GPU's time in them."""
     from torch.profiler import ProfilerActivity
     from torch.profiler import profile as profiled
     from transformers import TrainerCallback
@@ -331,7 +332,7 @@ def profile(bench: Bench, model: Any, arguments: dict[str, Any]) -> dict[str, An
 
 
 def per_step(events: Sequence[Any]) -> dict[str, Any]:
-    """Return what the GPU did a step, from the profiler's events, which have marks of the host's code as well."""
+    """Return the GPU's work per step from the profiler's events, without those that only mark the host's code."""
     on_device = [
         each
         for each in events
@@ -353,7 +354,7 @@ def per_step(events: Sequence[Any]) -> dict[str, Any]:
 
 
 def trials(bench: Bench, num_packed: int, *, mps: Mapping[str, str] | None = None) -> dict[str, Any]:
-    """Trials/hour through the library's own search, once its workers are warm, and the peak of the card's memory."""
+    """Measure trials/hour of the library's own search with warm workers, and the peak of the card's memory."""
     from distiltune.search.config import SearchConfig
     from distiltune.search.driver.run_search import TrialInputs, run_search
     from distiltune.search.space.students import ONLY_STUDENT, Student
@@ -415,12 +416,12 @@ def trials(bench: Bench, num_packed: int, *, mps: Mapping[str, str] | None = Non
 
 
 def trials_per_s(ended: Sequence[float], num_packed: int, wall_s: float) -> float:
-    """Return the rate of trials after the first round, in which workers start and load their libraries.
+    """Return the trials per second after the first round, in which workers start and load their libraries.
 
     Args:
-        ended: When each trial ended, in s.
-        num_packed: Trials of a round.
-        wall_s: Seconds of the whole search, which count where there was no second round.
+        ended: Time at which each trial ended, in s.
+        num_packed: Number of trials in a round.
+        wall_s: Duration of the whole search, used if there was no second round.
     """
     in_order = sorted(ended)
     later = in_order[num_packed - 1 :]
@@ -430,7 +431,7 @@ def trials_per_s(ended: Sequence[float], num_packed: int, wall_s: float) -> floa
 
 
 def _epochs(bench: Bench) -> int:
-    """Return epochs that make a trial take some seconds when it is alone, at the rate that was measured before."""
+    """Return the number of epochs with which a trial alone takes ``_TRIAL_S``, at the rate measured before."""
     rate = bench.known.get(f"step: {next(iter(STEPS))}")
     if bench.tiny or rate is None:
         return 1 if bench.tiny else 4
@@ -439,7 +440,7 @@ def _epochs(bench: Bench) -> int:
 
 @contextlib.contextmanager
 def memory_peak(bench: Bench) -> Iterator[Callable[[], dict[str, Any]]]:
-    """Watch the card's used memory until the end of the block; what is yielded returns its rise, ``peak_mib``."""
+    """Sample the card's used memory during the block; yield a function that returns its rise, ``peak_mib``."""
     if not bench.on_gpu:
         yield dict
         return
@@ -451,21 +452,21 @@ def memory_peak(bench: Bench) -> Iterator[Callable[[], dict[str, Any]]]:
 
     before, most, end = used(), [0], threading.Event()
 
-    def watch() -> None:
+    def sample() -> None:
         while not end.wait(0.1):
             most[0] = max(most[0], used() - before)
 
-    watcher = threading.Thread(target=watch, daemon=True)
-    watcher.start()
+    sampler = threading.Thread(target=sample, daemon=True)
+    sampler.start()
     try:
         yield lambda: {"peak_mib": round(most[0] / 2**20)}
     finally:
         end.set()
-        watcher.join()
+        sampler.join()
 
 
 def with_mps(bench: Bench, num_packed: int) -> dict[str, Any]:
-    """Trials/hour with CUDA's Multi-Process Service, so that kernels of several processes run side by side.
+    """Measure trials/hour with NVIDIA's Multi-Process Service, in which kernels of several processes run side by side.
 
     Raises:
         LookupError: Its program is not on this machine.
@@ -483,7 +484,7 @@ def with_mps(bench: Bench, num_packed: int) -> dict[str, Any]:
 
 
 def labelling(bench: Bench, dtype: str) -> dict[str, Any]:
-    """Texts/s of 16 tokens that a BERT-base teacher labels, as a job's stage ``logits`` does."""
+    """Measure texts/s of 16 tokens that a BERT-base teacher labels, like a job's stage ``logits``."""
     from distiltune.training.models.inference import compute_logits
 
     model = bench.teacher().eval()
@@ -502,15 +503,15 @@ def labelling(bench: Bench, dtype: str) -> dict[str, Any]:
 
 
 def fine_tuning(bench: Bench) -> dict[str, Any]:
-    """Examples/s of fine-tuning BERT-base on labels alone."""
+    """Measure examples/s of fine-tuning BERT-base on labels only."""
     return train(bench, bench.teacher(), {"alpha": 1.0}, 0.3 if bench.tiny else 4.0)
 
 
 def latency(bench: Bench, kind: str) -> dict[str, Any]:
-    """Texts/s of the 2-layer student from text to label by batch size, and the time of one text.
+    """Measure the 2-layer student from text to label: ms of one text, and texts/s by batch size.
 
     Raises:
-        LookupError: Its runtime is not installed.
+        LookupError: The runtime is not installed.
     """
     from distiltune.export.benchmark import targets
     from distiltune.export.benchmark.measurements import PerformanceBenchmark
@@ -545,7 +546,7 @@ def latency(bench: Bench, kind: str) -> dict[str, Any]:
 
 
 _VARIANTS = {"onnx": "onnx", "cuda": "onnx-fused-fp16", "tensorrt": "onnx-tensorrt-fp16"}
-"""What each target of ONNX graphs measures."""
+"""The variant that each ONNX target measures."""
 
 
 def _checkpoint(bench: Bench) -> tuple[Path, list[str]]:
@@ -589,7 +590,7 @@ def _variant(bench: Bench, student: Path, name: str) -> Path:
 
 
 def table_of_rows(*, device: str, tiny: bool) -> list[Row]:
-    """Return every row, in order of worth."""
+    """Return every row, the most important first."""
     bench = Bench(device, tiny)
     at_once = "trials sharing a GPU" if bench.on_gpu else "trials at once"
     found = [Row("machine", "TFLOP/s", 40, "training", machine)]
@@ -621,7 +622,7 @@ def table_of_rows(*, device: str, tiny: bool) -> list[Row]:
             60,
             "latency"
             if kind in _VARIANTS
-            else f"latency of {kind}",  # PyTorch sets its threads once a process
+            else f"latency of {kind}",  # PyTorch can set its threads only once per process
             partial(latency, kind=kind),
         )
         for kind in kinds

@@ -1,11 +1,11 @@
-"""Scores on the features that a classifier's head reads, against scores of its logits, for out-of-scope texts.
+"""Compare out-of-scope scores of a classifier's features, the inputs of its head, with scores of its logits.
 
     python benchmarks/out_of_scope_scores.py --job job.yaml --model NAME=DIR [--model NAME=DIR ...] [--splits 50]
         [--max-length 64] [--threads 2] [--json FILE]
 
-The models are classifiers fine-tuned on the job's data: a run's teacher (``cache/teachers/KEY``) and its best student
-(``runs/RUN/best``). Features are the inputs float32[N, D] of the linear layer whose outputs are the logits. What a
-score needs is fitted on the training texts in scope:
+The models are classifiers fine-tuned on the job's data, such as a run's teacher (``cache/teachers/KEY``) and its best
+student (``runs/RUN/best``). Features are the inputs float32[N, D] of the linear layer whose outputs are the logits.
+Scores are fitted on the in-scope training texts:
 
 - ``mahalanobis``: minus the smallest squared distance to a class mean under the tied covariance (Lee et al., "A Simple
   Unified Framework for Detecting Out-of-Distribution Samples", NeurIPS 2018); ``relative``: less the distance under one
@@ -14,10 +14,10 @@ score needs is fitted on the training texts in scope:
   "Out-of-Distribution Detection with Deep Nearest Neighbors", ICML 2022); ``centroid``: to the nearest class mean;
 - ``energy + X``: the sum of two scores, each in standard deviations of its values on the training texts.
 
-Each score's threshold is selected on the validation split by the goal of the job's ``export.out_of_scope``, as an
-export does, and measured on the test split. Noise: validation and test texts together are divided at random into
-halves of which one selects the threshold and the other measures; the table has the mean difference from ``energy`` on
-the same halves, and its standard deviation.
+As in an export, each threshold is selected on the validation split by the goal of the job's ``export.out_of_scope``,
+and measured on the test split. To estimate the noise, validation and test texts are joined and split at random into
+halves, one to select the threshold and one to measure it; the table has the mean difference from ``energy`` on the same
+halves, and its standard deviation.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ _BATCH = 256
 
 @dataclass(frozen=True)
 class Outputs:
-    """A model's outputs over a split: features[N, D], logits[N, C] and labels[N] as numbers of the data's labels."""
+    """Outputs of a model on a split: features[N, D], logits[N, C] and labels[N], indices of the data's labels."""
 
     features: np.ndarray
     logits: np.ndarray
@@ -67,16 +67,16 @@ class Outputs:
 
 
 def outputs_of(model: Any, tokens: TokenizedSplit, pad: int, threads: int) -> Outputs:
-    """Run a model over a split, and keep what its last linear layer reads."""
-    seen: list[torch.Tensor] = []
+    """Run a model on a split, and keep the inputs of its last linear layer."""
+    inputs: list[torch.Tensor] = []
     layer = model.get_submodule(family_of(model).classifier)
-    hook = layer.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    hook = layer.register_forward_pre_hook(lambda _, given: inputs.append(given[0]))
     features = np.empty((len(tokens), layer.in_features), dtype=np.float32)
     logits = np.empty((len(tokens), layer.out_features), dtype=np.float32)
     batches = length_batches(tokens.lengths, _BATCH)
     with intra_op_threads(threads), torch.inference_mode(), first_token_in_last_layer(model):
         for rows, _, found in logits_of_batches(model, tokens, batches, pad_token_id=pad):
-            features[rows], logits[rows] = seen.pop().numpy(), found.numpy()
+            features[rows], logits[rows] = inputs.pop().numpy(), found.numpy()
     hook.remove()
     return Outputs(features, logits, np.asarray(tokens.labels))
 
@@ -85,7 +85,7 @@ def read_outputs(directory: str, data: TextData, max_length: int, threads: int) 
     """Return a model's outputs on each split of a job's data."""
     model, tokenizer = load_classifier(directory)
     if label_names(model) != data.label_names:
-        raise SystemExit(f"{directory}: the model's labels are not those of the data")
+        raise SystemExit(f"--model {directory}: its labels are not those of the job's data")
     found = {}
     for split, rows in data.splits.items():
         tokens = tokenize_split(rows["text"][:], rows["label"][:], tokenizer, max_length)
@@ -94,7 +94,7 @@ def read_outputs(directory: str, data: TextData, max_length: int, threads: int) 
 
 
 def feature_scores(train: Outputs, outside: int, given: np.ndarray) -> dict[str, np.ndarray]:
-    """Return the scores float64[M] of features[M, D], fitted on the training texts that are in scope."""
+    """Return the scores float64[M] of the features given[M, D], fitted on the in-scope training texts."""
     known = train.labels != outside
     features, labels = train.features[known].astype(np.float64), train.labels[known]
     classes, number = np.unique(labels, return_inverse=True)
@@ -104,20 +104,20 @@ def feature_scores(train: Outputs, outside: int, given: np.ndarray) -> dict[str,
     background = _distances(features - middle, given.astype(np.float64), middle)[:, 0]
     unit = _unit(features)
     unit_means = _unit(np.stack([unit[number == each].mean(axis=0) for each in range(len(classes))]))
-    asked = _unit(given.astype(np.float64))
+    queries = _unit(given.astype(np.float64))
     found = {
         "mahalanobis": -tied,
         "relative": background - tied,
-        "centroid": (asked @ unit_means.T).max(axis=1),
+        "centroid": (queries @ unit_means.T).max(axis=1),
     }
-    return found | _neighbour_scores(unit, asked)
+    return found | _neighbour_scores(unit, queries)
 
 
-def _neighbour_scores(unit: np.ndarray, asked: np.ndarray) -> dict[str, np.ndarray]:
+def _neighbour_scores(unit: np.ndarray, queries: np.ndarray) -> dict[str, np.ndarray]:
     known, most, nearest = unit.T.astype(np.float32), max(NEIGHBOURS), []
-    for part in np.array_split(asked.astype(np.float32), max(1, len(asked) // 512)):
-        likeness = np.partition(part @ known, -most, axis=1)[:, -most:]
-        nearest.append(-np.sqrt(np.maximum(0, 2 + 2 * np.sort(-likeness, axis=1))))
+    for part in np.array_split(queries.astype(np.float32), max(1, len(queries) // 512)):
+        similarities = np.partition(part @ known, -most, axis=1)[:, -most:]
+        nearest.append(-np.sqrt(np.maximum(0, 2 + 2 * np.sort(-similarities, axis=1))))
     distances = np.concatenate(nearest)
     return {f"knn-{k}": distances[:, k - 1] for k in NEIGHBOURS}
 
@@ -137,7 +137,7 @@ def _unit(features: np.ndarray) -> np.ndarray:
 
 
 def all_scores(outputs: dict[str, Outputs], outside: int) -> dict[str, dict[str, np.ndarray]]:
-    """Return every score on each split, by its name."""
+    """Return every score by split and name."""
     found: dict[str, dict[str, np.ndarray]] = {}
     for split, each in outputs.items():
         own = {str(name): score(each.logits) for name, score in SCORES.items()}
@@ -157,29 +157,29 @@ def measured(
     outside: int,
     goal: ScopeGoal,
 ) -> dict[str, float]:
-    """Select a threshold on the first of two splits; return what it gives on the second."""
+    """Select a threshold on the first of two splits; return its figures on the second."""
     curve = threshold_curve(scores[0], predictions[0], labels[0], outside)
     value = best_threshold(curve, goal.config)
     answers = np.where(scores[1] < value, outside, predictions[1])
-    right, beyond = answers == labels[1], labels[1] == outside
+    is_right, is_outside = answers == labels[1], labels[1] == outside
     ranked = np.where(predictions[1] == outside, -np.inf, scores[1])
-    area = area_under_roc(ranked, beyond)
+    area = area_under_roc(ranked, is_outside)
     return {
         "auroc": float("nan") if area is None else area,
-        "accuracy": float(right.mean()),
-        "in_scope": float(right[~beyond].mean()),
-        "recall": float(right[beyond].mean()),
+        "accuracy": float(is_right.mean()),
+        "in_scope": float(is_right[~is_outside].mean()),
+        "recall": float(is_right[is_outside].mean()),
     }
 
 
 def rows_of(outputs: dict[str, Outputs], outside: int, goal: ScopeGoal, splits: int) -> list[dict[str, Any]]:
-    """Return one row for each score: its figures on the test split, and its difference from energy on random halves."""
+    """Return a row for each score: its figures on the test split, and its difference from energy on random halves."""
     scores = all_scores(outputs, outside)
     predictions = {split: each.logits.argmax(axis=1) for split, each in outputs.items()}
-    own = ("validation", "test")
-    labels = tuple(outputs[split].labels for split in own)
-    guesses = tuple(predictions[split] for split in own)
-    pooled = {name: np.concatenate([scores[split][name] for split in own]) for name in scores["test"]}
+    held_out = ("validation", "test")
+    labels = tuple(outputs[split].labels for split in held_out)
+    guesses = tuple(predictions[split] for split in held_out)
+    pooled = {name: np.concatenate([scores[split][name] for split in held_out]) for name in scores["test"]}
     every_label, every_guess = np.concatenate(labels), np.concatenate(guesses)
     halves: dict[str, list[dict[str, float]]] = {name: [] for name in pooled}
     for seed in range(splits):
@@ -214,9 +214,9 @@ def show(model: str, rows: list[dict[str, Any]]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--job", required=True, help="the job file whose data the models have learned")
+    parser.add_argument("--job", required=True, help="job file with the data that the models were trained on")
     parser.add_argument("--model", action="append", required=True, metavar="NAME=DIR", help="a classifier")
-    parser.add_argument("--max-length", type=int, default=64, help="tokens that texts are cut to")
+    parser.add_argument("--max-length", type=int, default=64, help="tokens that texts are truncated to")
     parser.add_argument("--splits", type=int, default=50, help="random halves of validation and test texts")
     parser.add_argument("--threads", type=int, default=2, help="intra-op threads")
     parser.add_argument("--json", type=Path, help="also write the figures here")
@@ -228,7 +228,10 @@ def main() -> None:
     data = load_data(config.data)
     goal = goal_of(config, data)
     if goal is None or data.out_of_scope_id is None:
-        parser.error("--job: its data have no out-of-scope label, or it has no threshold")
+        parser.error(
+            f"--job is {given.job}, which has no out-of-scope threshold; its data need an out-of-scope label in "
+            "validation, and export.out_of_scope must not be null"
+        )
     found = {}
     for each in given.model:
         name, _, directory = each.partition("=")

@@ -1,4 +1,4 @@
-"""The picture of the README: accuracy against latency of the measured CLINC150 artifacts.
+"""Draw the picture of the README: accuracy against latency of the measured CLINC150 artifacts.
 
     python benchmarks/overview_picture.py
 
@@ -24,7 +24,7 @@ class Row:
     """A measured model.
 
     Attributes:
-        name: Of the job, or ``teacher`` or ``bert-base``.
+        name: Name of the job, or ``teacher`` or ``bert-base``.
         accuracy: Test accuracy with threshold, 0 to 1; None for the untrained BERT-base.
         size_mb: Weights or graph on disk, in 2^20 bytes.
         latency_ms: p50 of one text.
@@ -40,7 +40,7 @@ def read_job(text: str, job: str) -> dict[str, Row]:
     """Return the rows ``artifact``, ``teacher`` and ``bert-base`` of a job, all measured in one run.
 
     Args:
-        text: docs/results/compression.md.
+        text: Content of docs/results/compression.md.
         job: Name of the job, such as ``smallest``.
     """
     section = text.partition(f"\n### {job}.yaml\n")[2].partition("\n##")[0]
@@ -59,7 +59,7 @@ def read_job(text: str, job: str) -> dict[str, Row]:
 
 
 def draw(jobs: dict[str, dict[str, Row]], path: Path) -> Path:
-    """Draw the jobs' artifacts, and the teacher and BERT-base of the first job, into a PNG."""
+    """Draw the artifacts of all jobs, and the teacher and BERT-base of the first job, into a PNG file."""
     from distiltune.drawing import new_figure, save, tidy
 
     figure = new_figure(9.0, 4.2)
@@ -68,9 +68,9 @@ def draw(jobs: dict[str, dict[str, Row]], path: Path) -> Path:
     teacher, reference = first["teacher"], first["bert-base"]
     for row in (*(rows["artifact"] for rows in jobs.values()), teacher):
         assert row.accuracy is not None
-        ours = row is not teacher
-        axes.scatter(row.latency_ms, row.accuracy * 100, s=90, color=_OURS if ours else _OTHERS, zorder=3)
-        name = f"distiltune, {row.name}" if ours else "teacher: MiniLM, PyTorch"
+        is_ours = row is not teacher
+        axes.scatter(row.latency_ms, row.accuracy * 100, s=90, color=_OURS if is_ours else _OTHERS, zorder=3)
+        name = f"distiltune, {row.name}" if is_ours else "teacher: MiniLM, PyTorch"
         axes.annotate(
             f"{name}\n{row.accuracy:.1%}, {row.latency_ms:.3g} ms, {row.size_mb:.1f} MB",
             (row.latency_ms, row.accuracy * 100),
@@ -78,7 +78,7 @@ def draw(jobs: dict[str, dict[str, Row]], path: Path) -> Path:
             textcoords="offset points",
             va="top",
             fontsize=9,
-            color=_OURS if ours else _OTHERS,
+            color=_OURS if is_ours else _OTHERS,
         )
     axes.axvline(reference.latency_ms, color=_OTHERS, linestyle="--", linewidth=1)
     axes.annotate(

@@ -1,4 +1,4 @@
-"""Does pretraining a student help? The same student distilled with it, without, and without but for longer.
+"""Measure the effect of pretraining: the same student distilled with it, without it, and without it for longer.
 
     python benchmarks/pretraining.py --data data_oos_plus.json --unlabelled sentences.txt --teacher DIR
         [--encoder offline:all-MiniLM-L6-v2] [--layers 0 2 5] [--epochs 8] [--pretraining-epochs 3]
@@ -7,13 +7,13 @@
 Rows, each trained with every seed on the teacher's logits, computed once:
 
     plain       the teacher's layers, distilled for --epochs
-    longer      the same for --epochs and --pretraining-epochs together: where the time could have gone instead
-    pretrained  the layers, warmed for --pretraining-epochs on train and the unlabelled texts, then --epochs
+    longer      the same for --epochs plus --pretraining-epochs: the other use of that time
+    pretrained  the layers, pretrained for --pretraining-epochs on train and the unlabelled texts, then as plain
 
-The pretraining learns from the teacher, whose masked-language head is trained first, or from --encoder. With
---distil-unlabelled every row also learns the teacher's logits over the unlabelled texts, as a job does that has
-data.unlabelled. Thresholds are chosen on validation for 0.75 in-scope accuracy + 0.25 out-of-scope recall. A row's
-seconds are those of its own training; the pretraining's stand apart, and are the same for all its seeds.
+The student is pretrained with the teacher, whose masked-language head is trained first, or with --encoder. With
+--distil-unlabelled every row also learns the teacher's logits of the unlabelled texts, as in a job with
+data.unlabelled. Thresholds are selected on validation for 0.75 in-scope accuracy + 0.25 out-of-scope recall. The
+seconds of a row are those of its distillation; those of the pretraining, which all seeds share, are shown separately.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ MAX_LENGTH = 64
 
 
 class Texts:
-    """The splits in the teacher's word pieces, and its logits over what is distilled."""
+    """The splits in the teacher's word pieces, and its logits of the training texts."""
 
     def __init__(self, given: argparse.Namespace, data: TextData) -> None:
         teacher, tokenizer = load_classifier(given.teacher)
@@ -79,7 +79,7 @@ class Texts:
         return compute_logits(model, split, pad_token_id=self.pad_token_id, num_threads=self.threads)
 
     def measure(self, model: Any) -> dict[str, Any]:
-        """The figures on validation and test, and on test with the threshold that validation chooses."""
+        """Return the figures on validation and test, and on test with the threshold selected on validation."""
         logits = {name: self.logits(model, self.splits[name]) for name in ("validation", "test")}
         outside = self.data.out_of_scope_id
         figures: dict[str, Any] = {
@@ -127,9 +127,11 @@ def distil(given: argparse.Namespace, texts: Texts, student: Path, epochs: int, 
     return {"seed": seed, "seconds": seconds, **texts.measure(model)}
 
 
-def make_student(given: argparse.Namespace, texts: Texts, out_dir: Path, *, warm: bool) -> dict[str, Any]:
+def make_student(
+    given: argparse.Namespace, texts: Texts, out_dir: Path, *, is_pretrained: bool
+) -> dict[str, Any]:
     section: dict[str, Any] = {"layers": given.layers}
-    if warm:
+    if is_pretrained:
         named = ("alpha", "beta", "gamma", "distil_positions", "head_epochs")
         section["pretraining"] = {
             "checkpoint": given.encoder,
@@ -151,12 +153,15 @@ def make_student(given: argparse.Namespace, texts: Texts, out_dir: Path, *, warm
 
 
 def measure(given: argparse.Namespace, texts: Texts, work: Path) -> dict[str, Any]:
-    made = {name: make_student(given, texts, work / name, warm=name == "warm") for name in ("plain", "warm")}
+    records = {
+        name: make_student(given, texts, work / name, is_pretrained=name == "pretrained")
+        for name in ("plain", "pretrained")
+    }
     longer = given.epochs + given.pretraining_epochs
     rows = {
         "plain": (work / "plain", given.epochs),
         "longer": (work / "plain", longer),
-        "pretrained": (work / "warm", given.epochs),
+        "pretrained": (work / "pretrained", given.epochs),
     }
     runs: dict[str, list[dict[str, Any]]] = {name: [] for name in rows}
     for seed in given.seeds:
@@ -164,15 +169,16 @@ def measure(given: argparse.Namespace, texts: Texts, work: Path) -> dict[str, An
             runs[name].append(distil(given, texts, student, epochs, seed))
             accuracy = runs[name][-1]["validation"]["accuracy"]
             print(f"  {name}, seed {seed}: validation accuracy {accuracy:.4f}", flush=True)
-    return {"teacher": texts.teacher, "pretraining": made["warm"]["pretraining"], "runs": runs}
+    return {"teacher": texts.teacher, "pretraining": records["pretrained"]["pretraining"], "runs": runs}
 
 
 def show(result: dict[str, Any]) -> None:
-    warm = result["pretraining"]
-    start, end = warm["losses"]["start"], warm["losses"]["end"]
+    record = result["pretraining"]
+    start, end = record["losses"]["start"], record["losses"]["end"]
     parts = ", ".join(f"{name} {start[name]:.3f} -> {end[name]:.3f}" for name in start)
     print(
-        f"\npretraining: {warm['num_texts']:,} texts, {warm['steps']:,} steps, {warm['seconds']:.0f} s; {parts}"
+        f"\npretraining: {record['num_texts']:,} texts, {record['steps']:,} steps, {record['seconds']:.0f} s; "
+        f"{parts}"
     )
     columns: dict[str, Callable[[dict[str, Any]], float | None]] = {
         "validation": lambda run: run["validation"]["accuracy"],
@@ -197,9 +203,9 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     add = parser.add_argument
     add("--data", required=True, help="a file in CLINC150's own JSON format")
-    add("--unlabelled", help="a .txt file of one text a line")
-    add("--teacher", required=True, type=Path, help="a directory: classifier fine-tuned on --data")
-    add("--encoder", help="pretraining learns from this one in the teacher's place: directory or hub id")
+    add("--unlabelled", help="a .txt file with one text per line")
+    add("--teacher", required=True, type=Path, help="directory of a classifier fine-tuned on --data")
+    add("--encoder", help="model to pretrain with instead of the teacher: directory or hub id")
     add("--layers", type=int, nargs="+", default=[0, 2, 5], help="teacher layers of the student")
     add("--epochs", type=int, default=8, help="epochs of distillation")
     add("--learning-rate", type=float, default=6e-4, help="of distillation")
@@ -209,7 +215,7 @@ def _arguments() -> argparse.Namespace:
     add("--pretraining-epochs", type=int, default=3, help="epochs of pretraining")
     add("--pretraining-learning-rate", type=float, default=5e-4, help="of pretraining")
     add("--pretraining-batch-size", type=int, default=32, help="of pretraining")
-    add("--pretraining-alpha", type=float, default=2.0, help="weight of masked words")
+    add("--pretraining-alpha", type=float, default=2.0, help="weight of the masked-language-model loss")
     add("--pretraining-beta", type=float, default=5.0, help="weight of distillation over the vocabulary")
     add("--pretraining-gamma", type=float, default=1.0, help="weight of the hidden states' cosine")
     add("--pretraining-distil-positions", choices=("all", "masked"), default="all", help="where to distil")
@@ -217,7 +223,7 @@ def _arguments() -> argparse.Namespace:
     add("--max-train-examples", type=int, help="use only so many labelled texts")
     add("--max-unlabelled", type=int, help="use only so many unlabelled texts")
     add("--distil-unlabelled", action="store_true", help="distil over the unlabelled texts as well")
-    add("--seeds", type=int, nargs="+", default=[42], help="of distillation; each trains every row")
+    add("--seeds", type=int, nargs="+", default=[42], help="seeds of distillation, each for every row")
     add("--threads", type=int, default=1, help="intra-op threads")
     add("--json", type=Path, help="also write the figures here")
     given = parser.parse_args()

@@ -1,17 +1,17 @@
-"""Quantization-aware training against quantization after training: the same student, exported in 8 and in 4 bits.
+"""Compare quantization-aware training with post-training quantization: the same student, in 8 and in 4 bits.
 
     python benchmarks/quantization_aware.py --data data_oos_plus.json --teacher DIR [--layers 0 2 5] [--epochs 8]
         [--qat-epochs 2] [--seeds 1] [--max-train-examples N] [--threads 2] [--json FILE]
 
-For each seed three students are trained, which differ in nothing but their last ``--qat-epochs`` epochs: one without
-fake quantization, one with the numbers of ``onnx-int8`` and one with those of ``onnx-int8-embeddings-4bit``. Each is
-exported as these two variants and, for what quantizing costs, as ``onnx`` in 32 bits. The last epoch's weights are
-used, so that nothing is chosen.
+For each seed three students are trained, which differ only in their last ``--qat-epochs`` epochs: one without fake
+quantization, one with the numbers of ``onnx-int8`` and one with those of ``onnx-int8-embeddings-4bit``. Each is
+exported as these two variants and, for comparison, as ``onnx`` in 32 bits. The weights of the last epoch are used, so
+no selection is involved.
 
-Accuracies are those of the exported graphs over whole splits, one text at a time, as a person asks: a text's
-activations have its own range then. "with threshold" predicts the out-of-scope label below a threshold on the energy,
-which is chosen for each graph on the validation split. Means over the seeds are shown; every seed's figures are in the
-JSON.
+Accuracies are those of the exported graphs over whole splits, one text at a time, as in serving, so that the range of
+activations is that of a single text. "with threshold" predicts the out-of-scope label below a threshold on the energy,
+which is selected for each graph on the validation split. Means over the seeds are printed; the JSON has the figures of
+every seed.
 """
 
 from __future__ import annotations
@@ -54,13 +54,13 @@ from distiltune.training.models.trainable_embedding_rows import train_used_rows
 from distiltune.training.student.layers import student_from_layers
 
 VARIANTS: tuple[str, ...] = ("onnx", "onnx-int8", "onnx-int8-embeddings-4bit")
-# How a student's last epochs are trained -> bits of its embedding table; None: without fake quantization.
+# Kind of training in the last epochs -> bits of the embedding table; None: without fake quantization.
 TRAININGS = {"quantized afterwards": None, "aware, table in 8 bits": 8, "aware, table in 4 bits": 4}
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What all trainings share."""
+    """The data, teacher and options that all trainings share."""
 
     data: TextData
     teacher: PreTrainedModel
@@ -100,13 +100,13 @@ def make_setting(given: argparse.Namespace) -> Setting:
 def train_student(
     setting: Setting, table_bits: int | None, qat_epochs: float, seed: int, folder: Path
 ) -> float:
-    """Write the student after its last epoch into ``folder``; seconds of training."""
-    asked: dict[str, Any] = {"seed": seed}
+    """Train a student and write it into ``folder`` after its last epoch; return the seconds of training."""
+    changes: dict[str, Any] = {"seed": seed}
     if table_bits is not None:
-        asked["quantization_aware"] = QuantizationAwareConfig.model_validate(
+        changes["quantization_aware"] = QuantizationAwareConfig.model_validate(
             {"num_epochs": qat_epochs, "embedding_bits": table_bits}
         )
-    training = setting.training.model_copy(update=asked)
+    training = setting.training.model_copy(update=changes)
     model = copy.deepcopy(student_from_layers(setting.teacher, setting.layers)).train()
     train_used_rows(model, setting.train.input_ids)
     first_token_in_last_layer(model)
@@ -148,13 +148,14 @@ def measure_variant(setting: Setting, name: str, student: Path, folder: Path) ->
     classifier = TextClassifier.load(folder)
     for split in texts:
         logits = classifier.logits(texts[split], batch_size=1)
-        found = np.array(classifier.labels)[logits.argmax(axis=1)]
-        figures[f"{split}_accuracy"] = float((found == labels[split]).mean())
+        predicted = np.array(classifier.labels)[logits.argmax(axis=1)]
+        figures[f"{split}_accuracy"] = float((predicted == labels[split]).mean())
         inside = labels[split] != data.out_of_scope_label
-        figures[f"{split}_in_scope_accuracy"] = float((found == labels[split])[inside].mean())
+        figures[f"{split}_in_scope_accuracy"] = float((predicted == labels[split])[inside].mean())
         if classifier.threshold is not None:
-            held = np.where(classifier.threshold.refuses(logits), classifier.threshold.label, found)
-            figures[f"{split}_accuracy_with_threshold"] = float((held == labels[split]).mean())
+            refused = classifier.threshold.refuses(logits)
+            with_threshold = np.where(refused, classifier.threshold.label, predicted)
+            figures[f"{split}_accuracy_with_threshold"] = float((with_threshold == labels[split]).mean())
     return figures
 
 
@@ -185,9 +186,9 @@ def show(rows: list[dict[str, Any]]) -> None:
     print(f"{'':24}{'':28}" + "".join(f"{name:>16}" for name in columns))
     for training in TRAININGS:
         for variant in VARIANTS:
-            those = [row for row in rows if (row["training"], row["variant"]) == (training, variant)]
+            matching = [row for row in rows if (row["training"], row["variant"]) == (training, variant)]
             means = [
-                statistics.mean(row[name] for row in those) if name in those[0] else float("nan")
+                statistics.mean(row[name] for row in matching) if name in matching[0] else float("nan")
                 for name in columns.values()
             ]
             shown = (f"{mean:16.4f}" if mean <= 1 else f"{mean:16.1f}" for mean in means)
@@ -197,18 +198,18 @@ def show(rows: list[dict[str, Any]]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--data", type=Path, required=True, help="a file in CLINC150's own JSON format")
-    parser.add_argument("--teacher", type=Path, required=True, help="a fine-tuned classifier's directory")
+    parser.add_argument("--teacher", type=Path, required=True, help="directory of a fine-tuned classifier")
     parser.add_argument(
         "--layers", type=int, nargs="+", default=[0, 2, 5], help="teacher layers of the student"
     )
-    parser.add_argument("--epochs", type=int, default=8, help="epochs in all")
-    parser.add_argument("--qat-epochs", type=float, default=2, help="last of them with fake quantization")
+    parser.add_argument("--epochs", type=int, default=8, help="total number of epochs")
+    parser.add_argument("--qat-epochs", type=float, default=2, help="last epochs with fake quantization")
     parser.add_argument("--alpha", type=float, default=0.2, help="weight of cross-entropy")
     parser.add_argument("--temperature", type=float, default=4.0, help="of the distillation loss")
     parser.add_argument("--learning-rate", type=float, default=6e-4, help="peak learning rate")
-    parser.add_argument("--batch-size", type=int, default=128, help="texts a step")
-    parser.add_argument("--seeds", type=int, default=1, help="trainings of each kind")
-    parser.add_argument("--max-train-examples", type=int, help="train on only so many texts")
+    parser.add_argument("--batch-size", type=int, default=128, help="texts per step")
+    parser.add_argument("--seeds", type=int, default=1, help="number of trainings of each kind")
+    parser.add_argument("--max-train-examples", type=int, help="train on this many texts only")
     parser.add_argument("--threads", type=int, default=2, help="intra-op threads of training")
     parser.add_argument("--json", type=Path, help="also write the figures here")
     given = parser.parse_args()

@@ -1,11 +1,11 @@
-"""Where the time of one text goes: the tokenizer alone, the bare session, and from text to label.
+"""Measure where the time of one text goes: the tokenizer alone, the bare session, and from text to label.
 
     OMP_NUM_THREADS=1 python benchmarks/runtime.py [--artifact DIR] [--texts FILE] [--rounds 200] [--tokenizer fast]
 
-Each round takes every text through the three in turn, so that other load on the machine affects all of them alike.
-Without --artifact one is made with random weights and the tokenizer of the extra ``offline``: rows of 64 numbers are
-gathered, one product, ReLU, the largest over the text, and a product to 150 labels, all in 8 bits, with a threshold and
-a temperature as a real one has. Times are in microseconds.
+Each round times all three in turn for every text, so that other load on the machine affects them alike. The default
+artifact has random weights, the tokenizer of the extra ``offline``, a threshold and a temperature; its graph, in 8
+bits, looks up rows of 64 numbers, multiplies them by one matrix, applies ReLU and the maximum over the text, and
+multiplies by a matrix to 150 labels. Times are in microseconds.
 """
 
 from __future__ import annotations
@@ -54,11 +54,13 @@ TEXTS = (
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--artifact", type=Path)
-    parser.add_argument("--texts", type=Path, help="a file of lines; default: sixteen English ones")
-    parser.add_argument("--rounds", type=int, default=200)
-    parser.add_argument("--tokenizer", choices=["fast", "tokenizers"])
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument(
+        "--artifact", type=Path, help="folder of an artifact (default: one with random weights)"
+    )
+    parser.add_argument("--texts", type=Path, help="file with one text per line (default: 16 English texts)")
+    parser.add_argument("--rounds", type=int, default=200, help="timings of each text")
+    parser.add_argument("--tokenizer", choices=["fast", "tokenizers"], help="as in TextClassifier.load")
+    parser.add_argument("--json", action="store_true", help="print the figures as JSON")
     given = parser.parse_args()
     texts = TEXTS if given.texts is None else given.texts.read_text(encoding="utf-8").splitlines()
     with tempfile.TemporaryDirectory() as scratch:
@@ -73,7 +75,7 @@ def main() -> None:
 
 
 def split(artifact: Path, texts: Any, rounds: int, options: dict[str, Any]) -> dict[str, Any]:
-    """Times over all texts and rounds, and the part that is the runtime's own."""
+    """Return times over all texts and rounds, and the runtime's own share."""
     tokenizer = tokenizers.Tokenizer.from_file(str(artifact / "tokenizer.json"))
     session = ort.InferenceSession(
         str(artifact / "model.onnx"), session_options(1, {}), providers=["CPUExecutionProvider"]
@@ -118,7 +120,7 @@ def split(artifact: Path, texts: Any, rounds: int, options: dict[str, Any]) -> d
 
 
 def calls(artifact: Path, text: str, options: dict[str, Any]) -> dict[str, float]:
-    """The first call after loading, and medians around the tenth and the thousandth, over several loads."""
+    """Return times of the first call after loading, and around the tenth and the thousandth, as medians over loads."""
     clock, rows = time.perf_counter, []
     for _ in range(5):
         classifier = TextClassifier.load(artifact, num_threads=1, session={}, **options)
@@ -133,7 +135,7 @@ def calls(artifact: Path, text: str, options: dict[str, Any]) -> dict[str, float
 
 
 def make_artifact(directory: Path) -> Path:
-    """Write graph, tokenizer and settings into a new ``directory``."""
+    """Write an artifact with random weights into a new ``directory``."""
     directory.mkdir(parents=True)
     source, _ = offline_directory("all-MiniLM-L6-v2")
     tokenizer = tokenizers.Tokenizer.from_file(str(source / "tokenizer.json"))
@@ -157,7 +159,7 @@ def make_artifact(directory: Path) -> Path:
 
 
 def graph(num_rows: int) -> onnx.ModelProto:
-    """Ids [B, L] → rows [B, L, 64] of 8 bits → [B, L, 512], ReLU, the largest over L → logits [B, 150]."""
+    """Build the graph: ids[B, L] → 8-bit rows[B, L, 64] → [B, L, 512], ReLU, maximum over L → logits[B, 150]."""
     rng = np.random.default_rng(0)
     constants = {
         "table": rng.integers(-127, 128, (num_rows, WIDTH)).astype(np.int8),

@@ -1,16 +1,16 @@
-"""Samplers against each other, and against themselves without a bound on the trials that they model.
+"""Compare samplers by result and by time, also TPE without its limit on the number of modelled trials.
 
     python benchmarks/samplers.py time [--trials 100 1000 3000 10000] [--samplers tpe all-tpe]
     python benchmarks/samplers.py search [--trials 20 50] [--samplers tpe random qmc nsga2 gp] [--seeds 20]
     python benchmarks/samplers.py search --functions hartmann rastrigin mixed --trials 1000 --samplers tpe all-tpe
 
-The searcher is the product's own; Ray is not started, and a function stands for the training. ``all-tpe`` is ``tpe``
-with every finished trial shown to it. ``time`` prints the CPU time of a suggestion after so many finished trials, the
-mean of ``NUM_TIMED``; the time of all suggestions of a search of that many trials, by the trapezoidal rule; and its
-exponent, the slope between two numbers of trials in a log-log plot. ``search`` prints the median, lowest and highest
-result of ``--seeds`` searches each: of the trial with the best reported value, the value without noise; with two
-objectives, the hypervolume of the front. Trials run ``--at-a-time``, with the window that a search has then, and end in
-turn.
+Searches use distiltune's own searcher, without Ray and with a function in place of training. ``all-tpe`` is ``tpe``
+with all finished trials. ``time`` prints the CPU time of a suggestion after each number of finished trials, the mean of
+``NUM_TIMED``; the time of all suggestions of a search of that many trials, by the trapezoidal rule; and its exponent,
+the slope between two numbers of trials in a log-log plot. ``search`` prints the median, lowest and highest result of
+``--seeds`` searches: with one objective the value without noise of the trial with the best reported value, with two
+objectives the hypervolume of the front. ``--at-a-time`` trials run side by side, with the searcher's window for that
+number, and end in the order in which they began.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from distiltune.search.samplers.tpe import Tpe
 from distiltune.search.study.searcher import StudySearcher, window_of
 
 NUM_TIMED = 40
-SLOWEST_MS, LOWEST_ACCURACY = 1.6, 0.75  # the corner of the hypervolume
+SLOWEST_MS, LOWEST_ACCURACY = 1.6, 0.75  # reference point of the hypervolume
 STUDENT = {
     "student.num_layers": IntRange(low=1, high=6),
     "student.intermediate_size": Choice(values=[384, 768, 1536]),
@@ -55,7 +55,7 @@ class AllTpe(Tpe):
 
 @dataclass(frozen=True)
 class Function:
-    """What a search optimises: its space, and its value (higher is better) and cost, without and with noise."""
+    """A function to optimise: its space, its value (higher is better) and cost, and the noise of the value."""
 
     space: dict[str, Parameter]
     values: Callable[[Mapping[str, Any]], list[float]]
@@ -63,12 +63,12 @@ class Function:
 
 
 def simulated(arguments: Mapping[str, Any]) -> list[float]:
-    """Accuracy of a simulated training after its last epoch, without its noise."""
+    """Return the accuracy of a simulated training after its last epoch."""
     return [epoch_metrics(dict(arguments), 0, arguments["num_train_epochs"])["validation_accuracy"]]
 
 
 def front(arguments: Mapping[str, Any]) -> list[float]:
-    """Accuracy and latency of a simulated student, which larger ones trade for each other."""
+    """Return accuracy and latency of a simulated student; both grow with its size."""
     layers, rows = arguments["student.num_layers"], arguments["student.intermediate_size"] / 1536
     [accuracy] = simulated(arguments)
     return [
@@ -78,7 +78,7 @@ def front(arguments: Mapping[str, Any]) -> list[float]:
 
 
 def hartmann(arguments: Mapping[str, Any]) -> list[float]:
-    """Hartmann's function of six arguments; its optimum is 3.322."""
+    """Return Hartmann's function of six arguments; its maximum is 3.322."""
     scale = np.array([1.0, 1.2, 3.0, 3.2])
     widths = np.array(
         [
@@ -101,13 +101,13 @@ def hartmann(arguments: Mapping[str, Any]) -> list[float]:
 
 
 def rastrigin(arguments: Mapping[str, Any]) -> list[float]:
-    """Minus Rastrigin's function of four arguments, which has many local optima; its optimum is 0."""
+    """Return minus Rastrigin's function of four arguments, which has many local optima; its maximum is 0."""
     x = np.array([arguments[f"x{place}"] for place in range(4)])
     return [float(-(10 * len(x) + (x**2 - 10 * np.cos(2 * math.pi * x)).sum()))]
 
 
 def mixed(arguments: Mapping[str, Any]) -> list[float]:
-    """A choice of three with optima of their own, and an argument that two of them have; the optimum is 0."""
+    """Return a function with a choice of three kinds, and an argument that only two of them have; its maximum is 0."""
     kind, x = arguments["kind"], arguments["x"]
     depth, place = {"a": (0.3, 0.2), "b": (0.1, 0.8), "c": (0.0, 0.55)}[kind]
     inner = 0.0 if kind == "a" else (arguments["y"] - {"b": 0.3, "c": 0.9}[kind]) ** 2
@@ -135,7 +135,7 @@ def sampler_named(name: str) -> Sampler:
     return AllTpe() if name == "all-tpe" else SAMPLERS[name]()
 
 
-def searched(
+def run_search(
     sampler: Sampler,
     function: Function,
     num_trials: int,
@@ -143,7 +143,7 @@ def searched(
     at_a_time: int,
     known: list[FrozenTrial] | None = None,
 ) -> tuple[list[list[float]], list[list[float]], list[float]]:
-    """Values without and with noise of every trial, and the CPU seconds of its suggestion."""
+    """Run a search; return the values of every trial without and with noise, and the CPU seconds of its suggestion."""
     noise = np.random.default_rng(seed)
     objectives = [Objective(metric="value", mode="max"), Objective(metric="cost", mode="min")]
     several = function.values is front
@@ -178,8 +178,8 @@ def searched(
     return true, reported, seconds
 
 
-def outcome(true: Sequence[Sequence[float]], reported: Sequence[Sequence[float]]) -> float:
-    """What a search found: see above."""
+def result_of(true: Sequence[Sequence[float]], reported: Sequence[Sequence[float]]) -> float:
+    """Return the result of a search: the best trial's value without noise, or the hypervolume of the front."""
     if len(true[0]) == 1:
         return true[max(range(len(true)), key=lambda place: reported[place][0])][0]
     volume, best = 0.0, LOWEST_ACCURACY
@@ -201,10 +201,10 @@ def measure_searches(given: argparse.Namespace) -> None:
                     continue
                 found, began = [], time.thread_time()
                 for seed in range(given.first_seed, given.first_seed + given.seeds):
-                    true, reported, _ = searched(
+                    true, reported, _ = run_search(
                         sampler_named(sampler), function, num_trials, seed, given.at_a_time
                     )
-                    found.append(outcome(true, reported))
+                    found.append(result_of(true, reported))
                 low, middle, high = min(found), statistics.median(found), max(found)
                 mean = (time.thread_time() - began) / given.seeds
                 print(
@@ -235,7 +235,7 @@ def measure_time(given: argparse.Namespace) -> None:
 
 
 def suggestion_seconds(sampler: Sampler, num_trials: int, at_a_time: int) -> list[float]:
-    """CPU seconds of each suggestion after ``num_trials`` finished trials with random arguments."""
+    """Return the CPU seconds of each suggestion after ``num_trials`` finished trials with random arguments."""
     function, random = FUNCTIONS["simulated"], np.random.default_rng(0)
     distributions = {name: each.distribution() for name, each in function.space.items()}
     known = []
@@ -248,19 +248,19 @@ def suggestion_seconds(sampler: Sampler, num_trials: int, at_a_time: int) -> lis
         }
         [value] = function.values(arguments)
         known.append(create_trial(params=arguments, distributions=distributions, values=[value]))
-    _, _, seconds = searched(sampler, function, NUM_TIMED, 0, at_a_time, known)
+    _, _, seconds = run_search(sampler, function, NUM_TIMED, 0, at_a_time, known)
     return seconds
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     add = parser.add_argument
-    add("what", choices=["time", "search"])
+    add("what", choices=["time", "search"], help="measure the time of suggestions, or results of searches")
     add("--samplers", nargs="+", choices=[*SAMPLERS.names, "all-tpe"], default=["tpe"])
     add("--functions", nargs="+", choices=list(FUNCTIONS), default=["simulated", "front"])
-    add("--trials", nargs="+", type=int, default=[20, 50])
-    add("--seeds", type=int, default=20)
-    add("--first-seed", type=int, default=0, help="seeds from this one on")
+    add("--trials", nargs="+", type=int, default=[20, 50], help="numbers of trials")
+    add("--seeds", type=int, default=20, help="number of seeds")
+    add("--first-seed", type=int, default=0, help="first seed")
     add("--values", action="store_true", help="also print the result of each seed")
     add("--at-a-time", type=int, default=2, help="trials side by side")
     given = parser.parse_args()

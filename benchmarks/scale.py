@@ -1,19 +1,19 @@
-"""What a search costs its driver and its store, by the number of trials: simulated trials, real search machinery.
+"""Measure what a search costs its driver and its store by the number of trials, with simulated trials.
 
     python benchmarks/scale.py [--trials 100 300 1000] [--to 10000] [--nodes 8] [--cpus 2] [--epochs 3]
         [--epoch-seconds 1.5] [--scheduler none] [--limit-s 600] [--json FILE]
 
-Everything but the training is the product's own: ``run_search`` with its searcher, callbacks, snapshots, checkpoints,
-TensorBoard files, logs and records, over a Ray cluster of ``--nodes`` raylets of ``--cpus`` CPUs each, which are all on
-this machine and have more CPUs in name than it has. In place of ``run_trial`` a function sleeps ``--epoch-seconds`` an
-epoch, and reports an accuracy that depends on the arguments, with a checkpoint of the usual files, 1 KiB each. A trial
-should take longer than a worker takes to start: else Tune starts workers all the time that it never uses.
+Everything but the training is distiltune's own: ``run_search`` with its searcher, callbacks, snapshots, checkpoints,
+TensorBoard files, logs and records, on a Ray cluster of ``--nodes`` raylets with ``--cpus`` nominal CPUs each, all on
+this machine. Instead of ``run_trial``, a function sleeps ``--epoch-seconds`` per epoch, and reports an accuracy that
+depends on the arguments, with a checkpoint of the usual files, 1 KiB each. A trial should take longer than the start of
+a worker; otherwise Tune keeps starting workers that it never uses.
 
-Each number of trials is a search in a new driver process. Its CPU time counts all its threads, from the start of the
-first trial until the outcome is there (imports and connecting are not counted); the parts are CPU time of the thread
-that runs Tune's event loop. A number of trials that would take longer than ``--limit-s``, going by the smaller ones, is
-left out, and ``--to`` trials are extrapolated: by the exponent of the last two searches, the slope in a log-log plot.
-An exponent of a total that is above 1.2 is marked: 1 grows with the number of trials, 2 with its square.
+Each number of trials is a search in a new driver process. Its CPU time is that of all its threads, from the start of
+the first trial until the outcome is available (without imports and connecting); the parts are CPU time of the thread
+that runs Tune's event loop. A search that would take longer than ``--limit-s``, judging by the smaller ones, is not
+run. The column of ``--to`` trials is then extrapolated, by the exponent of the last two searches: the slope in a
+log-log plot, 1 for linear and 2 for quadratic growth. Totals with an exponent above 1.2 are marked.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ import argparse
 import json
 import math
 import os
-import platform
 import re
 import resource
 import secrets
@@ -41,6 +40,8 @@ from unittest.mock import patch
 import psutil
 from simulated_trial import simulated_trial
 
+from distiltune.export.machine import describe_machine
+
 CLEARLY_ABOVE_LINEAR = 1.2
 HUNDRED = 100
 KINDS = {
@@ -57,7 +58,7 @@ KINDS = {
 
 
 class Parts:
-    """CPU seconds of the controller's thread in parts of Tune's event loop, call by call."""
+    """CPU seconds of the controller's thread in each call of the parts of Tune's event loop."""
 
     def __init__(self) -> None:
         self.calls: dict[str, list[float]] = defaultdict(list)
@@ -69,7 +70,7 @@ class Parts:
 
     @contextmanager
     def watched(self) -> Iterator[None]:
-        """Time what Ray's developer interfaces name; a name that is gone fails here."""
+        """Time these functions of Ray's developer interfaces; raise AttributeError if one no longer exists."""
         from ray.tune.callback import CallbackList
         from ray.tune.execution.tune_controller import TuneController
         from ray.tune.search import SearchGenerator
@@ -110,8 +111,8 @@ class Parts:
         return timed
 
 
-class Watch:
-    """The driver's clocks and memory at the first start of a trial, and each time another trial has ended."""
+class DriverClock:
+    """Records the driver's clocks and memory when the first trial starts, and whenever a trial has ended."""
 
     def __init__(self) -> None:
         self._process = psutil.Process()
@@ -134,7 +135,7 @@ class Watch:
 
 
 def search_once(given: argparse.Namespace) -> dict[str, Any]:
-    """A search of ``given.one`` trials on the cluster at ``given.address``, and what it cost."""
+    """Run a search of ``given.one`` trials on the cluster at ``given.address``; return its costs."""
     import distiltune.search.trial.run as trial_module
     from distiltune.cluster.session.ray_session import ray_session
     from distiltune.cluster.specification.resources import ResourcesConfig
@@ -149,13 +150,13 @@ def search_once(given: argparse.Namespace) -> dict[str, Any]:
         "learning_rate": {"type": "float", "low": 1e-5, "high": 1e-2, "log": True},
         "num_train_epochs": given.epochs,
     }
-    chosen = {} if given.scheduler == "none" else {"scheduler": given.scheduler}
-    config = SearchConfig.model_validate({"num_trials": given.one, "space": space, **chosen})
-    texts = cast(Any, range(1000))  # their number is all that is asked for
+    scheduler = {} if given.scheduler == "none" else {"scheduler": given.scheduler}
+    config = SearchConfig.model_validate({"num_trials": given.one, "space": space, **scheduler})
+    texts = cast(Any, range(1000))  # only their number is used
     inputs = TrialInputs(
         {ONLY_STUDENT: Student("student")}, {"train": LabelledSplit(texts)}, texts, None, ["a", "b"]
     )
-    parts, watch = Parts(), Watch()
+    parts, clock = Parts(), DriverClock()
     with (
         ray_session(ResourcesConfig(address=given.address)),
         patch.object(trial_module, "run_trial", simulated_trial(given.epoch_seconds)),
@@ -172,21 +173,21 @@ def search_once(given: argparse.Namespace) -> dict[str, Any]:
             cpus_per_trial=1,
             gpus_per_trial=0,
             journal="study/optuna.journal",
-            report=watch,
+            report=clock,
         )
-        end = watch.now()
+        end = clock.now()
     assert len(outcome.trials) == given.one, "every trial has a record"
-    # A trial that trained would lack it.
+    # Only simulated trials report `process`.
     processes = {trial.metrics["process"] for trial in outcome.trials}
     worker_cpu = sum(trial.metrics["process_cpu_s"] for trial in outcome.trials)
-    found = costs(parts, watch.moments, end, given.directory)
+    found = costs(parts, clock.moments, end, given.directory)
     return {**found, "processes": len(processes), "worker_cpu_ms_a_trial": 1000 * worker_cpu / given.one}
 
 
 def costs(
     parts: Parts, moments: list[dict[str, float]], end: dict[str, float], directory: Path
 ) -> dict[str, Any]:
-    """The figures of one search; those in ``totals`` are of all its trials together."""
+    """Return the figures of one search; those in ``totals`` are sums over all its trials."""
     num_trials = int(end["done"])
     start, last = moments[0], moments[-1]
     files, sizes = census(directory)
@@ -216,7 +217,7 @@ def costs(
             "first hundred": _cpu_ms(moments, 0, min(HUNDRED, num_trials)),
             "last hundred": _cpu_ms(moments, max(0, num_trials - HUNDRED), num_trials),
         },
-        "suggestion_ms": _ends([1000 * seconds for seconds in parts.suggestions]),
+        "suggestion_ms": _means_of_ends([1000 * seconds for seconds in parts.suggestions]),
         "steps_a_trial": len(parts.calls["event loop"]) / num_trials,
         "snapshots": len(parts.calls["state written"]),
         "last_snapshot_ms": 1000 * parts.calls["state written"][-1],
@@ -228,7 +229,7 @@ def costs(
 
 
 def census(directory: Path) -> tuple[Counter[str], Counter[str]]:
-    """Files and bytes in the run store by kind."""
+    """Return the number of files and their bytes in the run store, by kind."""
     files, sizes = Counter[str](), Counter[str]()
     for path in directory.rglob("*"):
         if path.is_file():
@@ -240,14 +241,14 @@ def census(directory: Path) -> tuple[Counter[str], Counter[str]]:
 
 
 def _cpu_ms(moments: list[dict[str, float]], first: int, last: int) -> float:
-    """Milliseconds of the driver's CPU a trial, from when ``first`` trials had ended to when ``last`` had."""
+    """Return the driver's CPU milliseconds per trial, between the ends of ``first`` and ``last`` trials."""
     began = next(each for each in moments if each["done"] >= first)
     ended = next(each for each in moments if each["done"] >= last)
     return 1000 * (ended["cpu_s"] - began["cpu_s"]) / max(1, ended["done"] - began["done"])
 
 
-def _ends(values: list[float]) -> dict[str, float]:
-    """Means of the first and the last hundred values."""
+def _means_of_ends(values: list[float]) -> dict[str, float]:
+    """Return the means of the first and the last hundred values."""
     first, last = values[:HUNDRED], values[-HUNDRED:]
     return {"first hundred": sum(first) / len(first), "last hundred": sum(last) / len(last)}
 
@@ -257,7 +258,7 @@ def _ends(values: list[float]) -> dict[str, float]:
 
 @contextmanager
 def cluster(num_nodes: int, num_cpus: int) -> Iterator[str]:
-    """Address of a Ray cluster of several raylets on this machine; its processes end with the block."""
+    """Start a Ray cluster of several raylets on this machine; yield its address, and stop it after the block."""
     os.environ |= {
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": secrets.token_hex(32),
@@ -276,7 +277,7 @@ def cluster(num_nodes: int, num_cpus: int) -> Iterator[str]:
 
 
 def search_in_process(num_trials: int, address: str, given: argparse.Namespace) -> dict[str, Any]:
-    """``search_once`` in a new driver, whose store is deleted afterwards."""
+    """Run ``search_once`` in a new driver process; delete its store afterwards."""
     with tempfile.TemporaryDirectory(prefix="scale-") as work:
         found = Path(work) / "found.json"
         options = {
@@ -294,7 +295,7 @@ def search_in_process(num_trials: int, address: str, given: argparse.Namespace) 
 
 
 def exponent(smaller: dict[str, Any], larger: dict[str, Any], name: str) -> float | None:
-    """Slope between two searches in a log-log plot; None where there is nothing to measure."""
+    """Return the slope between two searches in a log-log plot; None if a total is not positive."""
     low, high = smaller["totals"].get(name, 0), larger["totals"].get(name, 0)
     if low <= 0 or high <= 0:
         return None
@@ -302,7 +303,7 @@ def exponent(smaller: dict[str, Any], larger: dict[str, Any], name: str) -> floa
 
 
 def expected(searches: list[dict[str, Any]], name: str, num_trials: int) -> float | None:
-    """A total of ``num_trials`` trials, by the exponent of the last two searches."""
+    """Extrapolate a total to ``num_trials`` trials, by the exponent of the last two searches."""
     slope = exponent(searches[-2], searches[-1], name)
     if slope is None:
         return None
@@ -310,7 +311,7 @@ def expected(searches: list[dict[str, Any]], name: str, num_trials: int) -> floa
 
 
 def measure(given: argparse.Namespace) -> tuple[list[dict[str, Any]], list[str]]:
-    """The searches, and a line about each number of trials that would have taken too long."""
+    """Run the searches; return their costs, and a line about the first one that would have taken too long."""
     searches: list[dict[str, Any]] = []
     left_out: list[str] = []
     with cluster(given.nodes, given.cpus) as address:
@@ -336,23 +337,23 @@ def show(result: dict[str, Any], to: int) -> None:
     counts = "".join(f"{each['trials']:>11,}" for each in searches)
     print(f"{'total of all trials':28}{counts}{'a trial':>11}{'exponent':>10}{f'{to:,}':>13}")
     for name in searches[-1]["totals"]:
-        values = "".join(_number(each["totals"].get(name), 11) for each in searches)
+        values = "".join(_formatted(each["totals"].get(name), 11) for each in searches)
         a_trial = searches[-1]["totals"][name] / searches[-1]["trials"]
         slope = exponent(searches[-2], searches[-1], name) if len(searches) > 1 else None
         at_end = expected(searches, name, to) if len(searches) > 1 else None
         mark = " !" if slope is not None and slope > CLEARLY_ABOVE_LINEAR else ""
         shown = f"{slope:>10.2f}" if slope is not None else f"{'-':>10}"
-        print(f"{name:28}{values}{_number(a_trial, 11)}{shown}{_number(at_end, 13)}{mark}")
+        print(f"{name:28}{values}{_formatted(a_trial, 11)}{shown}{_formatted(at_end, 13)}{mark}")
     print(f"\n{'by the number of trials':48}{counts}")
-    for name in _by_number(searches[-1]):
-        print(f"{name:48}" + "".join(_number(_by_number(each)[name], 11) for each in searches))
+    for name in _figures_by_number(searches[-1]):
+        print(f"{name:48}" + "".join(_formatted(_figures_by_number(each)[name], 11) for each in searches))
     for line in result["left_out"]:
         print(line)
     marked = [name.strip() for name in result["above_linear"]]
     print(f"! exponent above {CLEARLY_ABOVE_LINEAR}: {', '.join(marked) or 'none'}")
 
 
-def _by_number(search: dict[str, Any]) -> dict[str, float]:
+def _figures_by_number(search: dict[str, Any]) -> dict[str, float]:
     return {
         "driver CPU ms a trial, first hundred": search["driver_cpu_ms_a_trial"]["first hundred"],
         "driver CPU ms a trial, last hundred": search["driver_cpu_ms_a_trial"]["last hundred"],
@@ -370,32 +371,27 @@ def _by_number(search: dict[str, Any]) -> dict[str, float]:
     }
 
 
-def _number(value: float | None, width: int) -> str:
+def _formatted(value: float | None, width: int) -> str:
     if value is None:
         return f"{'-':>{width}}"
     digits = 0 if abs(value) >= 1000 else 1 if abs(value) >= 100 else 2 if abs(value) >= 1 else 4
     return f"{value:>{width},.{digits}f}"
 
 
-def _cpu_name() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor()
-    named = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    return next(named, platform.processor())
-
-
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--trials", type=int, nargs="+", default=[100, 300, 1000], help="searches to run")
-    parser.add_argument("--to", type=int, default=10_000, help="run too, or extrapolated")
-    parser.add_argument("--nodes", type=int, default=8, help="raylets of the simulated cluster")
-    parser.add_argument("--cpus", type=int, default=2, help="CPUs in name, and so trials at a time, of each")
-    parser.add_argument("--epochs", type=int, default=3, help="epochs a trial")
-    parser.add_argument("--epoch-seconds", type=float, default=1.5, help="what a simulated epoch takes")
+    parser.add_argument(
+        "--trials", type=int, nargs="+", default=[100, 300, 1000], help="trials of each search"
+    )
+    parser.add_argument("--to", type=int, default=10_000, help="trials of a last search, run or extrapolated")
+    parser.add_argument("--nodes", type=int, default=8, help="raylets of the cluster")
+    parser.add_argument(
+        "--cpus", type=int, default=2, help="nominal CPUs, and so parallel trials, of each raylet"
+    )
+    parser.add_argument("--epochs", type=int, default=3, help="epochs per trial")
+    parser.add_argument("--epoch-seconds", type=float, default=1.5, help="duration of a simulated epoch")
     parser.add_argument("--scheduler", default="none", choices=["none", "asha", "median"])
-    parser.add_argument("--limit-s", type=float, default=600, help="longest search that is still run")
+    parser.add_argument("--limit-s", type=float, default=600, help="maximum expected duration of a search")
     parser.add_argument("--json", type=Path, help="also write the figures here")
     for name in ("--one", "--address", "--directory"):  # of the driver of one search
         parser.add_argument(name, type={"--one": int, "--directory": Path}.get(name), help=argparse.SUPPRESS)
@@ -414,7 +410,7 @@ def main() -> None:
         if len(searches) > 1 and (exponent(searches[-2], searches[-1], name) or 0) > CLEARLY_ABOVE_LINEAR
     ]
     machine = {
-        "cpu": _cpu_name(),
+        "cpu": describe_machine()["cpu"],
         "cores": os.cpu_count(),
         "ray": version("ray"),
         "optuna": version("optuna"),

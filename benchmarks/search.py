@@ -1,29 +1,28 @@
-"""Trials/hour of a hyperparameter search: transformers' own way, and distiltune; in one run.
+"""Compare the hyperparameter search of distiltune with transformers' own: trials/hour and accuracy, in one run.
 
     python benchmarks/search.py --data data_oos_plus.json [--encoder offline:all-MiniLM-L6-v2] [--layers 0 5]
         [--trials 8] [--epochs-low 5] [--epochs-high 10] [--teacher DIR] [--json FILE] [--profile]
 
 The peer is ``transformers.Trainer.hyperparameter_search(backend="ray")`` with Ray's ``OptunaSearch`` over the
-trainer of chapter 8 of "Natural Language Processing with Transformers": the teacher runs in ``compute_loss``,
-batches of 48, fp32, ``TrainingArguments`` as they come. What is not transformers' default in it is the book's (batch
-size, weight decay, evaluation each epoch), its learning rate (a flag), and in its favour: no progress bars, and only
-one checkpoint is kept (one every 500 steps, where distiltune writes one an epoch).
+trainer of chapter 8 of "Natural Language Processing with Transformers": the teacher runs in ``compute_loss``, with
+batches of 48, fp32 and default ``TrainingArguments``. They deviate from transformers' defaults only where the book does
+(batch size, weight decay, evaluation each epoch), in the learning rate (a flag), and in the peer's favour: no progress
+bars, and only one checkpoint is kept (one every 500 steps, where distiltune writes one per epoch).
 
-Three searches run one after the other, each in a process of its own that starts cold:
+Three searches run one after the other, each in a new process:
 
 1. the peer;
-2. distiltune, with the same space, trials and seed, and every trial trained to its end;
+2. distiltune with the same space, number of trials and seed, without early stopping;
 3. distiltune with early stopping, until it is as good as the peer's best (at most ``--early-trials`` trials).
 
-All have the same teacher, the same student (layers of the teacher), the same texts and CPUs, one CPU and one thread
-a trial, trials side by side. The clock of a search starts with texts, teacher and student at hand, libraries
-imported, and stops when the search is over: it counts the start of Ray, tokenizing, and for distiltune the
-teacher's logits, computed anew by each of the two. How long a search took to an accuracy is for the peer the time
-at which an epoch was reported (whole seconds, rounded down), for distiltune when the driver told of it. No GPU is
-used.
+All have the same teacher, student (layers of the teacher), texts and CPUs, with one CPU and one thread per trial and
+trials side by side. The time of a search begins when texts, teacher and student are ready and libraries are imported,
+and ends when the search is over. It includes the start of Ray, tokenizing, and for distiltune the teacher's logits,
+which each of its two searches computes anew. The time to an accuracy is for the peer the time at which an epoch was
+reported (whole seconds, rounded down), for distiltune the time at which the driver reported progress. No GPU is used.
 
-``--profile`` runs the second search alone and says where the time of its slots goes (a slot holds one trial at a
-time). ``--skip-peer FILE`` takes the peer from the JSON of an earlier run with the same settings, and says so.
+``--profile`` runs only the second search, and shows where the time of its slots goes (a slot runs one trial at a
+time). ``--skip-peer FILE`` takes the peer's figures from the JSON of an earlier run with the same settings.
 """
 
 from __future__ import annotations
@@ -58,7 +57,7 @@ PEER_BATCH_SIZE = 48
 
 @dataclass(frozen=True)
 class Spec:
-    """What the sides share; handed to their processes as JSON."""
+    """Settings that all searches share; passed to their processes as JSON."""
 
     data: str
     encoder: str
@@ -81,7 +80,7 @@ class Spec:
 
 
 class Clock:
-    """Seconds since the start of a search, in all and part by part."""
+    """Seconds since the start of a search, in total and by part."""
 
     def __init__(self) -> None:
         self.started_at = time.time()
@@ -98,7 +97,7 @@ class Clock:
         return time.monotonic() - self._start
 
 
-# ---- The peer: transformers and Ray, as their documentation shows; nothing of distiltune -----------------
+# ---- The peer: transformers and Ray as documented, without distiltune -----------------------------------
 
 
 def run_peer(spec: Spec) -> dict[str, Any]:
@@ -170,8 +169,8 @@ def run_peer(spec: Spec) -> dict[str, Any]:
         save_total_limit=1,
         disable_tqdm=True,
     )
-    # The book has a subclass for these two; transformers pickles the arguments beside each checkpoint, and a Ray
-    # worker can only pickle classes that it can import.
+    # The book has a subclass with these two. Here they are plain attributes, because transformers pickles the arguments
+    # beside each checkpoint, and a Ray worker can only pickle classes that it can import.
     args.alpha, args.temperature = 0.5, 2.0
     trainer = BookTrainer(
         model_init=student_init,
@@ -212,8 +211,12 @@ def run_peer(spec: Spec) -> dict[str, Any]:
         for number, trial in enumerate(analysis.trials)
     ]
     (threads,) = {int(value) for frame in frames.values() for value in frame["eval_threads"]}
-    how = {"batch_size": PEER_BATCH_SIZE, "precision": "fp32", "learning_rate": spec.peer_learning_rate}
-    return counted(trials, len(encoded["train"]), wall_s, clock.parts) | how | {"threads_per_trial": threads}
+    settings = {"batch_size": PEER_BATCH_SIZE, "precision": "fp32", "learning_rate": spec.peer_learning_rate}
+    return (
+        figures_of(trials, len(encoded["train"]), wall_s, clock.parts)
+        | settings
+        | {"threads_per_trial": threads}
+    )
 
 
 # ---- distiltune -----------------------------------------------------------------------------------------
@@ -230,7 +233,7 @@ def run_ours(spec: Spec, *, early: bool = False, profile: bool = False) -> dict[
     from distiltune.training.distillation.arguments import arguments_from_config
     from distiltune.training.distillation.config import TrainingConfig
 
-    del optuna, ray  # imported before the clock starts, as the peer's are
+    del optuna, ray  # imported only so that, as for the peer, this is not timed
     name = "early" if early else "ours"
     store = Store(str(spec.at(name)))
     store.directory.mkdir()
@@ -279,7 +282,7 @@ def run_ours(spec: Spec, *, early: bool = False, profile: bool = False) -> dict[
         for trial in outcome.trials
     ]
     args = arguments_from_config(training, ".", use_cpu=True)
-    how = {
+    settings = {
         "batch_size": args.per_device_train_batch_size,
         "precision": "bf16" if args.bf16 else "fp32",
         "learning_rate": args.learning_rate,
@@ -287,7 +290,7 @@ def run_ours(spec: Spec, *, early: bool = False, profile: bool = False) -> dict[
         "best_over_time": seen,
         "ended_by": outcome.ended_by,
     }
-    side = counted(trials, len(inputs.train["train"]), wall_s, clock.parts) | how
+    side = figures_of(trials, len(inputs.train["train"]), wall_s, clock.parts) | settings
     return side | shares(side, records, spec.cpus, search_from, search_to) if profile else side
 
 
@@ -308,7 +311,7 @@ def search_config(spec: Spec, early: bool) -> Any:
 
 
 def make_inputs(spec: Spec, data: Any, store: Store, clock: Clock) -> Any:
-    """Token ids, and the teacher's logits over those that are trained on, as the stages of a job make them."""
+    """Tokenize the texts and compute the teacher's logits of the training texts, like the stages of a job."""
     from distiltune.search.driver.run_search import TrialInputs
     from distiltune.search.space.students import ONLY_STUDENT, Student
     from distiltune.training.checkpoints.load import load_tokenizer
@@ -330,7 +333,7 @@ def make_inputs(spec: Spec, data: Any, store: Store, clock: Clock) -> Any:
         num_threads=spec.cpus,
         use_gpu=False,
     )
-    assert logits.computed, "a search begins without logits"
+    assert logits.computed, "the cache has no logits when a search begins"
     clock.part("logits_s")
     return TrialInputs(
         students={ONLY_STUDENT: Student("student")},
@@ -343,7 +346,7 @@ def make_inputs(spec: Spec, data: Any, store: Store, clock: Clock) -> Any:
 
 
 def reported_epochs(store: Store, trial_id: str, started_at: float) -> list[list[float]]:
-    """Seconds from the start of the search, and accuracy, of every epoch that the driver was told of."""
+    """Return seconds from the start of the search, and accuracy, of every epoch reported to the driver."""
     content = store.read(f"search/{trial_id}/result.json") or b""
     results = [json.loads(line) for line in content.decode().splitlines()]
     return [
@@ -353,10 +356,10 @@ def reported_epochs(store: Store, trial_id: str, started_at: float) -> list[list
     ]
 
 
-def counted(
+def figures_of(
     trials: list[dict[str, Any]], num_train: int, wall_s: float, parts: dict[str, float]
 ) -> dict[str, Any]:
-    """What is compared, from the epochs of every trial; the same for the peer and for distiltune."""
+    """Return the figures to compare, computed in the same way for the peer and for distiltune."""
     epochs = [(accuracy, -seconds, trial) for trial in trials for seconds, accuracy in trial["epochs"]]
     accuracy, minus_seconds, best = max(epochs, key=lambda each: each[:2])
     hours, num_epochs = wall_s / 3600, len(epochs)
@@ -377,7 +380,7 @@ def counted(
     }
 
 
-# ---- Sides as processes ---------------------------------------------------------------------------------
+# ---- Searches as processes ------------------------------------------------------------------------------
 
 
 def load_texts(spec: Spec) -> Any:
@@ -390,7 +393,7 @@ def load_texts(spec: Spec) -> Any:
 
 
 def prepare(spec: Spec) -> dict[str, Any]:
-    """Write what the searches share: the texts, the teacher, and the student that every trial starts from."""
+    """Write the texts, the teacher, and the student that every trial starts from."""
     from distiltune.training.student.build import build_student
     from distiltune.training.student.config import student_config
     from distiltune.training.teacher.config import TeacherConfig
@@ -420,7 +423,7 @@ def prepare(spec: Spec) -> dict[str, Any]:
         "num_validation": len(data.splits["validation"]),
         "student_parameters": student["num_parameters"],
         "teacher_accuracy": record["validation_accuracy"],
-        # Everything that the peer's figures depend on.
+        # All settings that the peer's figures depend on.
         "peer_settings": {
             "data": data.fingerprint,
             "teacher": weights_hash(spec.at("teacher")),
@@ -448,15 +451,15 @@ SIDES: dict[str, Callable[[Spec], dict[str, Any]]] = {
 ENVIRONMENT = {
     "CUDA_VISIBLE_DEVICES": "",
     "RAY_USAGE_STATS_ENABLED": "0",
-    # Else the peer's Ray writes a token for later sessions into the home directory.
+    # Otherwise the peer's Ray would write a token for later sessions into the home directory.
     "RAY_AUTH_MODE": "token",
     "RAY_AUTH_TOKEN": secrets.token_hex(32),
     "TOKENIZERS_PARALLELISM": "false",
 }
 
 
-def call(side: str, spec: Spec) -> dict[str, Any]:
-    """Run a side in a process of its own, silently, and return what it found."""
+def run_in_process(side: str, spec: Spec) -> dict[str, Any]:
+    """Run an entry of ``SIDES`` in a process of its own, with its output in a log; return its result."""
     print(f"{side} ...", flush=True)
     started = time.monotonic()
     spec_file, log = spec.at("spec.json"), spec.at(f"{side}.log")
@@ -488,7 +491,7 @@ def run_side(side: str, spec_file: str) -> None:
 
 @contextmanager
 def work_directory() -> Iterator[Path]:
-    # Ray's sockets need a short path, which TMPDIR often is not.
+    # Ray's sockets need a short path; that of TMPDIR is often too long.
     parent = "/tmp" if os.access("/tmp", os.W_OK) else None
     with tempfile.TemporaryDirectory(prefix="dtb-", dir=parent, ignore_cleanup_errors=True) as work:
         yield Path(work)
@@ -503,21 +506,21 @@ def parse() -> argparse.Namespace:
     add = parser.add_argument
     add("--data", type=Path, required=True, help="a file in CLINC150's own JSON format")
     add("--encoder", default="offline:all-MiniLM-L6-v2", help="the teacher's encoder: directory or hub id")
-    add("--layers", type=int, nargs="+", default=[0, 5], help="teacher layers that make the student")
-    add("--teacher", type=Path, help="a fine-tuned teacher; made there first where there is none")
-    add("--train-texts", type=int, help="use only so many training texts, for a quick look")
+    add("--layers", type=int, nargs="+", default=[0, 5], help="teacher layers of the student")
+    add("--teacher", type=Path, help="directory of a fine-tuned teacher; created if it does not exist")
+    add("--train-texts", type=int, help="use only this many training texts, for a quick test")
     add("--trials", type=int, default=8, help="trials of the peer and of distiltune")
-    add("--early-trials", type=int, help="most trials with early stopping (default: 3 x trials)")
-    add("--epochs-low", type=int, default=5, help="fewest epochs of a trial")
-    add("--epochs-high", type=int, default=10, help="most epochs of a trial")
+    add("--early-trials", type=int, help="maximum number of trials with early stopping (default: 3 x trials)")
+    add("--epochs-low", type=int, default=5, help="minimum number of epochs of a trial")
+    add("--epochs-high", type=int, default=10, help="maximum number of epochs of a trial")
     add("--seed", type=int, default=42, help="seed of the samplers and of training")
-    add("--cpus", type=int, default=usable, help="CPUs, and so trials side by side")
-    # For batches of 48; the default for ours is the library's, for batches of its default size.
+    add("--cpus", type=int, default=usable, help="CPUs, which is also the number of trials side by side")
+    # Each default suits its batch size: 48 for the peer, the library's own for distiltune.
     add("--peer-learning-rate", type=float, default=5e-4, help="the peer's peak learning rate")
     add("--learning-rate", type=float, help="distiltune's peak learning rate (default: the library's)")
     add("--scheduler", choices=["asha", "median"], default="asha", help="early stopping of the third search")
     add("--skip-peer", type=Path, metavar="FILE", help="take the peer from the JSON of an earlier run")
-    add("--profile", action="store_true", help="run distiltune alone, and say where the time goes")
+    add("--profile", action="store_true", help="run only distiltune, and show where the time goes")
     add("--json", type=Path, help="also write the figures here")
     given = parser.parse_args()
     if not 1 <= given.epochs_low <= given.epochs_high:
@@ -526,7 +529,7 @@ def parse() -> argparse.Namespace:
         )
     if given.teacher and given.teacher.is_dir() and not (given.teacher / "config.json").is_file():
         parser.error(
-            f"--teacher {given.teacher} is a directory without a checkpoint; name one, or a new name"
+            f"--teacher {given.teacher} is a directory without a checkpoint; give one with a config.json, or a new path"
         )
     return given
 
@@ -551,12 +554,14 @@ def make_spec(given: argparse.Namespace, work: Path) -> Spec:
 
 
 def earlier_peer(path: Path, prepared: dict[str, Any]) -> dict[str, Any]:
-    """The peer's figures of another run; refused where it was another search."""
+    """Return the peer's figures of an earlier run; reject those of another search."""
     earlier = json.loads(path.read_text(encoding="utf-8"))
     before, now = earlier["prepared"]["peer_settings"], prepared["peer_settings"]
-    other = [f"{key} was {before.get(key)}, is {now[key]}" for key in now if before.get(key) != now[key]]
-    if other:
-        raise SystemExit(f"--skip-peer {path}: it measured another search: {'; '.join(other)}")
+    changed = [f"{key} was {before.get(key)}, is {now[key]}" for key in now if before.get(key) != now[key]]
+    if changed:
+        raise SystemExit(
+            f"--skip-peer {path}: its settings differ: {'; '.join(changed)}; measure the peer again"
+        )
     return earlier["sides"]["peer"]
 
 
@@ -565,24 +570,26 @@ def main() -> None:
         run_side(*sys.argv[2:])
         return
     given = parse()
-    # A terminated run ends its side too, and leaves nothing in the temporary directory.
+    # Exit on SIGTERM, so that the running side ends and the temporary directory is removed.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     with work_directory() as work:
         spec = make_spec(given, work)
         result: dict[str, Any] = {
             "machine": machine(spec.cpus),
             "spec": asdict(spec),
-            "prepared": call("prepare", spec),
+            "prepared": run_in_process("prepare", spec),
             "peer_from": str(given.skip_peer) if given.skip_peer else None,
             "sides": {},
         }
         for side in ("profile",) if given.profile else ("peer", "ours", "early"):
             reused = side == "peer" and given.skip_peer
-            found = earlier_peer(given.skip_peer, result["prepared"]) if reused else call(side, spec)
+            found = (
+                earlier_peer(given.skip_peer, result["prepared"]) if reused else run_in_process(side, spec)
+            )
             result["sides"][side] = found
             if side == "peer":
                 spec = replace(spec, target=found["best_accuracy"])
-            if given.json:  # after each: the peer takes an hour, and --skip-peer can go on from it
+            if given.json:  # after each: the peer takes an hour, and --skip-peer can reuse it
                 given.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     if given.profile:
         show_profile(result)

@@ -1,4 +1,4 @@
-"""Where the time of a search's slots goes, for ``search.py --profile``: a slot holds one trial at a time."""
+"""Measure where the time of a search's slots goes, for ``search.py --profile``; a slot runs one trial at a time."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any
 
 
 class Laps:
-    """Seconds of one trial by what was done: each lap is the time since the lap before."""
+    """Seconds of one trial by activity; each lap is the time since the previous one."""
 
     def __init__(self) -> None:
         self.start()
@@ -29,7 +29,7 @@ class Laps:
         self._last = now
 
     def around(self, owner: Any, function: str, before: str, after: str) -> None:
-        """Count the time up to each call of a function as ``before``, and the call itself as ``after``."""
+        """Wrap a function: count the time up to each call as ``before``, and the call itself as ``after``."""
         original = getattr(owner, function)
 
         def timed(*args: Any, **kwargs: Any) -> Any:
@@ -51,7 +51,7 @@ END = "end of a trial"
 
 
 def time_trials(directory: str) -> None:
-    """Have the search send, in place of ``run_trial``, one that also writes down its laps."""
+    """Replace the ``run_trial`` that the search sends to workers by one that also writes its laps to a file."""
     from ray import cloudpickle
 
     from distiltune.search.trial import run as trial
@@ -59,7 +59,7 @@ def time_trials(directory: str) -> None:
     cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import it
 
     def run_trial(config: dict[str, Any], inputs: Any, settings: Any) -> None:
-        # On a worker: this function came by value, and the module is as it was.
+        # Runs on a worker, to which this function was sent by value; its module `trial` is unchanged.
         from distiltune.search.trial import run as trial
 
         began, laps = time.time(), laps_of(trial)
@@ -75,7 +75,7 @@ def time_trials(directory: str) -> None:
 
 
 def laps_of(module: Any) -> Laps:
-    """The clock of this process; put into what a trial calls when the first one begins."""
+    """Return the clock of this process; the first call wraps the functions that a trial calls."""
     if hasattr(module, "laps"):
         return module.laps
     from accelerate import Accelerator
@@ -117,9 +117,9 @@ def laps_of(module: Any) -> Laps:
 def shares(
     side: dict[str, Any], records: Path, slots: int, search_from: float, search_to: float
 ) -> dict[str, Any]:
-    """Slot-seconds by what they went to: together ``slots`` x wall time."""
+    """Return the slot-seconds by activity; their sum is ``slots`` x wall time."""
     trials = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(records.glob("*.json"))]
-    assert len(trials) == side["num_trials"], "every trial wrote down its laps"
+    assert len(trials) == side["num_trials"], "every trial has written its laps"
     parts = side["parts"]
     rows = {
         "Ray started": slots * parts["ray_s"],
@@ -141,7 +141,7 @@ def shares(
 def idle_slots(
     trials: list[tuple[float, float]], slots: int, search_from: float, search_to: float
 ) -> dict[str, float]:
-    """Slot-seconds without a trial: before all slots had one, between trials, and when none was left."""
+    """Return the slot-seconds without a trial: before all slots had one, between trials, and when none was left."""
     last_start = max(start for start, _ in trials)
     moments = sorted({search_from, search_to, *(moment for trial in trials for moment in trial)})
     starting, between, ending = "workers started, imports", "between trials", "no trial left to start"
@@ -155,7 +155,7 @@ def idle_slots(
 
 
 def seconds_of_import() -> float:
-    """What a new worker imports before its first trial, alone on the machine and with warm files."""
+    """Return the seconds of a new worker's imports, with nothing else running and files in the page cache."""
     started = time.monotonic()
     subprocess.run([sys.executable, "-c", "import distiltune.search.trial.run"], check=True)
     return time.monotonic() - started

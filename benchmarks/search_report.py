@@ -1,4 +1,4 @@
-"""What ``search.py`` found, compared and shown as the tables of docs/results/search.md."""
+"""Compare the searches of ``search.py``, and print the tables of docs/results/search.md."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from collections.abc import Callable
 from importlib import metadata
 from typing import Any
 
-ASKED = {"trials": 6.0, "accuracy": -0.003, "target": 10.0}
+TARGETS = {"trials": 6.0, "accuracy": -0.003, "target": 10.0}
 
 
 def seconds_to(side: dict[str, Any], target: float) -> float | None:
-    """When a search first had an epoch that was as good as ``target``; None where it never had."""
+    """Return the seconds until a search had an epoch at least as good as ``target``; None if it had none."""
     known = side.get("best_over_time") or [epoch for trial in side["trials"] for epoch in trial["epochs"]]
     return min((seconds for seconds, accuracy in known if accuracy >= target), default=None)
 
@@ -25,7 +25,7 @@ def machine(cpus: int) -> dict[str, Any]:
 
 
 def compare(sides: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """The ratios to the peer, and whether what was asked for is met."""
+    """Return the ratios to the peer, and which targets are met."""
     peer, ours, early = sides["peer"], sides["ours"], sides["early"]
     target = peer["best_accuracy"]
     ratios: dict[str, Any] = {
@@ -37,20 +37,20 @@ def compare(sides: dict[str, dict[str, Any]]) -> dict[str, Any]:
     same = [each["parameters"] for each in ours["trials"]] == [each["parameters"] for each in peer["trials"]]
     speedup = ratios["early"]["target_ratio"]
     met = {
-        "trials": ratios["ours"]["trials_per_hour"] >= ASKED["trials"],
-        "accuracy": round(ratios["ours"]["accuracy_difference"], 9) >= ASKED["accuracy"],
-        "target": speedup is not None and speedup >= ASKED["target"],
+        "trials": ratios["ours"]["trials_per_hour"] >= TARGETS["trials"],
+        "accuracy": round(ratios["ours"]["accuracy_difference"], 9) >= TARGETS["accuracy"],
+        "target": speedup is not None and speedup >= TARGETS["target"],
     }
     return {"target": target, "same_suggestions": same, **ratios, "met": met}
 
 
 def time_to_target(side: dict[str, Any], peer: dict[str, Any], target: float) -> dict[str, Any]:
-    seconds, near = seconds_to(side, target), seconds_to(side, target + ASKED["accuracy"])
-    peer_near = seconds_to(peer, target + ASKED["accuracy"])
-    assert peer_near is not None, "the peer reached its best, and so what is below it"
+    seconds, near = seconds_to(side, target), seconds_to(side, target + TARGETS["accuracy"])
+    peer_near = seconds_to(peer, target + TARGETS["accuracy"])
+    assert peer_near is not None, "the peer reached its own best, and therefore lower values"
     return {
         "target_s": seconds,
-        # The stricter of the two: the peer's search did not know that nothing better would come.
+        # The stricter ratio: the peer went on searching after its best epoch.
         "target_ratio": None if seconds is None else peer["best_after_s"] / seconds,
         "target_ratio_to_whole_search": None if seconds is None else peer["wall_s"] / seconds,
         "near_ratio": None if near is None else peer_near / near,
@@ -80,7 +80,7 @@ def show(result: dict[str, Any]) -> None:
         ("time to the peer's best, against the peer's time to it", "target_ratio", "{:.2f}x"),
         ("time to it, against the peer's whole search", "target_ratio_to_whole_search", "{:.2f}x"),
         (
-            f"time to {-ASKED['accuracy']:g} below it, against the peer's time to that",
+            f"time to {-TARGETS['accuracy']:g} below it, against the peer's time to that",
             "near_ratio",
             "{:.2f}x",
         ),
@@ -89,13 +89,13 @@ def show(result: dict[str, Any]) -> None:
         shown = ["not reached" if value is None else form.format(value) for value in values]
         print(f"| {title} | " + " | ".join(shown) + " |")
     alike = "the same" if ratios["same_suggestions"] else "not the same"
-    print(f"\nThe first two searches tried {alike} hyperparameters. Asked for:")
-    for name, asked in (
-        ("trials", f"at least {ASKED['trials']:g}x the peer's trials/hour with the same epochs"),
-        ("accuracy", f"best accuracy not lower by more than {-ASKED['accuracy']:g}"),
-        ("target", f"with early stopping at least {ASKED['target']:g}x to reach the peer's best accuracy"),
+    print(f"\nThe first two searches tried {alike} hyperparameters. Targets:")
+    for name, description in (
+        ("trials", f"at least {TARGETS['trials']:g}x the peer's trials/hour with the same epochs"),
+        ("accuracy", f"best accuracy not lower by more than {-TARGETS['accuracy']:g}"),
+        ("target", f"with early stopping at least {TARGETS['target']:g}x to reach the peer's best accuracy"),
     ):
-        print(f"- {asked}: {'met' if ratios['met'][name] else 'NOT met'}")
+        print(f"- {description}: {'met' if ratios['met'][name] else 'NOT met'}")
 
 
 def side_rows(target: float) -> list[tuple[str, Callable[[dict[str, Any]], str]]]:
@@ -120,8 +120,8 @@ def side_rows(target: float) -> list[tuple[str, Callable[[dict[str, Any]], str]]
         ("best validation accuracy", lambda side: f"{side['best_accuracy']:.4f}"),
         (f"s until {target:.4f}, the peer's best", lambda side: reached(side, target)),
         (
-            f"s until {target + ASKED['accuracy']:.4f}, that less {-ASKED['accuracy']:g}",
-            lambda side: reached(side, target + ASKED["accuracy"]),
+            f"s until {target + TARGETS['accuracy']:.4f}, that less {-TARGETS['accuracy']:g}",
+            lambda side: reached(side, target + TARGETS["accuracy"]),
         ),
     ]
 

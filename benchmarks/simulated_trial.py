@@ -1,4 +1,4 @@
-"""Trials that report and save what a training would, without one."""
+"""Simulated trials: they report and save what a training would, without training."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ CHECKPOINT_FILES = (
 
 
 def epoch_metrics(arguments: dict[str, Any], number: int, epoch: int) -> dict[str, float]:
-    """Everything that an epoch reports: an accuracy that rises, and to where depends on the arguments."""
-    far = (
+    """Return what an epoch reports: its accuracy rises over the epochs, to a value that depends on the arguments."""
+    distance = (
         0.10 * (arguments["alpha"] - 0.3) ** 2
         + 0.0002 * (arguments["temperature"] - 8) ** 2
         + 0.02 * math.log10(arguments["learning_rate"] / 6e-4) ** 2
     )
     noise = 0.002 * math.sin(12.9898 * number + 78.233 * epoch)
-    accuracy = 0.95 - far - 0.3 * math.exp(-1.2 * epoch) + noise
+    accuracy = 0.95 - distance - 0.3 * math.exp(-1.2 * epoch) + noise
     return {
         "train_loss": 1.0 - accuracy,
         "train_cross_entropy": 1.2 * (1.0 - accuracy),
@@ -41,7 +41,7 @@ def epoch_metrics(arguments: dict[str, Any], number: int, epoch: int) -> dict[st
 def simulated_trial(
     epoch_seconds: float, metrics_of: Callable[[dict[str, Any], int, int], dict[str, float]] = epoch_metrics
 ) -> Callable[..., None]:
-    """Return a replacement for ``run_trial``; a closure, so that workers get it by value and import no torch.
+    """Return a replacement for ``run_trial``, a closure: workers receive it by value and do not import torch.
 
     Args:
         epoch_seconds: Duration of an epoch.

@@ -1,9 +1,9 @@
-"""What finished runs found, a table a run: teacher, student and every variant with metric, size, latency and verdict.
+"""Print a table for each finished run: teacher, student and variants with metric, size, latency and verdict.
 
     distiltune run benchmarks/tasks/snips_slots.yaml --run-id snips-slots
     python benchmarks/task_table.py distiltune-runs/runs/snips-slots …
 
-The jobs of ``benchmarks/tasks`` read the files of their data set, as they are published, from beside the job.
+The jobs in ``benchmarks/tasks`` read the published files of their data sets from the folder of the job.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ def main() -> None:
 
 
 def table_of(directory: Path) -> str:
-    """Return a run's title and table; latencies are medians of one text, from text to answer, as the job timed them."""
+    """Return a run's title and table; latencies are the job's medians of one text, from text to answer."""
     run = Run(Storage(str(directory.parent.parent)).store, directory.name)
-    found = run.stage_record("gate")["result"]
+    gate = run.stage_record("gate")["result"]
     metric = run.specification().metric
-    models = [each for each in found["variants"] if each["latency_ms"] is not None]
+    models = [each for each in gate["variants"] if each["latency_ms"] is not None]
     teacher = next((each for each in models if each["name"] == "teacher-pytorch"), None)
-    rows = [row_of(each, teacher, metric, found["chosen"]) for each in models]
+    rows = [row_of(each, teacher, metric, gate["chosen"]) for each in models]
     return f"**{run.id}** ({metric})\n\n{table(HEADERS, rows, left=(0, 6))}"
 
 
 def row_of(model: dict[str, Any], teacher: dict[str, Any] | None, metric: str, chosen: str) -> list[object]:
-    """Return a model's row; ``teacher`` is None where it was not measured."""
-    against, milliseconds = model["against_teacher"], model["latency_ms"]["p50"]
+    """Return the row of a model; ``teacher`` is None if it was not measured."""
+    against, latency_ms = model["against_teacher"], model["latency_ms"]["p50"]
     name = f"{model['name']} (selected)" if model["name"] == chosen else model["name"]
     return [
         name,
@@ -49,14 +49,14 @@ def row_of(model: dict[str, Any], teacher: dict[str, Any] | None, metric: str, c
         if against is None
         else f"{against['difference']:+.4f} ({against['low']:+.4f} to {against['high']:+.4f})",
         "" if model["size_mb"] is None else f"{model['size_mb']:.2f}",
-        f"{milliseconds:.3f}",
-        "" if teacher is None else f"{teacher['latency_ms']['p50'] / milliseconds:.1f}x",
+        f"{latency_ms:.3f}",
+        "" if teacher is None else f"{teacher['latency_ms']['p50'] / latency_ms:.1f}x",
         model["gate"] or "",
     ]
 
 
 def value_of(model: dict[str, Any], metric: str) -> float:
-    """Return a model's metric on the test split: a field of its own, or one of the task's metrics."""
+    """Return a metric of a model on the test split, from the field of that name or from the task's metrics."""
     own = model.get(metric)
     return float(model["metrics"][metric]["test"] if own is None else own)
 

@@ -1,21 +1,21 @@
-"""What better teaching brings a student without attention: transfer texts by disagreement, averaged weights, pairs.
+"""Compare ways of teaching a student without attention: selected transfer texts, averaged weights, pairs of pieces.
 
     python benchmarks/teaching.py --job job.yaml --teacher DIR [--teacher DIR ...] --cache DIR [--only NAME ...]
         [--seeds 2] [--pool 3] [--epochs 8] [--json FILE]
 
-The teachers are fine-tuned on the job's data (``cache/teachers/KEY`` of a storage); students learn the mean of their
-logits alone (alpha 0) on the training texts and on as many transfer texts as the job has. Recipes:
+The teachers are fine-tuned on the job's data (``cache/teachers/KEY`` of a storage); students learn only the mean of
+their logits (alpha 0), on the training texts and on as many transfer texts as the job has. Recipes:
 
 - ``as it is``: the job's transfer texts;
-- ``by disagreement``: the generated ones among them are chosen from ``--pool`` times as many candidates, those on which
-  a student of ``as it is`` is furthest from the teacher (KL at the job's temperature); ``half by disagreement``: every
-  second one;
-- ``EMA D``: the weights' exponential moving average of decay D replaces them at the end; ``last N epochs``: the mean of
-  the weights after each of them;
-- ``N epochs``; and students of other kinds.
+- ``by disagreement``: the generated texts are selected from ``--pool`` times as many candidates, those on which a
+  student of ``as it is`` is furthest from the teacher (KL at the job's temperature); ``half by disagreement``: half of
+  the generated texts;
+- ``EMA D``: at the end, the weights are replaced by their exponential moving average with decay D; ``last N epochs``:
+  by the mean of the weights after each of the last N epochs;
+- ``twice the epochs``; and students of other kinds.
 
 Figures are those of the student in 32 bits: KL from the teacher and in-scope accuracy on the validation split, in-scope
-accuracy and accuracy with the threshold (chosen on validation by the job's goal) on the test split, mean over seeds.
+accuracy and accuracy with the threshold (selected on validation by the job's goal) on the test split; means over seeds.
 """
 
 from __future__ import annotations
@@ -62,13 +62,13 @@ STATIC = {"kind": "static", "hidden_size": 64}
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a student is taught.
+    """A way of teaching a student.
 
     Attributes:
-        student: Its section.
-        chosen: Share of the generated texts that are chosen by disagreement, 0 to 1.
+        student: Section ``student`` of the job.
+        chosen: Share of the generated texts that are selected by disagreement, 0 to 1.
         epochs: Factor of the number of epochs.
-        average: Makes the callback that averages weights, or None.
+        average: Creates the callback that averages weights; None: they are not averaged.
     """
 
     student: dict[str, Any] = field(default_factory=lambda: CONVOLUTION)
@@ -78,10 +78,10 @@ class Recipe:
 
 
 class Averaged(TrainerCallback):
-    """Replace the weights by an average of them when training ends.
+    """Replace the weights by their average when training ends.
 
     Args:
-        decay: Decay of the exponential moving average over steps; None: the mean after each of the last epochs.
+        decay: Decay of the exponential moving average over steps; None: the mean of the weights after the last epochs.
         last: Number of these epochs.
     """
 
@@ -127,7 +127,7 @@ RECIPES = {
 
 
 class Bench:
-    """Texts, the teachers' logits of them, and students taught by recipes."""
+    """The texts with the teachers' logits, and students taught by recipes."""
 
     def __init__(self, given: argparse.Namespace) -> None:
         self.given = given
@@ -167,7 +167,7 @@ class Bench:
         return LabelledSplit(tokens, np.mean(found, axis=0, dtype=np.float32))
 
     def taught(self, recipe: Recipe, seed: int, transfer: list[LabelledSplit]) -> Any:
-        """Return the student in evaluation mode."""
+        """Teach a student by a recipe; return it in evaluation mode."""
         training, names = self.config.training, self.data.class_names
         with tempfile.TemporaryDirectory() as work:
             start = Path(work) / "start"
@@ -200,14 +200,14 @@ class Bench:
         return model.eval()
 
     def chosen(self, student: Any, share: float) -> list[LabelledSplit]:
-        """Return the transfer set with a share of the generated texts chosen by the student's disagreement."""
+        """Return the transfer set, with a share of the generated texts selected by the student's disagreement."""
         found = [each for name, each in self.extra.items() if name not in self.pool]
         for name, texts in self.pool.items():
             own = self.extra[name]
             wide = self._with_logits(texts)
             distance = self.distances(student, wide)
             num_chosen = round(share * len(own))
-            kept = np.arange(len(own) - num_chosen)  # a prefix of the candidates is the job's own texts
+            kept = np.arange(len(own) - num_chosen)  # the job's own texts are the first candidates
             others = np.setdiff1d(np.arange(len(wide)), kept)
             rows = np.concatenate([kept, others[np.argsort(-distance[others], kind="stable")[:num_chosen]]])
             assert wide.teacher_logits is not None
@@ -227,7 +227,7 @@ class Bench:
         return (taught.exp() * (taught - own)).sum(-1).numpy()
 
     def measured(self, student: Any) -> dict[str, float]:
-        """Return a student's figures."""
+        """Return the figures of a student."""
         logits = {split: self.logits(student, each) for split, each in self.held.items()}
         labels = {split: np.asarray(each.tokens.labels) for split, each in self.held.items()}
         predicted = {split: each.argmax(-1) for split, each in logits.items()}
@@ -247,7 +247,7 @@ class Bench:
         }
 
     def run(self, recipe: Recipe, seed: int) -> dict[str, float]:
-        """Teach a student by a recipe, and measure it."""
+        """Teach a student by a recipe and measure it."""
         transfer = list(self.extra.values())
         if recipe.chosen:
             if self.base is None:
@@ -263,20 +263,20 @@ def _share(predicted: Any, labels: Any, known: Any, split: str) -> float:
 
 
 def main() -> None:
-    """Teach and measure, a line of JSON for each student, the table last."""
+    """Teach and measure students; print a line of JSON for each to stderr, and the table to stdout."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--job", required=True)
-    parser.add_argument("--teacher", action="append", required=True, metavar="DIR")
+    parser.add_argument("--job", required=True, help="job file")
     parser.add_argument(
-        "--cache", required=True, metavar="DIR", help="keeps logits and states of word pieces"
+        "--teacher", action="append", required=True, metavar="DIR", help="a fine-tuned teacher"
     )
-    parser.add_argument("--only", nargs="*", metavar="NAME", choices=list(RECIPES))
-    parser.add_argument("--seeds", type=int, default=2)
-    parser.add_argument("--first-seed", type=int, default=42)
+    parser.add_argument("--cache", required=True, metavar="DIR", help="for logits and states of word pieces")
+    parser.add_argument("--only", nargs="*", metavar="NAME", choices=list(RECIPES), help="only these recipes")
+    parser.add_argument("--seeds", type=int, default=2, help="number of seeds")
+    parser.add_argument("--first-seed", type=int, default=42, help="first seed")
     parser.add_argument("--pool", type=int, default=3, help="candidates for each generated text")
-    parser.add_argument("--epochs", type=int, default=8)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--json", type=Path, metavar="FILE")
+    parser.add_argument("--epochs", type=int, default=8, help="epochs of a student")
+    parser.add_argument("--threads", type=int, default=1, help="intra-op threads")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures here")
     given = parser.parse_args()
     logging.disable(logging.WARNING)
     transformers.logging.set_verbosity_error()

@@ -1,11 +1,11 @@
-"""What each technique of compression brings: one job, with one change of it at a time, each a run of its own.
+"""Measure compression techniques: one job with one change at a time, each in a run of its own.
 
     python benchmarks/techniques.py benchmarks/compression/techniques.yaml --storage DIR [--only NAME ...] [--json FILE]
 
-The file has a ``job``, and under ``changes`` names of what is tried, each with the keys of the job that it sets. Paths
-in it are relative to the working directory. A run is one training, as `distiltune train` does it, with exports and
-benchmark; one that is finished is not done again. A table in Markdown goes to stdout: of every change the student in
-32 bits and its ONNX variants. Figures of the test split are reported and choose nothing.
+The file has a ``job``, and under ``changes`` the name of each change with the keys of the job that it sets. Paths in it
+are relative to the working directory. A run is one training with exports and benchmark, like `distiltune train`;
+finished runs are not repeated. Prints a Markdown table with the student in 32 bits and its ONNX variants for every
+change. The test split is reported and selects nothing.
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ HEADERS = (
 
 
 def main() -> None:
-    """Do the runs and print the table."""
+    """Run the changed jobs and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("file", type=Path)
-    parser.add_argument("--storage", default="distiltune-runs")
+    parser.add_argument("file", type=Path, help="YAML file with a job and its changes")
+    parser.add_argument("--storage", default="distiltune-runs", help="run store (default: distiltune-runs)")
     parser.add_argument("--only", nargs="*", metavar="NAME", help="only these changes")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write every run's rows there")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the rows of every run here")
     arguments = parser.parse_args()
     given = load_yaml(arguments.file)
     names = [name for name in given["changes"] if not arguments.only or name in arguments.only]
@@ -57,13 +57,13 @@ def main() -> None:
 
 
 def load_yaml(path: Path) -> dict[str, Any]:
-    """The job and its changes, read as a job file is; paths stay relative to the working directory."""
+    """Read the job and its changes like a job file; paths stay relative to the working directory."""
     whole = parse_yaml(path.read_text(encoding="utf-8"))
     return {"job": JobConfig.model_validate(whole["job"]), "changes": whole["changes"]}
 
 
 def rows_of(job: JobConfig, changes: dict[str, Any], name: str, storage: str) -> list[dict[str, Any]]:
-    """The measured rows of the job with these changes."""
+    """Run the job with these changes; return its measured rows."""
     for key, value in {**changes, "storage.path": storage}.items():
         job = changed(job, key, value)
     run_id = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
@@ -74,7 +74,7 @@ def rows_of(job: JobConfig, changes: dict[str, Any], name: str, storage: str) ->
 
 
 def table(found: dict[str, list[dict[str, Any]]]) -> str:
-    """All rows in Markdown."""
+    """Return all rows as a Markdown table."""
     lines = ["| " + " | ".join(HEADERS) + " |", "| --- | --- |" + " ---: |" * (len(HEADERS) - 2)]
     for change, rows in found.items():
         for row in rows:
@@ -88,7 +88,7 @@ def table(found: dict[str, list[dict[str, Any]]]) -> str:
 
 
 def shown(value: float | None, digits: int) -> str:
-    """A number, or a dash where there is none."""
+    """Return a number as text, or a dash if there is none."""
     return "-" if value is None else f"{value:.{digits}f}"
 
 

@@ -1,23 +1,23 @@
-"""Examples/s of distillation: the book's way, ours step by step, and a bare loop; all in one run.
+"""Compare examples/s of distillation: a textbook trainer, distiltune with several settings, and a bare loop.
 
     python benchmarks/training.py --data data_oos_plus.json [--encoder offline:all-MiniLM-L6-v2]
         [--layers 0 5] [--steps 60] [--repeats 3] [--threads 2] [--json FILE]
 
 The peer is a plain ``transformers.Trainer`` subclass as in chapter 8 of "Natural Language Processing with
-Transformers": online teacher, batch 48, transformers' defaults (fp32, random order, padding to the longest of
-a batch). Every row trains a student made of ``--layers`` of the encoder; speed does not depend on how well
-the teacher was fine-tuned, so its head is untrained. Each row is measured ``--repeats`` times, interleaved with
-the others, after warm-up steps that are not timed; medians are shown.
+Transformers": online teacher, batch 48, transformers' defaults (fp32, random order, padding to the longest text of
+a batch). Every row trains a student made of ``--layers`` of the encoder. The teacher's head is untrained, since speed
+does not depend on its accuracy. All rows are measured in one run, each ``--repeats`` times, interleaved with the
+others and after untimed warm-up steps; medians are shown.
 
-"Library defaults" (on cached logits) are those of a job's ``training`` section, untouched but for the steps and
-for saving, which is off in every row, and for the texts, which stay on the host there also on a GPU. The two rows
-below it keep them on the device, and pad batches to few lengths. Each bare loop has the settings of one of our rows
-and is compared with that row alone.
+"Library defaults" (with cached logits) are those of a job's section ``training``, except for the number of steps, for
+saving, which is off in every row, and for the texts, which stay on the host also with a GPU. The two rows below keep
+them on the device, and also pad batches to multiples of 8. Each bare loop has the settings of one of our rows and is
+compared with that row only.
 
-"of matmul" is the model's own arithmetic over what the machine reaches in a 2048 x 2048 x 2048 matrix product
-of the row's type, measured in the same run at the same number of threads. Arithmetic counted: 6 x (weights of
-the linear layers) x tokens for training the student (pooler and classifier see one token a text), and 2 x for
-running a teacher; tokens without padding; softmax, norms, attention scores and the optimizer are not counted.
+"of matmul" is the model's own arithmetic over the rate that the machine reaches in a 2048 x 2048 x 2048 matrix product
+of the row's type, measured in the same run with the same number of threads. Counted are 6 x (weights of the linear
+layers) x tokens for training the student (pooler and classifier read one token per text), and 2 x for running a
+teacher, for tokens without padding; not counted are softmax, norms, attention scores and the optimizer.
 """
 
 from __future__ import annotations
@@ -25,7 +25,6 @@ from __future__ import annotations
 import argparse
 import copy
 import json
-import platform
 import statistics
 import tempfile
 import time
@@ -50,6 +49,7 @@ from transformers import (
     TrainingArguments,
 )
 
+from distiltune.export.machine import describe_machine
 from distiltune.training.checkpoints.load import resolve_checkpoint
 from distiltune.training.data.collator import DistillationCollator
 from distiltune.training.data.sampling import LengthGroupedSampler
@@ -70,6 +70,8 @@ DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 @dataclass(frozen=True)
 class Row:
+    """A way to train and its settings; ``kind`` selects the function that runs it."""
+
     name: str
     batch_size: int
     online: bool = False
@@ -80,12 +82,12 @@ class Row:
 
     @property
     def settings(self) -> tuple[Any, ...]:
-        """What a bare loop must share with the row that it is compared with."""
+        """Settings that a bare loop shares with the row it is compared with."""
         return self.batch_size, self.online, self.bf16, self.frozen, self.grouped
 
 
 DEFAULTS = TrainingConfig()
-# What is the default where nothing is said: bf16 where the hardware multiplies it.
+# The default of the library: bf16 if the hardware multiplies it.
 AUTO_BF16 = hardware_has_bf16(use_cpu=DEVICE.type == "cpu")
 
 ROWS = [
@@ -107,6 +109,8 @@ ROWS = [
 
 @dataclass(frozen=True)
 class Setting:
+    """The models, texts, logits and number of steps that all rows share."""
+
     teacher: nn.Module
     student: nn.Module
     tokenizer: Any
@@ -147,7 +151,7 @@ class BookArguments(TrainingArguments):
 
 
 class BookTrainer(Trainer):
-    """The peer, written as the book does; nothing of distiltune."""
+    """The peer, as in the book, without distiltune."""
 
     def __init__(self, *args: Any, teacher_model: Any = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -220,11 +224,11 @@ def run_defaults(row: Row, setting: Setting, output_dir: str) -> float:
     )
     grouped = args.train_sampling_strategy == "group_by_length"
     found = (args.train_batch_size, False, args.bf16, args.freeze_embeddings, grouped)
-    assert found == row.settings, "the row says what the library's defaults are"
+    assert found == row.settings, "the settings of the row are the library's defaults"
     return _run_trainer(args, row, setting)
 
 
-# What rows change of the library's defaults, by their kind.
+# Changes to the library's defaults, by the kind of row.
 _OPTIONS: dict[str, dict[str, Any]] = {
     "defaults": {"data_on_device": False},
     "on_device": {"data_on_device": True},
@@ -248,7 +252,7 @@ def _run_trainer(args: DistillationTrainingArguments, row: Row, setting: Setting
 
 
 def run_bare(row: Row, setting: Setting, output_dir: str) -> float:
-    """The least that this training takes: same batches, precision, loss, clipping and optimizer."""
+    """Train without a trainer, with the same batches, precision, loss, clipping and optimizer; return the seconds."""
     model = copy.deepcopy(setting.student).to(DEVICE).train()
     if row.frozen:
         model.base_model.embeddings.requires_grad_(False)
@@ -289,7 +293,7 @@ def run_bare(row: Row, setting: Setting, output_dir: str) -> float:
             if done == setting.steps:
                 _wait()
                 return time.perf_counter() - start
-    raise AssertionError("the loop ends inside")
+    raise AssertionError("the loop returns after setting.steps")
 
 
 def _decays(name: str) -> bool:
@@ -297,7 +301,7 @@ def _decays(name: str) -> bool:
 
 
 class _PlainRows(torch.utils.data.Dataset):
-    """Rows of lists, as a tokenized dataset of the hub gives them."""
+    """Rows of lists, like those of a tokenized hub dataset."""
 
     def __init__(self, split: Any) -> None:
         self.rows = [
@@ -333,13 +337,13 @@ def make_setting(data: Path, encoder: str, layers: list[int], steps: int) -> Set
     split = tokenize_split(
         [text for text, _ in pairs], [names.index(label) for _, label in pairs], tokenizer, 64
     )
-    # What the logits are has no bearing on speed; what they cost once is not part of a trial.
+    # Speed does not depend on the values of the logits, and a trial does not compute them.
     logits = np.random.default_rng(0).normal(size=(len(split), len(names))).astype(np.float32)
     return Setting(teacher, student, tokenizer, split, logits, steps)
 
 
 def flops_per_example(model: nn.Module, mean_tokens: float, passes: int) -> float:
-    """``passes`` x (weights of the linear layers) x tokens: 6 for training, 2 for running."""
+    """Return ``passes`` x (weights of the linear layers) x tokens; ``passes`` is 6 for training, 2 for running."""
     inside = outside = 0
     for name, module in model.named_modules():
         if isinstance(module, nn.Linear):
@@ -369,7 +373,7 @@ def measure(setting: Setting, repeats: int, rows: list[Row]) -> dict[str, Any]:
     for repeat in range(repeats):
         products["fp32"].append(matmul_gflops(torch.float32))
         products["bf16"].append(matmul_gflops(torch.bfloat16))
-        # The order turns round each time, so that a machine that warms up or slows down favours no row.
+        # Alternate the order, so that a machine that warms up or slows down favours no row.
         for row in rows if repeat % 2 == 0 else rows[::-1]:
             with tempfile.TemporaryDirectory() as output_dir:
                 seconds = run[row.kind](row, setting, output_dir)
@@ -429,22 +433,15 @@ def show(result: dict[str, Any]) -> None:
         print(f"{share:.1%} of the bare loop with the same settings: {name}")
 
 
-def _cpu_name() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor()
-    named = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    return next(named, platform.processor())
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--data", type=Path, required=True, help="a file in CLINC150's own JSON format")
     parser.add_argument("--encoder", default="offline:all-MiniLM-L6-v2", help="a BERT: directory or hub id")
     parser.add_argument("--layers", type=int, nargs="+", default=[0, 5], help="encoder layers of the student")
-    parser.add_argument("--steps", type=int, default=60, help=f"steps a run, {WARM_UP_STEPS} of them untimed")
-    parser.add_argument("--repeats", type=int, default=3, help="runs a row")
+    parser.add_argument(
+        "--steps", type=int, default=60, help=f"steps per run, {WARM_UP_STEPS} of them untimed"
+    )
+    parser.add_argument("--repeats", type=int, default=3, help="runs per row")
     parser.add_argument("--threads", type=int, default=2, help="intra-op threads")
     parser.add_argument("--json", type=Path, help="also write the figures here")
     given = parser.parse_args()
@@ -457,7 +454,7 @@ def main() -> None:
     setting = make_setting(given.data, given.encoder, given.layers, given.steps)
     result = measure(setting, given.repeats, ROWS)
     result["machine"] = {
-        "cpu": _cpu_name(),
+        "cpu": describe_machine()["cpu"],
         "device": torch.cuda.get_device_name(torch.cuda.current_device())
         if DEVICE.type == "cuda"
         else "CPU only",

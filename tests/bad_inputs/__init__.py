@@ -1,1 +1,1 @@
-"""Bad inputs of every command, file and artifact, and what each must be answered with."""
+"""Bad inputs for every command, file and artifact, and the error that each must cause."""

@@ -1,4 +1,4 @@
-"""Addresses, ports, tokens and state of a cluster; none of them starts anything or leaves this machine."""
+"""Bad addresses, ports, tokens and state of a cluster; no case starts anything or contacts another machine."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .damages import Damage, both, cut, edit_json, fifo, folder, link, write
 from .goods import STORAGE, UNFINISHED
 from .schema import option
 
-NOBODY = "127.0.0.1:9"  # the port of discard, on which nobody listens
+NOBODY = "127.0.0.1:9"  # the discard port, on which nothing listens
 ADDRESSES = {
     "empty": "",
     "word": "nonsense nonsense",
@@ -77,7 +77,7 @@ PORTS = {
 
 
 def _private(token: str) -> Damage:
-    """A token's file that only the user reads, so that nothing of it has to be mended."""
+    """Write a token file that only the user can read, so that the command need not correct its mode."""
     return both(write("token", token), lambda: Path("token").chmod(0o600))
 
 
@@ -98,7 +98,7 @@ TOKENS: dict[str, Damage] = {
 
 
 def answering(answer: bytes, port: int) -> Damage:
-    """Somebody answers on the port who is no Ray: a thread of the case's own process."""
+    """Answer every connection to the port, from a thread of the case's own process, as something other than Ray."""
 
     def damage() -> None:
         server = socket.create_server(("127.0.0.1", port))
@@ -178,9 +178,9 @@ def _joining() -> Iterator[Case]:
     token = option("cluster join", "token_file")
     for how, damage in TOKENS.items():
         port = _port(100 + list(TOKENS).index(how))
-        heard = both(damage, answering(b"", port))
+        with_server = both(damage, answering(b"", port))
         given = ("cluster", "join", f"127.0.0.1:{port}", token, "token")
-        yield Case(f"token/join/{how}", given, names=(token,), damage=heard)
+        yield Case(f"token/join/{how}", given, names=(token,), damage=with_server)
         given = ("cluster", "status", option("cluster status", "address"), f"http://{NOBODY}", token, "token")
         yield Case(f"token/status/{how}", given, names=(token,), damage=damage)
     for how in ("missing", "two", "pipe"):
@@ -244,7 +244,7 @@ def _states() -> Iterator[Case]:
         "kind-number": both(write(record, json.dumps(RECORD)), edit_json(record, "kind", 7)),
     }
     for how, damage in bad.items():
-        # A damaged record of a daemon is none: there is no cluster here.
+        # A damaged record of a daemon is ignored, so there is no cluster.
         yield Case(
             f"state/{how}", ("cluster", "status"), names=(option("cluster status", "address"),), damage=damage
         )

@@ -1,4 +1,4 @@
-"""Artifacts that are not what was sealed, and texts that cannot be classified."""
+"""Damaged artifacts, and texts that cannot be classified."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 from .case import SECRET, Case
 from .damages import (
-    CUT,
+    ABSENT,
     Damage,
     cut,
     edit_json,
@@ -32,7 +32,7 @@ PULLED = f"{STORAGE}/runs/{RUN}/artifact"
 
 
 def resealed(damage: Damage, *names: str, folder_: str = "artifact") -> Damage:
-    """Damage that the manifest vouches for: only what is in the files can give it away."""
+    """Apply damage and update the hashes of the files ``names`` in the manifest, so that they verify."""
 
     def after() -> None:
         damage()
@@ -47,7 +47,7 @@ def resealed(damage: Damage, *names: str, folder_: str = "artifact") -> Damage:
 
 
 def graph(change: Callable[[Any], object]) -> Damage:
-    """Change the graph of ``model.onnx``; the manifest vouches for it."""
+    """Change the graph of ``model.onnx``, and its hash in the manifest."""
 
     def damage() -> None:
         import onnx
@@ -86,7 +86,7 @@ def _set(target: Any, name: str, value: Any) -> None:
 
 
 def _kept_outside(found: Any) -> None:
-    """The weights are said to lie in another file."""
+    """Refer to an external file for the weights."""
     from onnx.external_data_helper import set_external_data
 
     tensor = next(each for each in found.initializer if each.name == "table")
@@ -95,7 +95,7 @@ def _kept_outside(found: Any) -> None:
 
 
 def of_files(at: str) -> Iterator[tuple[str, str, Damage]]:
-    """What can happen to each file: name of the case, name of the file, damage."""
+    """Yield damages of each file: name of the case, name of the file, damage."""
     for name in (MODEL, TOKENIZER, CONFIG, MANIFEST, CARD):
         path = f"{at}/{name}"
         yield f"{name}/missing", name, remove(path)
@@ -103,7 +103,7 @@ def of_files(at: str) -> Iterator[tuple[str, str, Damage]]:
         yield f"{name}/changed", name, flip(path)
         yield f"{name}/empty", name, write(path, "")
         yield f"{name}/folder", name, folder(path)
-        if at == "artifact" and name != MANIFEST:  # a copy has what the link leads to, and verifies it
+        if at == "artifact" and name != MANIFEST:  # `pull` copies the target of the link, and verifies it
             yield f"{name}/link", name, moved_behind_link(path)
         yield f"{name}/pipe", name, fifo(path)
         yield f"{name}/dangling", name, link(path, "nowhere")
@@ -118,7 +118,7 @@ MANIFESTS: dict[str, tuple[str, Damage]] = {
     "word": (MANIFEST, write(f"artifact/{MANIFEST}", '"word"')),
     "binary": (MANIFEST, write(f"artifact/{MANIFEST}", bytes(range(256)))),
     "deep": (MANIFEST, write(f"artifact/{MANIFEST}", "[" * 100_000)),
-    "no-files": (MANIFEST, edit_json(f"artifact/{MANIFEST}", "files", CUT)),
+    "no-files": (MANIFEST, edit_json(f"artifact/{MANIFEST}", "files", ABSENT)),
     "files-a-list": (MANIFEST, edit_json(f"artifact/{MANIFEST}", "files", ["model.onnx"])),
     "files-empty": (MODEL, edit_json(f"artifact/{MANIFEST}", "files", {})),
     "files-null": (MANIFEST, edit_json(f"artifact/{MANIFEST}", "files", None)),
@@ -147,7 +147,7 @@ def _entry(name: str, value: Any) -> None:
 
 
 CONFIGS: dict[str, tuple[str, Any]] = {
-    "labels": ("labels", CUT),
+    "labels": ("labels", ABSENT),
     "labels-empty": ("labels", []),
     "labels-a-word": ("labels", "first"),
     "labels-numbers": ("labels", [1, 2, 3]),
@@ -155,13 +155,13 @@ CONFIGS: dict[str, tuple[str, Any]] = {
     "labels-more": ("labels", ["a", "b", "c", "d"]),
     "labels-long": ("labels", ["x" * 5000, 2, 3]),
     "labels-newline": ("labels", ["a\nb", "second", 3]),
-    "max_length-missing": ("max_length", CUT),
+    "max_length-missing": ("max_length", ABSENT),
     "max_length-zero": ("max_length", 0),
     "max_length-word": ("max_length", "many"),
     "max_length-truth": ("max_length", True),
     "max_length-fraction": ("max_length", 2.5),
     "max_length-huge": ("max_length", 10**30),
-    "pad_token_id-missing": ("pad_token_id", CUT),
+    "pad_token_id-missing": ("pad_token_id", ABSENT),
     "pad_token_id-below": ("pad_token_id", -1),
     "pad_token_id-word": ("pad_token_id", "x"),
     "pad_token_id-huge": ("pad_token_id", 10**30),
@@ -274,11 +274,10 @@ def _cases() -> Iterator[Case]:
     turn = itertools.cycle((PREDICT, PREDICT, BENCHMARK))
     needs = ("artifact",)
     for how, name, damage in of_files("artifact"):
-        # The model card answers nothing, and an exported variant has no manifest and can be asked all the same.
-        whole = name == CARD or how in (f"{MANIFEST}/missing", f"{MANIFEST}/dangling")
-        yield Case(
-            f"artifact/{how}", BENCHMARK if whole else next(turn), names=(name,), needs=needs, damage=damage
-        )
+        # `predict` does not read the model card, and accepts a folder without a manifest, such as an exported variant.
+        only_benchmark = name == CARD or how in (f"{MANIFEST}/missing", f"{MANIFEST}/dangling")
+        command = BENCHMARK if only_benchmark else next(turn)
+        yield Case(f"artifact/{how}", command, names=(name,), needs=needs, damage=damage)
     for how, name, damage in of_files(PULLED):
         given = ("pull", RUN, option("pull", "to"), "pulled")
         yield Case(f"pulled/{how}", given, names=(name,), needs=(STORAGE,), damage=damage)
@@ -292,7 +291,7 @@ def _cases() -> Iterator[Case]:
         )
     for how, (name, value) in CONFIGS.items():
         damage = resealed(edit_json(f"artifact/{CONFIG}", name, value), CONFIG)
-        # Two texts of which one is padded.
+        # Two texts of different lengths, so that one is padded.
         yield Case(
             f"artifact-config/{how}", (*PREDICT, "red"), names=(name, CONFIG), needs=needs, damage=damage
         )

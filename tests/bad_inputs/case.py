@@ -1,4 +1,4 @@
-"""A bad input, and how its answer is graded."""
+"""A bad input, and how the outcome of a command with it is graded."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 SECRET = "hunter2-Zq9x7"
-"""Planted in every case's environment, and in the addresses that hold one; no answer may show it."""
+"""A secret in every case's environment, and in some addresses; no output may show it."""
 
-MOST_CHARACTERS = 400  # of an error that has one fault
+MOST_CHARACTERS = 400  # of an error about one fault
 
-# What a command may leave, by its exact path below the case's folder; each with the reason.
+# Exact paths below the case's folder that a command may leave, each with the reason.
 ALLOWED_WRITES: dict[str, str] = {
-    "state": "the directory of the cluster's state is made private where a lock is to be taken",
-    "state/lock": "two commands must not start daemons at once, so the lock comes before the checks",
+    "state": "the directory of the cluster's state is made private before the lock is taken",
+    "state/lock": "two commands must not start daemons at once, so the lock is taken before the checks",
 }
 
 ONE_OF = tuple[str, ...]
@@ -23,22 +23,22 @@ ONE_OF = tuple[str, ...]
 
 @dataclass(frozen=True)
 class Case:
-    """One command line that must be refused.
+    """One command line that must be rejected.
 
     Attributes:
-        id: Its name, ``what/how``; also how it is asked for with ``pytest -k``.
+        id: Name of the case, ``what/how``, which ``pytest -k`` selects.
         command: The arguments, without the program's name; relative paths are below the case's own folder.
-        names: What the error must name: each a string, or a tuple of which one is enough.
-        needs: Good things that are copied into the folder first, see ``goods.py``.
-        damage: Makes them bad; called in the folder.
-        status: Of the exit: 2 bad input, 1 a damaged run or a storage that failed, 0 only for ``shows_all``.
-        most: Characters that the error may have.
-        stdin: What the command reads.
-        environment: Variables on top of the usual ones.
-        within_s: When it must have ended.
-        shows_all: Strings that stdout must hold: for a listing that a damaged entry must not hide.
-        light: It is refused by its arguments alone, whatever the command would load later.
-        heavy: It needs the libraries of a training, although its command alone would not.
+        names: What the error must name: each a string, or a tuple of strings of which one suffices.
+        needs: Good inputs that are copied into the folder first, see ``goods.py``.
+        damage: Damages them; called in the folder.
+        status: Exit status: 2 for bad input, 1 for a damaged run or a storage that failed, 0 only with ``shows_all``.
+        most: Maximum number of characters of the error.
+        stdin: Input of the command.
+        environment: Variables in addition to the usual ones.
+        within_s: Time limit.
+        shows_all: Strings that stdout must contain, for a listing that must not omit entries because one is damaged.
+        light: Whether its arguments alone suffice to reject it, whatever the command would load later.
+        heavy: Whether it needs the libraries of training, although its command alone does not.
     """
 
     id: str
@@ -57,7 +57,7 @@ class Case:
 
     @property
     def tier(self) -> str:
-        """Which libraries its process has loaded before the fork, see ``runner.TIERS``."""
+        """Name of the libraries that its process has loaded before the fork, see ``runner.TIERS``."""
         if self.heavy:
             return "training"
         if self.light or self.command[0] == "config":
@@ -67,19 +67,19 @@ class Case:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a case.
+    """The outcome of a case.
 
     Attributes:
-        status: Of the exit; negative: the signal.
-        stdout: What it printed.
-        stderr: What it complained.
-        seconds: From its start to its end.
-        cpu_seconds: That it computed.
-        timed_out: It was killed.
-        went_on: What it was about to do when it should have been refused: load Ray, start a process, ….
-        written: Paths that appeared, vanished or changed below the case's folder and the shared good things.
-        left: Processes that were still there after its end.
-        failed_to_prepare: Traceback of ``damage``; then nothing was run.
+        status: Exit status; negative: the signal that ended it.
+        stdout: Its output.
+        stderr: Its error.
+        seconds: Duration.
+        cpu_seconds: Processor time.
+        timed_out: Whether it was killed after its time limit.
+        not_rejected: What it began to do instead of being rejected: load Ray, start a process, ….
+        written: Paths below the case's folder and its home that were created, removed or changed.
+        left: Processes that still ran after its end.
+        failed_to_prepare: Traceback of ``damage``, after which the command was not run.
     """
 
     status: int
@@ -88,24 +88,24 @@ class Outcome:
     seconds: float
     cpu_seconds: float = 0.0
     timed_out: bool = False
-    went_on: str = ""
+    not_rejected: str = ""
     written: tuple[str, ...] = ()
     left: tuple[str, ...] = ()
     failed_to_prepare: str = ""
 
 
 def faults(case: Case, outcome: Outcome) -> list[str]:
-    """What is wrong with the answer; empty when all is well."""
+    """Return what is wrong with the outcome; empty if nothing is."""
     if outcome.failed_to_prepare:
         return [f"the case itself is broken: {outcome.failed_to_prepare}"]
     found = _of_the_process(case, outcome)
     found += _of_a_listing(case, outcome) if case.shows_all else _of_the_error(case, outcome)
-    said = outcome.stdout + outcome.stderr
-    if SECRET in said:
+    output = outcome.stdout + outcome.stderr
+    if SECRET in output:
         found.append("shows the secret")
-    if "Traceback" in said:
+    if "Traceback" in output:
         found.append("shows a traceback")
-    if any(unicodedata.category(each) == "Cc" for each in said if each not in "\n\t"):
+    if any(unicodedata.category(each) == "Cc" for each in output if each not in "\n\t"):
         found.append("sends control characters to the terminal")
     return found
 
@@ -114,8 +114,8 @@ def _of_the_process(case: Case, outcome: Outcome) -> list[str]:
     found = []
     if outcome.timed_out:
         found.append(f"still ran after {case.within_s:g} s")
-    elif outcome.went_on:
-        found.append(f"was not refused: {outcome.went_on}")
+    elif outcome.not_rejected:
+        found.append(f"was not rejected: {outcome.not_rejected}")
     elif outcome.status != case.status:
         found.append(f"status {outcome.status}, not {case.status}")
     written = [path for path in outcome.written if path not in ALLOWED_WRITES]
@@ -136,7 +136,7 @@ def _of_the_error(case: Case, outcome: Outcome) -> list[str]:
     if not outcome.stderr.startswith("error: "):
         found.append("does not begin with 'error: '")
     if outcome.stderr.startswith("error: unexpected "):
-        found.append("an exception of a library, not one of ours")
+        found.append("is an exception of a library, not one of ours")
     if len(outcome.stderr.rstrip("\n")) > case.most:
         found.append(f"{len(outcome.stderr)} characters, more than {case.most}")
     for wanted in case.names:

@@ -19,7 +19,7 @@ from . import (
 )
 from .case import Case
 
-# Of the cases of a module one in so many is among the fast ones, which `make test` runs; the others are slow.
+# One in this many cases of a module is fast, so that `make test` runs it; the others are slow.
 ONE_IN = {
     commands: 6,
     values: 14,
@@ -32,12 +32,14 @@ ONE_IN = {
     storages: 8,
     addresses: 4,
 }
-_GOLDEN = (5**0.5 - 1) / 2  # multiples of it are spread evenly, whatever the period of what is chosen from
+_GOLDEN = (
+    5**0.5 - 1
+) / 2  # its multiples modulo 1 are spread evenly, so the selection follows no period of the cases
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A case, and whether `make test` runs it."""
+    """A case and whether `make test` runs it."""
 
     case: Case
     is_fast: bool

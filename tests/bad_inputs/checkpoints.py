@@ -1,4 +1,4 @@
-"""Checkpoints of the teacher, the encoder and the student, damaged; the error names the key that names them."""
+"""Damaged checkpoints of the teacher, the encoder and the student; the error names the key of the checkpoint."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from distiltune.training.student.config import StudentConfig
 from distiltune.training.teacher.config import FineTuneConfig, TeacherConfig
 
 from .case import Case
-from .damages import CUT, Damage, both, cut, edit_json, fifo, folder, link, remove, write
+from .damages import ABSENT, Damage, both, cut, edit_json, fifo, folder, link, remove, write
 from .goods import job
-from .paths import _job_file
+from .paths import write_job
 from .schema import Field, field
 
 CONFIG, WEIGHTS = "checkpoint/config.json", "checkpoint/model.safetensors"
@@ -30,7 +30,7 @@ OTHERS = {
 
 
 def weights(change: Callable[[dict[str, Any]], object]) -> Damage:
-    """Change the tensors by name; a tensor that comes out of ``change`` is saved as it is."""
+    """Change the tensors of the checkpoint, a dictionary by name, in place."""
 
     def damage() -> None:
         from safetensors.torch import load_file, save_file
@@ -43,7 +43,7 @@ def weights(change: Callable[[dict[str, Any]], object]) -> Damage:
 
 
 def header(change: Callable[[dict[str, Any]], object]) -> Damage:
-    """Change what the file says of its tensors, and leave the bytes."""
+    """Change the header of the weight file, in place, without changing the tensors' bytes."""
 
     def damage() -> None:
         content = Path(WEIGHTS).read_bytes()
@@ -73,7 +73,7 @@ def _reshaped(part: str) -> Callable[[dict[str, Any]], object]:
 
 
 def _sharded(file: str) -> Damage:
-    """An index in place of one file; all tensors are in ``file``."""
+    """Replace the weight file by a shard index that refers to ``file`` for all tensors."""
 
     def damage() -> None:
         from safetensors.torch import load_file
@@ -165,7 +165,7 @@ WHOLE: dict[str, Damage] = {
     "config-nothing-in-it": write(CONFIG, "{}"),
 }
 CONFIG_VALUES: dict[str, tuple[str, Any]] = {
-    "no-type": ("model_type", CUT),
+    "no-type": ("model_type", ABSENT),
     "unknown-type": ("model_type", "no-such-model"),
     "type-a-number": ("model_type", 7),
     "no-heads": ("num_attention_heads", 0),
@@ -202,13 +202,13 @@ CONFIG_VALUES: dict[str, tuple[str, Any]] = {
     "labels-twice": ("id2label", {"0": "alarm", "1": "alarm", "2": "oos"}),
     "labels-null": ("id2label", {"0": None, "1": "oos", "2": "weather"}),
 }
-# Of the encoder and the student only some: the checks are the same, and a head may be missing there.
+# Not faults of an encoder or a student, whose head may be missing.
 NO_FAULT_ELSEWHERE = ("weights-no-head", "weights-head-mis-shaped", "labels")
 
 
 def _case(key: Field, how: str, sections: dict[str, Any], damage: Damage) -> Case:
     def prepare() -> None:
-        _job_file(job(**sections))
+        write_job(job(**sections))
         damage()
 
     named = (key.path,)
@@ -227,6 +227,7 @@ def _cases() -> Iterator[Case]:
     }
     for how, damage in damages.items():
         yield _case(TEACHER, how, {}, damage)
+    # For the others every second one, since the checks are the same.
     elsewhere = [how for how in damages if not any(part in how for part in NO_FAULT_ELSEWHERE)]
     turn = itertools.cycle(OTHERS.items())
     for how, (key, sections) in zip(elsewhere[::2], turn, strict=False):

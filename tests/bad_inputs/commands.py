@@ -1,4 +1,4 @@
-"""Arguments of every command, made from the command line's own description of itself."""
+"""Bad arguments for every command, made from the declared parameters of the command line."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from .damages import write
 from .goods import RUN, STORAGE
 from .schema import commands, is_option, key, label, option
 
-# Arguments that a command needs before the bad one is looked at.
+# Good values of required arguments, so that only the bad one is at fault.
 GOOD_ARGUMENTS = {
     "run_id": RUN,
     "run_ids": RUN,
     "directory": "artifact",
     "head": "127.0.0.1:1",
     "trial": "0007",
-    "to": "pulled/copy",  # a folder of pull, and a repository of push
+    "to": "pulled/copy",  # a valid folder for `pull` and a valid repository for `push`
     "data": "data/test.csv",
-    "texts": "data/test.csv",  # those of label, whose other two are options
+    "texts": "data/test.csv",  # of `label`; the next two are its options
     "teacher": "checkpoint",
     "out": "labels.csv",
 }
 
 
 def required(name: str, without: str = "") -> list[str]:
-    """What a command cannot be without, less one parameter."""
+    """Return the required arguments of a command, except one parameter."""
     given: list[str] = []
     for each in commands()[name].params:
         if each.required and each.name != without:
@@ -40,7 +40,7 @@ def required(name: str, without: str = "") -> list[str]:
 
 
 def has(name: str, parameter: str) -> bool:
-    """Whether a command has a parameter."""
+    """Return whether a command has a parameter."""
     return any(each.name == parameter for each in commands()[name].params)
 
 
@@ -52,7 +52,7 @@ def _of_every_command() -> Iterator[Case]:
         for each in command.params:
             if each.required:
                 given = (*words, *required(name, each.name))
-                # Without one argument the next takes its place, and the last is missing.
+                # Without one argument the next one takes its place, so the error is about the last.
                 missing = label(each) if is_option(each) else _arguments(command)[-1]
                 yield Case(f"command/{name}/without-{each.name}", given, names=(missing,))
 
@@ -65,7 +65,7 @@ def _arguments(command: Any) -> list[str]:
 
 
 def _filled(command: Any) -> list[str]:
-    """Arguments that fill a command's optional places, and one more."""
+    """Return a value for each optional argument of a command, and one more."""
     optional = [each for each in command.params if not is_option(each) and not each.required]
     if any(each.nargs == -1 for each in optional):
         return [f"--{SURPLUS}"]
@@ -81,7 +81,7 @@ def _of_every_option() -> Iterator[Case]:
             spelled = label(each)
             for how, value in _bad_values(each):
                 given = (*words, *required(name, each.name), f"{spelled}={value}")
-                if how == "huge" and name == "cluster join":  # nobody can say so before the head answers
+                if how == "huge" and name == "cluster join":  # cannot be rejected before the head answers
                     continue
                 needs = ("artifact",) if how in ("huge", "infinite") and has(name, "directory") else ()
                 yield Case(f"option/{name}/{each.name}-{how}", given, names=(spelled,), needs=needs)
@@ -234,7 +234,7 @@ BAD_PARTS = {
 
 
 def _with_run(name: str, value: str) -> list[str]:
-    """The needed arguments with that run, after ``--`` so that a dash is no option."""
+    """Return the required arguments with this run, after ``--`` so that a dash does not begin an option."""
     options: list[str] = []
     arguments: list[str] = []
     for each in commands()[name].params:
@@ -246,7 +246,7 @@ def _with_run(name: str, value: str) -> list[str]:
 
 
 def _light(case: Case) -> Case:
-    """By its arguments alone, unless it needs something to be there."""
+    """Return the case marked as light, unless it needs good inputs."""
     return case if case.needs else replace(case, light=True)
 
 

@@ -1,16 +1,16 @@
-"""The same commands on good things: none is refused, so that a refused case is refused for what is bad in it."""
+"""The same commands with good inputs, which must be accepted: cases are then rejected only for their bad input."""
 
 from __future__ import annotations
 
 from .case import Case
 from .goods import RUN, STORAGE, TEXT
-from .server import WENT_ON
+from .server import NOT_REJECTED
 
 JOB = ("data", "checkpoint", "job.yaml")
 
 CONTROLS: tuple[Case, ...] = (
     Case("good/config", ("config", "job.yaml"), needs=JOB, status=0),
-    Case("good/run", ("run", "job.yaml"), needs=JOB, status=WENT_ON),
+    Case("good/run", ("run", "job.yaml"), needs=JOB, status=NOT_REJECTED),
     Case("good/predict", ("predict", "artifact", TEXT), needs=("artifact",), status=0),
     Case("good/show", ("show", RUN), needs=(STORAGE,), status=0),
     Case("good/status", ("status", RUN), needs=(STORAGE,), status=0),

@@ -1,4 +1,4 @@
-"""Ways to make a good file bad; each returns a function for ``Case.damage``, called in the case's folder."""
+"""Ways to damage a good file; each returns a function for ``Case.damage``, which is called in the case's folder."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from pathlib import Path
 from typing import Any
 
 Damage = Callable[[], object]
-CUT = object()
-"""In place of a value: the key is removed."""
+ABSENT = object()
+"""Value for ``edit_json`` that removes the key."""
 
 
 def both(*damages: Damage) -> Damage:
-    """One after another."""
+    """Apply several damages in order."""
     return lambda: [each() for each in damages]
 
 
 def write(path: str, content: bytes | str) -> Damage:
-    """Put something else there."""
+    """Write a file, in place of whatever is there."""
 
     def damage() -> None:
         remove(path)()
@@ -31,7 +31,7 @@ def write(path: str, content: bytes | str) -> Damage:
 
 
 def remove(path: str) -> Damage:
-    """Take it away."""
+    """Remove a file or a folder."""
 
     def damage() -> None:
         found = Path(path)
@@ -44,12 +44,12 @@ def remove(path: str) -> Damage:
 
 
 def cut(path: str, keep: float = 0.5) -> Damage:
-    """Keep the first part of a file."""
+    """Truncate a file to a share of its size."""
     return lambda: os.truncate(path, int(Path(path).stat().st_size * keep))
 
 
 def flip(path: str, at: float = 0.9) -> Damage:
-    """Change one byte; the size stays."""
+    """Change one byte of a file, at a share of its size."""
 
     def damage() -> None:
         content = bytearray(Path(path).read_bytes())
@@ -60,31 +60,31 @@ def flip(path: str, at: float = 0.9) -> Damage:
 
 
 def folder(path: str) -> Damage:
-    """A directory stands in its place."""
+    """Put an empty directory in the place of a file."""
     return both(remove(path), lambda: Path(path).mkdir(parents=True))
 
 
 def fifo(path: str) -> Damage:
-    """A pipe stands in its place, which nobody writes to."""
+    """Put a pipe without a writer in the place of a file."""
     return both(
         remove(path), lambda: Path(path).parent.mkdir(parents=True, exist_ok=True), lambda: os.mkfifo(path)
     )
 
 
 def link(path: str, target: str) -> Damage:
-    """A link stands in its place; to itself is a loop."""
+    """Put a symbolic link in the place of a file; a link to itself is a loop."""
     return both(remove(path), lambda: Path(path).symlink_to(target))
 
 
 def moved_behind_link(path: str) -> Damage:
-    """The file is another's: only a link to it stands there."""
+    """Move a file elsewhere and put a symbolic link to it in its place."""
     return both(
         lambda: Path(path).rename("elsewhere"), lambda: Path(path).symlink_to(Path("elsewhere").resolve())
     )
 
 
 def sparse(path: str, size: int) -> Damage:
-    """A file that is huge, and takes no room."""
+    """Write a sparse file of ``size`` bytes, which takes no disk space."""
 
     def damage() -> None:
         write(path, "")()
@@ -94,7 +94,7 @@ def sparse(path: str, size: int) -> Damage:
 
 
 def edit_json(path: str, keys: str, value: Any) -> Damage:
-    """Set or ``CUT`` one value of a JSON file; ``keys`` is dotted, a number counts in a list."""
+    """Set one value of a JSON file, or remove it with ``ABSENT``; ``keys`` is a dotted path, with indices for lists."""
 
     def damage() -> None:
         document = json.loads(Path(path).read_text(encoding="utf-8"))
@@ -102,7 +102,7 @@ def edit_json(path: str, keys: str, value: Any) -> Damage:
         at = document
         for key in parents:
             at = at.setdefault(key, {}) if isinstance(at, dict) else at[key]
-        if value is CUT:
+        if value is ABSENT:
             del at[last]
         else:
             at[last] = value

@@ -1,4 +1,4 @@
-"""Data files of every format, damaged; the error names the file."""
+"""Damaged data files of every format; the error names the file."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from distiltune.training.data.config import DataConfig
 from distiltune.training.data.sources.base import ColumnsConfig
 
 from .case import Case
-from .damages import CUT, Damage, cut, edit_json, flip, write
+from .damages import ABSENT, Damage, cut, edit_json, flip, write
 from .goods import job
-from .paths import _job_file
+from .paths import write_job
 from .schema import key
 
 CSV = "text,label\nrain or shine,weather\nwake me,alarm\nsing,oos\n"
@@ -163,7 +163,7 @@ CLINC_FILES: dict[str, Damage] = {
     "no-splits": write(CLINC, "{}"),
     "cut": cut(CLINC),
     "csv": write(CLINC, CSV),
-    "lacks-a-split": edit_json(CLINC, "val", CUT),
+    "lacks-a-split": edit_json(CLINC, "val", ABSENT),
     "split-is-a-word": edit_json(CLINC, "train", "word"),
     "split-is-null": edit_json(CLINC, "train", None),
     "split-is-empty": edit_json(CLINC, "train", []),
@@ -189,8 +189,8 @@ MORE_FILES: dict[str, bytes | str] = {
 OTHER_NAMES = ("train", "train.gz", "train.xlsx", "train.csv.zip", "TRAIN.CSV ")
 
 
-# Of another task than single_label: the task, the file, further keys of the section, and what the error names.
-OF_TASKS: dict[str, tuple[str, str, dict[str, Any], tuple[str, ...]]] = {
+# Name -> the task, the content of the file, further keys of the section `data`, and what the error names.
+TASK_FILES: dict[str, tuple[str, str, dict[str, Any], tuple[str, ...]]] = {
     "a-name": ("multi_label", CSV, {}, ("data/train.csv", "label_separator")),
     "a-number": ("multi_label", "text,label\na,3\nb,4\n", {}, ("data/train.csv", "label")),
     "half-a-list": ("multi_label", "text,label\na,\"['x'\"\n", {}, ("data/train.csv", "label")),
@@ -316,7 +316,8 @@ OF_TASKS: dict[str, tuple[str, str, dict[str, Any], tuple[str, ...]]] = {
 }
 
 
-OF_LABELS = (
+# Files of which the error names the label, and not the file.
+LABEL_FAULTS = (
     "one-label",
     "label-in-capitals",
     "label-with-a-space",
@@ -326,7 +327,7 @@ OF_LABELS = (
 
 
 def _saved(name: str, content: str) -> Damage:
-    """A folder of ``save_to_disk``, with one damaged file."""
+    """Write a folder of ``save_to_disk`` with one damaged file."""
 
     def damage() -> None:
         import datasets
@@ -350,7 +351,7 @@ def _case(
     def prepare() -> None:
         document = job()
         change(document["data"])
-        _job_file(document)
+        write_job(document)
         damage()
 
     return Case(
@@ -363,15 +364,15 @@ def _case(
     )
 
 
-_OF_TOKENS = ("question_answering", "token_classification")
+_OTHER_TEACHER = ("question_answering", "token_classification")  # tasks that the good checkpoint cannot teach
 
 
 def _of_task(how: str, task: str, content: str, more: dict[str, Any], names: tuple[str, ...]) -> Case:
     def prepare() -> None:
         made = job(data={"source": "files", "train": "data/train.csv", **more})
-        if task in _OF_TOKENS:  # whose teacher is another model than the checkpoint that is at hand
+        if task in _OTHER_TEACHER:
             made["teacher"] = {"scratch": {}}
-        _job_file({**made, "task": task})
+        write_job({**made, "task": task})
         write("data/train.csv", content)()
 
     return Case(
@@ -401,7 +402,7 @@ def _cases() -> Iterator[Case]:
         ("train.arrow", ARROW_FILES),
     ):
         for how, content in contents.items():
-            named = "label" if how in OF_LABELS else f"data/{name}"
+            named = "label" if how in LABEL_FAULTS else f"data/{name}"
             yield _train(name, how, write(f"data/{name}", content), named)
     for name, content in SAVED_FILES.items():
         yield _train("saved", f"damaged-{Path(name).name}", _saved(name, content))
@@ -420,7 +421,7 @@ def _cases() -> Iterator[Case]:
     for column in ("text_column", "label_column"):
         for how, value in {"unknown": "nonsense", "empty": "", "long": "c" * 5000}.items():
             named = (key(DataConfig, column),)
-            # A fault of each of the three files.
+            # The error has one fault for each of the three files.
             yield _case(
                 column, how, named, lambda: None, lambda data, c=column, v=value: data.update({c: v}), 700
             )
@@ -440,7 +441,7 @@ def _cases() -> Iterator[Case]:
     for split in ({"validation": 0.5, "test": 0.5}, {"validation": 0}, {"test": 1}):
         how = "-".join(f"{name}-{value}" for name, value in split.items())
         yield _case("split", how, ("data.split",), lambda: None, lambda data, s=split: data.update(split=s))
-    for how, (task, content, more, named) in OF_TASKS.items():
+    for how, (task, content, more, named) in TASK_FILES.items():
         yield _of_task(how, task, content, more, named)
     for how, value in {"unknown": "{nonsense}", "no-column": "text", "open": "{text"}.items():
         yield _case(

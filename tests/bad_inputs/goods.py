@@ -1,4 +1,4 @@
-"""The good things that cases damage: made once, copied into a case's folder under these names."""
+"""The good inputs that cases damage: made once, and copied into a case's folder under their names."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ STORAGE = "distiltune-runs"
 
 
 def make_goods(base: Path) -> None:
-    """Make all of them below ``base``, and use some, so that what they need is loaded."""
+    """Make all good inputs below ``base``, and load the checkpoint so that its libraries are loaded."""
     base.mkdir()
     for name, make in GOODS.items():
         make(base / name)
@@ -25,7 +25,7 @@ def make_goods(base: Path) -> None:
 
 
 def copy_good(base: Path, name: str) -> None:
-    """Copy one into the working directory."""
+    """Copy a good input into the working directory."""
     source = base / name
     if source.is_dir():
         shutil.copytree(source, name, symlinks=True)
@@ -34,7 +34,7 @@ def copy_good(base: Path, name: str) -> None:
 
 
 def job(**sections: object) -> dict:
-    """A specification that is good, and small: its files are the good things; ``sections`` take their places."""
+    """Return a small good specification with the good inputs as its files; ``sections`` replace its own."""
     data = {"source": "files", **{split: f"data/{split}.csv" for split in ("train", "validation", "test")}}
     return {
         "data": data,

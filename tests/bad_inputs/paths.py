@@ -1,4 +1,4 @@
-"""Keys that name a file or a folder, and names behind which there is none that can be used."""
+"""Keys with the path of a file or a folder, and paths that cannot be used."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ FOLDERS: tuple[tuple[Field, str, Place], ...] = (
 
 
 def names_of(suffix: str) -> dict[str, str]:
-    """Names behind which there is nothing, whatever is made there."""
+    """Return paths at which there is no file or folder."""
     return {
         "missing": f"./no-such{suffix}",
         "empty": "",
@@ -89,7 +89,7 @@ def names_of(suffix: str) -> dict[str, str]:
 
 
 def odd_things(path: str) -> dict[str, Damage]:
-    """Things of which none is a regular file."""
+    """Return damages that leave no regular file at a path."""
     return {
         "pipe": fifo(path),
         "loop": link(path, path.removeprefix("./")),
@@ -98,13 +98,14 @@ def odd_things(path: str) -> dict[str, Damage]:
     }
 
 
-def _job_file(document: dict[str, Any]) -> None:
+def write_job(document: dict[str, Any]) -> None:
+    """Write a specification as the job file of a case."""
     Path("job.yaml").write_text(yaml.safe_dump(document), encoding="utf-8")
 
 
 def _case(key: Field, how: str, document: dict[str, Any], damage: Damage) -> Case:
     def prepare() -> None:
-        _job_file(document)
+        write_job(document)
         damage()
 
     return Case(

@@ -1,4 +1,4 @@
-"""Records of a run that are damaged: a command about the run says so, and a listing still has every run."""
+"""Damaged records of a run: a command about that run reports them, and a listing still has every run."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from .case import Case
-from .damages import CUT, Damage, cut, edit_json, fifo, folder, link, remove, write
+from .damages import ABSENT, Damage, cut, edit_json, fifo, folder, link, remove, write
 from .goods import OTHER_RUN, RUN, STORAGE, UNFINISHED
 from .schema import option
 
@@ -34,7 +34,7 @@ RECORDS = {
     "submission.json": ("show", "status", "show-json", "status-json"),
     "lease.json": ("status", "status-json"),
 }
-# Record, key, value: a kind that nothing ever wrote there.
+# Name -> record, key, and a value of a type that is never written there.
 VALUES: dict[str, tuple[str, str, Any]] = {
     "state-unknown": ("run.json", "state", "dancing"),
     "state-number": ("run.json", "state", 7),
@@ -45,8 +45,8 @@ VALUES: dict[str, tuple[str, str, Any]] = {
     "ended-word": ("run.json", "ended", "tomorrow"),
     "error-number": ("run.json", "error", {"a": 1}),
     "stage-state-unknown": ("stages/search.json", "state", "dancing"),
-    "stage-no-state": ("stages/search.json", "state", CUT),
-    "stage-no-start": ("stages/search.json", "started", CUT),
+    "stage-no-state": ("stages/search.json", "state", ABSENT),
+    "stage-no-start": ("stages/search.json", "started", ABSENT),
     "stage-start-number": ("stages/search.json", "started", 7),
     "stage-seconds-word": ("stages/search.json", "seconds", "many"),
     "stage-result-list": ("stages/search.json", "result", [1]),
@@ -65,22 +65,21 @@ LOOKING = {
     "show-json": ("show", RUN, option("show", "as_json")),
     "status-json": ("status", RUN, option("status", "as_json")),
 }
-# Where a run that is at work is read differently.
+# The same for records that are read only while a run is running.
 AT_WORK: dict[str, tuple[str, str, Any]] = {
     "lease-at-word": ("lease.json", "at", "now"),
     "lease-started-word": ("lease.json", "process_started", "now"),
     "lease-pid-word": ("lease.json", "pid", "one"),
     "lease-list": ("lease.json", "host", [1]),
-    "lease-nothing": ("lease.json", "at", CUT),
+    "lease-nothing": ("lease.json", "at", ABSENT),
 }
 
 
 def _whole_records() -> Iterator[Case]:
     for record, commands in RECORDS.items():
         turn = itertools.cycle(commands)
-        run = (
-            UNFINISHED if record == "lease.json" else RUN
-        )  # a lease is asked about only where a run is at work
+        # A lease is read only while a run is running.
+        run = UNFINISHED if record == "lease.json" else RUN
         path = f"{AT}/{run}/{record}"
         damages: dict[str, Damage] = {how: write(path, content) for how, content in NOT_JSON.items()}
         damages |= {"folder": folder(path), "pipe": fifo(path), "endless": link(path, "/dev/zero")}

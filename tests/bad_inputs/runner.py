@@ -1,4 +1,4 @@
-"""Starts the processes that run cases, and asks them."""
+"""Start the processes that run cases, and send cases to them."""
 
 from __future__ import annotations
 
@@ -33,22 +33,22 @@ _TRAINING = (
 )
 _TRAINING += ("accelerate", "transformers.training_args", "transformers.trainer_callback")
 TIERS: dict[str, tuple[str, ...]] = {
-    "training": (*_COMMANDS, *_RUNTIME, *_TRAINING),  # the first: it makes the good things
+    "training": (*_COMMANDS, *_RUNTIME, *_TRAINING),  # started first, since it makes the good inputs
     "runtime": (*_COMMANDS, *_RUNTIME),
     "light": _COMMANDS,
 }
-"""What a process loads before its first fork."""
+"""Modules that a process loads before its first fork."""
 
 
 class Runner:
-    """Has cases run; one process for each tier, started when it is first needed."""
+    """Runs cases in one process for each tier, which is started when it is first needed."""
 
     def __init__(self, base: Path) -> None:
         self._base = base
         self._servers = {"training": _Server(base, "training")}
 
     def run(self, case: Case) -> Outcome:
-        """What comes of a case."""
+        """Run a case and return its outcome."""
         if case.tier not in self._servers:
             self._servers[case.tier] = _Server(self._base, case.tier)
         return self._servers[case.tier].run(case.id)
@@ -60,7 +60,7 @@ class Runner:
 
 
 class _Server:
-    """One process, and the pipes to it; ready when made."""
+    """A process that runs cases, and the pipes to it; it is ready once constructed."""
 
     def __init__(self, base: Path, tier: str) -> None:
         home = base / f"home-{tier}"
@@ -96,7 +96,7 @@ class _Server:
         self._answer()
 
     def run(self, case_id: str) -> Outcome:
-        """What comes of the case of that name."""
+        """Run the case with this id and return its outcome."""
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps(case_id) + "\n")
         self._process.stdin.flush()

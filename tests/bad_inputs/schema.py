@@ -1,4 +1,4 @@
-"""References into the specification's schema and into the command line: a renamed key or option edits no case."""
+"""Keys and options looked up in the specification's schema and the command line, so that renaming one edits no case."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from distiltune.training.section_registry import NumberOrSections, OneSection, S
 
 Model = type[BaseModel]
 
-# Sections that are valid only with a key that is not required by itself: that key, and a value for it.
+# Sections that are valid only with a key that is not marked as required -> that key, with a value.
 ALSO_NEEDED: dict[Model, dict[str, Any]] = {UnlabelledConfig: {"path": "more.txt"}}
 
 
@@ -27,11 +27,11 @@ class Field:
     """A key of the specification.
 
     Attributes:
-        model: The section's class.
-        name: The key in it.
-        section: Path of the section, as keys; ``0`` is the first of a list.
-        schema: JSON schema of the value, ``null`` left out.
-        selects: Of one section of several: the key that selects it, with its value.
+        model: Class of the section.
+        name: Name of the key in the section.
+        section: Path of the section, as keys; ``0`` is the first entry of a list.
+        schema: JSON schema of the value, without ``null``.
+        selects: For one of several sections, the key that selects it, with its value.
     """
 
     model: Model
@@ -42,12 +42,12 @@ class Field:
 
     @property
     def path(self) -> str:
-        """Dotted, as the error names it."""
+        """Dotted path of the key, as in errors."""
         return ".".join(map(str, (*self.section, self.name)))
 
     @property
     def kind(self) -> str:
-        """``integer``, ``number``, ``boolean``, ``string``, ``choice``, ``array``, ``object`` or ``section``."""
+        """Kind of the value, a key of ``values.BY_KIND``: a JSON type, ``choice`` or ``section``."""
         if "enum" in self.schema or "const" in self.schema:
             return "choice"
         if "$ref" in self.schema:
@@ -55,7 +55,7 @@ class Field:
         return self.schema.get("type", "any")
 
     def specification(self, value: Any) -> dict[str, Any]:
-        """A specification in which this key has that value, and everything else that it needs is valid."""
+        """Return a specification in which this key has the value, with valid values for all other required keys."""
         job: dict[str, Any] = {}
         at: Any = job
         for place, model in _sections_on(self.section):
@@ -74,34 +74,34 @@ class Field:
 
 
 def field(model: Model, name: str) -> Field:
-    """The key ``name`` of a section's class, or of one derived from it, where it first stands.
+    """Return the first key ``name`` of a section's class, or of a class derived from it.
 
     Raises:
-        LookupError: The schema has no such key any more.
+        LookupError: The schema no longer has the key.
     """
     for each in fields():
         if issubclass(each.model, model) and each.name == name:
             return each
-    raise LookupError(f"{model.__name__} has no key {name!r}, or stands nowhere in the specification")
+    raise LookupError(f"{model.__name__} has no key {name!r}, or is not part of the specification")
 
 
 def key(model: Model, name: str) -> str:
-    """The dotted path of ``field(model, name)``."""
+    """Return the dotted path of ``field(model, name)``."""
     return field(model, name).path
 
 
 @cache
 def fields() -> tuple[Field, ...]:
-    """Every key of every section, in the order of the specification."""
+    """Return every key of every section, in the order of the specification."""
     return tuple(_walk(JobConfig, ()))
 
 
 @cache
 def option(command: str, parameter: str) -> str:
-    """How a parameter of a command is called on the command line: ``option("predict", "directory")`` is DIR.
+    """Return the name of a command's parameter on the command line: ``option("predict", "directory")`` is DIR.
 
     Raises:
-        LookupError: The command has no such parameter any more.
+        LookupError: The command no longer has the parameter.
     """
     for name, found in commands().items():
         if name == command:
@@ -112,20 +112,20 @@ def option(command: str, parameter: str) -> str:
 
 
 def label(parameter: Any) -> str:
-    """An option's long name, or an argument's metavar without brackets."""
+    """Return an option's long name, or an argument's metavar without brackets."""
     if is_option(parameter):
         return max(parameter.opts, key=len)
     return (parameter.metavar or parameter.name.upper()).strip("[].")
 
 
 def is_option(parameter: Any) -> bool:
-    """Whether a parameter is given by a name that begins with a dash."""
+    """Return whether a parameter is an option, whose name begins with a dash."""
     return parameter.opts[0].startswith("-")
 
 
 @cache
 def commands() -> dict[str, Any]:
-    """Every command by its words, as ``cluster up``."""
+    """Return every command by its words, such as ``cluster up``."""
 
     def walk(group: Any, words: tuple[str, ...]) -> Iterator[tuple[str, Any]]:
         for name, each in group.commands.items():
@@ -143,7 +143,7 @@ def _walk(model: Model, section: tuple[str | int, ...]) -> Iterator[Field]:
         yield Field(model, name, section, _without_null(properties[name]))
         below, is_list = _model_in(info.annotation)
         listed = next((each.section for each in info.metadata if isinstance(each, NumberOrSections)), None)
-        if listed is not None:  # its other keys are those of the section around it
+        if listed is not None:  # its other keys are those of the enclosing section
             for own in sorted(listed.model_fields.keys() - model.model_fields.keys()):
                 schema = _without_null(_properties(listed)[own])
                 yield Field(listed, own, (*section, name, 0), schema)
@@ -155,7 +155,7 @@ def _walk(model: Model, section: tuple[str | int, ...]) -> Iterator[Field]:
 
 
 def _own_keys(registry: SectionRegistry, base: Model, section: tuple[str | int, ...]) -> Iterator[Field]:
-    """The keys of the sections of a registry that their base class has not, with those of the sections below."""
+    """Yield the keys of a registry's sections that their base class lacks, with those of their subsections."""
     for name in registry.names:
         model = registry[name]
         for own in sorted(model.model_fields.keys() - base.model_fields.keys() - {registry.attribute}):
@@ -172,14 +172,14 @@ def _properties(model: Model) -> dict[str, Any]:
 
 
 def _without_null(schema: dict[str, Any]) -> dict[str, Any]:
-    """The schema of a value: without null; of a number, or else a word (``auto``) or sections, that of the number."""
+    """Return the schema of a value without null; of a number or a word (``auto``) or sections, that of the number."""
     choices = [each for each in schema.get("anyOf", ()) if each != {"type": "null"} and "const" not in each]
     choices = [each for each in choices if "$ref" not in each.get("items", {})] or choices
     return choices[0] if len(choices) == 1 else schema
 
 
 def _model_in(annotation: Any) -> tuple[Model | None, bool]:
-    """The section that an annotation holds, and whether in a list; not those in dictionaries and unions."""
+    """Return the section in an annotation, and whether it is in a list; none for dictionaries and unions."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation, False
     arguments = [each for each in get_args(annotation) if each is not type(None)]
@@ -197,7 +197,7 @@ def _is_union_of_models(arguments: list[Any]) -> bool:
 
 
 def _sections_on(section: tuple[str | int, ...]) -> Iterator[tuple[tuple[str | int, ...], Model]]:
-    """The sections on the way to one, each with its path and class; a list comes before its first entry."""
+    """Yield the sections on the path to one, each with its path and class; a list precedes its first entry."""
     model: Model = JobConfig
     kinds: list[Model] = []
     for number, part in enumerate(section, 1):
@@ -216,7 +216,7 @@ def _is_list(place: tuple[str | int, ...]) -> bool:
 
 
 def _least(model: Model) -> dict[str, Any]:
-    """The keys that a section cannot be without, with values that it takes."""
+    """Return the required keys of a section, with valid values."""
     made = copy.deepcopy(ALSO_NEEDED.get(model, {}))
     properties = _properties(model)
     for name, info in model.model_fields.items():

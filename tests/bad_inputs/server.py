@@ -1,9 +1,9 @@
-"""Runs cases: a process that has loaded what they need, and a fork of it for each.
+"""Run cases: a process that has loaded the libraries they need, and a fork of it for each case.
 
-``python -m bad_inputs.server FOLDER TIER`` is such a process, which ``runner.py`` starts and asks. It loads neither Ray
-nor pools of threads, so that its forks are whole. A fork takes as long as there is memory to share: what needs little
-has a small process. A case that is not refused ends where it would load Ray, start a process or speak to another
-machine.
+``runner.py`` starts ``python -m bad_inputs.server FOLDER TIER`` and sends case ids to it. The process loads neither Ray
+nor thread pools, because forks would not inherit their threads. The time of a fork grows with the memory of its
+process, so cases that need few libraries have a small process of their own. A case that is not rejected is ended when
+it is about to load Ray, start a process or contact another machine.
 """
 
 from __future__ import annotations
@@ -39,24 +39,24 @@ from .case import Case, Outcome
 from .goods import copy_good, make_goods
 from .runner import TIERS
 
-WENT_ON, NOT_PREPARED = 99, 98
-_MORE_MEMORY = 2 << 30  # a case may take so much more than the process that it is forked from
+NOT_REJECTED, NOT_PREPARED = 99, 98  # exit statuses
+_MORE_MEMORY = 2 << 30  # bytes that a case may use beyond those of the process that it is forked from
 _LARGEST_FILE = 64 << 20
 _PR_SET_CHILD_SUBREAPER = 36
-_HOME = Path.home()  # libraries that were loaded before the fork still know this one
+_HOME = Path.home()  # libraries that were loaded before the fork still use it
 
 
 def main() -> None:
-    """Load what the tier needs, and answer each line of stdin."""
+    """Load the modules of the tier, then run the case of each line of stdin."""
     from .cases import CASES
     from .controls import CONTROLS
 
     base, tier = Path(sys.argv[1]), sys.argv[2]
-    # Stdout is for the answers; whatever else is printed belongs into the log.
+    # Stdout is for outcomes; whatever else is printed goes to the log.
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1)
-    command_tree()  # here rather than in each fork: it takes longer than most cases
+    command_tree()  # once and not in each fork, since it takes longer than most cases
     _load(TIERS[tier])
     if tier == "training":
         _make_goods(base / "goods")
@@ -76,7 +76,7 @@ def main() -> None:
 
 
 def _make_goods(goods: Path) -> None:
-    """In a process of its own: what makes models starts threads. It also says which modules that took."""
+    """Make the good inputs in a process of its own, since making models starts threads; record the modules it loads."""
     before = set(sys.modules)
     process = os.fork()
     if process == 0:
@@ -88,15 +88,15 @@ def _make_goods(goods: Path) -> None:
         except BaseException:
             traceback.print_exc()
             os._exit(1)
-    assert os.waitpid(process, 0)[1] == 0, "the good things cannot be made"
+    assert os.waitpid(process, 0)[1] == 0, "the good inputs cannot be made; the log has the traceback"
 
 
 def _load(modules: Sequence[str]) -> None:
-    """Load these, and of ours those that then load nothing more of others'."""
+    """Load these modules, and all of ours that need no further third-party package."""
     import distiltune
 
     for name in modules:
-        with suppress(Exception):  # one that is not to be loaded by itself
+        with suppress(Exception):  # some modules cannot be loaded by themselves
             importlib.import_module(name)
     finder = _OnlyLoaded({name.partition(".")[0] for name in sys.modules})
     sys.meta_path.insert(0, finder)
@@ -108,7 +108,7 @@ def _load(modules: Sequence[str]) -> None:
 
 
 class _OnlyLoaded(importlib.abc.MetaPathFinder):
-    """Refuses packages that are not there yet; the standard library's are welcome."""
+    """Blocks packages that are not loaded yet, except those of the standard library."""
 
     def __init__(self, packages: set[str]) -> None:
         self._packages = packages | set(sys.stdlib_module_names)
@@ -119,15 +119,15 @@ class _OnlyLoaded(importlib.abc.MetaPathFinder):
 
 
 class _NoRay(importlib.abc.MetaPathFinder):
-    """A case that loads Ray took a bad input for a good one."""
+    """Ends a case that loads Ray, and so has accepted its bad input."""
 
     def find_spec(self, name: str, path: object = None, target: object = None) -> None:
         if name.partition(".")[0] == "ray":
-            _went_on("it loads Ray")
+            _end_as_not_rejected("it loads Ray")
 
 
 def _run(case: Case, place: Path, goods: Path) -> Outcome:
-    """Fork, wait, and look at what is left."""
+    """Run a case in a fork; return its outcome, with the files and processes that it left."""
     for name in ("work", "home", "tmp"):
         (place / name).mkdir(parents=True)
     began = time.monotonic()
@@ -143,13 +143,13 @@ def _run(case: Case, place: Path, goods: Path) -> Outcome:
     written = sorted(path for path in {*known, *after} if known.get(path) != after.get(path))
     return Outcome(
         status=status,
-        # However long the path of the test's own directory is, it makes no error too long.
+        # A short path, so that the length of the test's directory does not count in errors.
         stdout=_read(place / "stdout").replace(str(place), "/case"),
         stderr=_read(place / "stderr").replace(str(place), "/case"),
         seconds=round(seconds, 3),
         cpu_seconds=round(cpu_seconds, 3),
         timed_out=timed_out,
-        went_on=_read(place / "went_on") if status == WENT_ON else "",
+        not_rejected=_read(place / "not_rejected") if status == NOT_REJECTED else "",
         written=tuple(written),
         left=tuple(left),
         failed_to_prepare=_read(place / "unprepared") if status == NOT_PREPARED else "",
@@ -157,12 +157,12 @@ def _run(case: Case, place: Path, goods: Path) -> Outcome:
 
 
 def snapshot(place: Path) -> dict[str, list[Any]]:
-    """Path -> mode, size and time of change of everything that a case could write to."""
+    """Return mode, size and modification time, by path, of everything that a case could write to."""
     found = {}
     for root in (place / "work", place / "home", place / "tmp", place / "state", _HOME):
         for path in _below(root):
             status = path.lstat()
-            # A directory in which something was made and removed again is as it was.
+            # Without the times of directories, which change when a file in them is created and removed again.
             times = [] if stat.S_ISDIR(status.st_mode) else [status.st_size, status.st_mtime_ns]
             found[os.path.relpath(path, place)] = [status.st_mode, *times]
     return found
@@ -177,7 +177,7 @@ def _below(root: Path) -> Iterator[Path]:
 
 
 def _in_the_fork(case: Case, place: Path, goods: Path) -> None:
-    """Become the command; never returns."""
+    """Run the command in the fork, and exit with its status."""
     try:
         os.setsid()
         gone = {"RAY_ADDRESS", "DISTILTUNE_STORAGE"}
@@ -187,7 +187,7 @@ def _in_the_fork(case: Case, place: Path, goods: Path) -> None:
         os.environ.update({name: str(value) for name, value in own.items()})
         os.environ.update(case.environment)
         os.chdir(place / "work")
-        tempfile.tempdir = str(place / "tmp")  # looking for one would write there
+        tempfile.tempdir = str(place / "tmp")  # set here, because tempfile's own search writes a test file
         for name in case.needs:
             copy_good(goods, name)
         if case.damage is not None:
@@ -246,19 +246,18 @@ def _limit() -> None:
 
 
 def _guard(place: Path) -> None:
-    """End the process where it goes on as if nothing were wrong: Ray, processes, other machines."""
+    """End the process when it loads Ray, starts a process or contacts another machine."""
     global _place
     _place = place
     sys.meta_path.insert(0, _NoRay())
 
     def watch(event: str, arguments: tuple[Any, ...]) -> None:
-        if (
-            event == "subprocess.Popen" and arguments[0] != "uname"
-        ):  # which the standard library's `platform` asks
-            _went_on(f"it starts {arguments[1]!r:.80}")
-        elif event == "socket.connect" and isinstance(arguments[1], tuple) and not _is_here(arguments[1][0]):
-            _went_on(f"it connects to {arguments[1]}")
-        elif event == "socket.getaddrinfo" and not _is_here(arguments[0]):
+        # The standard library's `platform` runs `uname`.
+        if event == "subprocess.Popen" and arguments[0] != "uname":
+            _end_as_not_rejected(f"it starts {arguments[1]!r:.80}")
+        elif event == "socket.connect" and isinstance(arguments[1], tuple) and not _is_local(arguments[1][0]):
+            _end_as_not_rejected(f"it connects to {arguments[1]}")
+        elif event == "socket.getaddrinfo" and not _is_local(arguments[0]):
             raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
     sys.addaudithook(watch)
@@ -267,20 +266,20 @@ def _guard(place: Path) -> None:
 _place = Path()
 
 
-def _is_here(host: Any) -> bool:
+def _is_local(host: Any) -> bool:
     shown = host.decode() if isinstance(host, bytes) else str(host)
     return shown.startswith("127.") or shown in ("localhost", "::1", "None", "", "0.0.0.0")
 
 
-def _went_on(what: str) -> None:
-    (_place / "went_on").write_text(what, encoding="utf-8")
+def _end_as_not_rejected(what: str) -> None:
+    (_place / "not_rejected").write_text(what, encoding="utf-8")
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(WENT_ON)
+    os._exit(NOT_REJECTED)
 
 
 def _wait(process: int, within_s: float) -> tuple[int, float, bool]:
-    """Exit status of a process, the seconds that it computed, and whether it had to be killed."""
+    """Wait for a process; return its exit status, its processor time in s, and whether it had to be killed."""
     descriptor = os.pidfd_open(process)
     try:
         ended, _, _ = select.select([descriptor], [], [], within_s)
@@ -293,7 +292,7 @@ def _wait(process: int, within_s: float) -> tuple[int, float, bool]:
 
 
 def _end_what_is_left() -> list[str]:
-    """End the processes that a case left, which are this one's children by now; their command lines."""
+    """End the processes that a case left, which are now children of this one; return their command lines."""
     import psutil
 
     named = []

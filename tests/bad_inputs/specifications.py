@@ -1,4 +1,4 @@
-"""Files that hold no specification, ``--set`` that sets nothing, and sections that do not fit together."""
+"""Files without a valid specification, invalid ``--set`` options, and keys that contradict each other."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ BAD_FILES: dict[str, bytes | str] = {
     "json-cut": '{"training": {"alpha": 0.5}',
     "newlines-in-value": f'{SECTION}: {{{ALPHA.name}: "a\\nb\\nc"}}\n',
 }
-# Those that name a key, rather than the file alone.
+# What the error must name if not only the file.
 NAMED = {
     "impossible-number": FILE,
     "huge-number": (SEED.path, FILE),
@@ -147,7 +147,7 @@ TWICE = {
     "in-a-list": f"{SECTION}: [{{{ALPHA.name}: 0.1, {ALPHA.name}: 0.2}}]\n",
 }
 
-# --set values that no key refuses by itself: what is wrong with them, and the key that is to be named.
+# Name -> --set options, each valid by itself, and what the error must name.
 TOGETHER: dict[str, tuple[tuple[str, ...], str]] = {
     "source-without-path": ((f"{key(DataConfig, 'source')}=clinc_json",), "path"),
     "source-without-files": ((f"{key(DataConfig, 'source')}=files",), "needs train"),
@@ -383,7 +383,7 @@ def _settings() -> Iterator[Case]:
     spelled = option("config", "overrides")
     for how, item in SETS.items():
         keys = item.partition("=")[0].split(".")
-        # Where a key above it is at fault, that one is named.
+        # The fault may be that of an enclosing section, which is then named.
         named = (
             spelled,
             *filter(None, (".".join(keys[:number])[:40] for number in range(1, min(len(keys), 4) + 1))),

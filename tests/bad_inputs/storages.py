@@ -1,4 +1,4 @@
-"""Storages that cannot be: for every command that has one, as an option, a key of the specification or a variable."""
+"""Invalid storages, for every command that has one: as an option, a key of the specification or a variable."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .damages import Damage, both, fifo, folder, link, write
 from .schema import commands, key, option
 
 PATH = key(StorageConfig, "path")
-# Name -> the storage, and the status: 2 where it cannot be one, 1 where it could be and does not answer.
+# Name -> the storage and the exit status: 2 if it is not a valid storage, 1 if it is valid and does not respond.
 BAD: dict[str, tuple[str, int]] = {
     "empty": ("", 2),
     "blank": ("  ", 2),
@@ -35,10 +35,10 @@ BAD: dict[str, tuple[str, int]] = {
     "unknown-with-secret": (f"gopher://user:{SECRET}@host/x", 2),
     "file-of-a-host": ("file://host/x", 2),
 }
-# A listing finds nothing where nothing is, and that is no fault.
+# Rejected only by commands that write: a listing of a storage that does not exist is empty, which is not a fault.
 ONLY_WRITERS = ("not-writable",)
 WRITERS = ("run", "train", "plan")
-# A job is submitted after its cluster was found: before that only what no storage can be is refused.
+# `submit` looks for the cluster first; before that it rejects only these.
 REFUSED_BEFORE_THE_CLUSTER = ("empty", "blank", "nul", "secret", "unknown-with-secret", "http-secret")
 PREPARED: Damage = both(write("file", "text"), fifo("pipe"), link("loop", "loop"), folder("full"))
 

@@ -1,4 +1,4 @@
-"""Values of every key of the specification, made from its schema: of another kind, out of bounds, not finite."""
+"""Bad values for every key of the specification, made from its schema: of another type, out of bounds, not finite."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from distiltune.training.teacher.config import TeacherConfig
 from .case import Case
 from .schema import Field, Model, fields, key
 
-# Values that are good after all; each with the reason.
+# Values that are valid for a key although they are bad for its type, each with the reason.
 GOOD_AFTER_ALL: dict[tuple[Model, str], set[str]] = {
-    (Budget, "target_value"): {"huge"},  # a metric may be as large as it likes
+    (Budget, "target_value"): {"huge"},  # a metric has no upper bound
     (TeacherConfig, "logits"): {"word"},  # the path of a file
 }
 COMMANDS = (
@@ -35,9 +35,8 @@ COMMANDS = (
     "submit",
 )
 LONG = "y" * 5000
-SPACE = key(
-    JobConfig, "search"
-)  # a fault here has the whole search checked, against the arguments that a training knows
+# A fault in this section is found by a check of the whole search, which needs the libraries of training.
+SEARCH = key(JobConfig, "search")
 
 
 def _numbers(field: Field) -> Iterator[tuple[str, Any]]:
@@ -82,7 +81,7 @@ BY_KIND: dict[str, Callable[[Field], Iterator[tuple[str, Any]]]] = {
 
 
 def _shown(value: Any) -> tuple[str, ...]:
-    """How an error may show a value: as Python or as YAML has it; only its beginning when it is long."""
+    """Return how an error may show a value: as in Python or YAML, and only the beginning of a long one."""
     if isinstance(value, bool):
         return str(value), str(value).lower()
     if isinstance(value, float):
@@ -114,9 +113,9 @@ def _cases() -> Iterator[Case]:
                 (next(turn), "job.yaml"),
                 names=(named, *shows),
                 damage=partial(_write, field.specification(value)),
-                # A section that lacks what it needs has that fault as well.
+                # The error may also have the fault of a missing required key.
                 most=600 if how == "unknown-key" else 400,
-                heavy=field.path.startswith(SPACE),
+                heavy=field.path.startswith(SEARCH),
             )
 
 
