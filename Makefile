@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: run test test-slow check format clean
+.PHONY: run test test-slow test-chaos check format clean
 
 run: $(STAMP)
 	$(BIN)/distiltune run quickstart
@@ -16,7 +16,11 @@ test: $(STAMP)
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --ignore=tests/test_house.py
 
 test-slow: $(STAMP)
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m slow -n 2 --dist loadfile --no-loadscope-reorder --ignore=tests/chaos
+
+# CHAOS_MOMENTS=3: three moments of each fault in place of twenty.
+test-chaos: $(STAMP)
+	$(BIN)/python -m pytest -m slow tests/chaos
 
 check: $(STAMP)
 	$(BIN)/ruff check .
