@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from family_probes import MAX_LENGTH
@@ -23,7 +22,6 @@ from distiltune.training.distillation.arguments import DistillationTrainingArgum
 from distiltune.training.distillation.trainer import DistillationTrainer
 from distiltune.training.models.families import families
 from distiltune.training.models.inference import compute_logits
-from distiltune.training.ragged import flat
 from distiltune.training.student.pieces import piece_model
 from distiltune.training.tasks import TASKS, Task
 
@@ -46,31 +44,30 @@ def texts_of(task: Task) -> list[Any]:
 
 
 def distilled(family: str, task: Task, folder: Path) -> tuple[float, float]:
-    """Write a student trained on another model's logits; returns its distance from them before and after."""
+    """Write a student trained on another model's logits; returns its distillation loss before and after.
+
+    The distance of the logits would be the wrong measure: the same number added to all logits of a softmax, which for
+    question answering are those of a whole window, changes no probability, so training leaves it to chance.
+    """
     tokenizer, texts = tokenizer_of(family), texts_of(task)
     names = names_of_labels(task)
     teacher = tiny_model(config_of(family, task, num_hidden_layers=1), task)
-    with torch.random.fork_rng():
-        torch.manual_seed(1)
-        student = tiny_model(config_of(family, task, num_hidden_layers=2), task)
+    student = tiny_model(config_of(family, task, num_hidden_layers=2), task)
     split = task.tokenize_texts(texts, tokenizer, MAX_LENGTH, task.num_outputs(names))
     kind: Any = {"pad_token_id": tokenizer.pad_token_id, "num_threads": 1, "use_gpu": False}
-    logits = compute_logits(teacher, split, **kind)
-
-    def distance() -> float:
-        return float(np.square(flat(compute_logits(student, split, **kind)) - flat(logits)).mean())
-
-    before = distance()
+    data = TokenizedDataset(split, compute_logits(teacher, split, **kind))
     args = DistillationTrainingArguments(
         output_dir=str(folder / "work"), alpha=0.0, temperature=2.0, max_steps=STEPS, learning_rate=3e-3,
         per_device_train_batch_size=16, report_to="none", use_cpu=True, save_strategy="no", logging_strategy="no",
-        disable_tqdm=True,
+        disable_tqdm=True, eval_with_teacher=True,
     )  # fmt: skip
-    DistillationTrainer(
-        student, args, train_dataset=TokenizedDataset(split, logits), task=task,
+    trainer = DistillationTrainer(
+        student, args, train_dataset=data, eval_dataset=data, task=task, compute_metrics=None,
         data_collator=DistillationCollator(tokenizer.pad_token_id),
-    ).train()  # fmt: skip
-    after = distance()
+    )  # fmt: skip
+    before = trainer.evaluate()["eval_distillation"]
+    trainer.train()
+    after = trainer.evaluate()["eval_distillation"]
     save_checkpoint(student.eval(), tokenizer, folder / "student")
     return before, after
 
@@ -126,7 +123,7 @@ def check_answers(task: Task, found: list[Any], expected: list[Any]) -> None:
 @pytest.mark.parametrize(("family", "task"), CASES)
 def test_a_family_learns_a_task_and_answers_without_torch(family: str, task: Task, tmp_path: Path) -> None:
     before, after = distilled(family, task, tmp_path)
-    assert after < before
+    assert after < 0.9 * before
     options: Any = {
         "config": ExportConfig(), "max_length": MAX_LENGTH, "task": task.name,
         "takes_pairs": takes_pairs(task),

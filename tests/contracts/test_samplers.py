@@ -202,7 +202,8 @@ def test_only_a_sampler_that_learns_waits_for_results(entry):
 def test_a_sampler_that_learns_prefers_what_was_good(entry):
     space = {name: SPACE[name] for name in ("x", "k", "rate")}
     objectives = [MAX] if entry.one_objective else [MAX, Objective(metric="value", mode="max")]
-    num = 9 if entry is Gp else 80
+    # For each of ten seeds these are enough. The first suggestions of a Gaussian process explore the corners.
+    num = 20 if entry is Gp else 80
     search = Search(
         sampler_of(entry), space=space, objectives=objectives, window=1, max_concurrent=1, num_trials=num
     )
@@ -211,11 +212,15 @@ def test_a_sampler_that_learns_prefers_what_was_good(entry):
 
 
 def known(num: int, **more: Any) -> list[optuna.trial.FrozenTrial]:
-    """Trials of an earlier search without the conditional argument; the good ones lie near x = 0.3."""
+    """Trials of an earlier search without the conditional argument; both arguments that matter vary in them.
+
+    A Gaussian process rightly tries other values of an argument that has had a single one.
+    """
     space = searched(SearchConfig(space={name: each for name, each in SPACE.items() if name != "only_b"}))
     trials = []
     for number in range(num):
-        arguments = {"x": (number + 0.5) / num, "rate": 1e-3, "k": 5, "kind": "a", "layers": "[0]"}
+        x, k = (number + 0.5) / num, 1 + 2 * number % 9
+        arguments = {"x": x, "rate": 1e-3, "k": k, "kind": "a", "layers": "[0]"}
         measured = results(arguments)
         trials.append(
             optuna.trial.create_trial(
@@ -238,8 +243,8 @@ def test_a_warm_start_changes_what_a_sampler_suggests_if_it_learns(entry):
     assert taught == again
     assert (taught == alone) != entry.learns
     if entry.learns:
-        near = [sum(abs(each["x"] - 0.3) + abs(each["k"] - 5) for each in found) for found in (alone, taught)]
-        assert near[1] < near[0]
+        reached = [sum(results(each)["value"] for each in found) for found in (alone, taught)]
+        assert reached[1] > reached[0]
 
 
 @every_suggesting_sampler
