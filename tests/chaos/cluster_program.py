@@ -5,7 +5,9 @@ answered with ``{"address": ..., "raylet": pid, "gcs": pid or null}``. The end o
 """
 
 import json
+import os
 import sys
+from pathlib import Path
 
 import psutil
 from ray.cluster_utils import Cluster
@@ -28,6 +30,9 @@ def children() -> set[int]:
 
 def main() -> None:
     first = json.loads(sys.stdin.readline())
+    # Cluster writes the address to `ray` in that directory, which it does not create.
+    os.environ["RAY_TMPDIR"] = first["temporary"]
+    Path(first["temporary"], "ray").mkdir()
     head = {
         "num_cpus": first["head_cpus"],
         "include_dashboard": False,
