@@ -17,7 +17,7 @@ import psutil
 import pytest
 import yaml
 from datafiles import write
-from small_job import COMMAND, JOB, environment, eventually
+from small_job import COMMAND, JOB, SMALLEST_JOB, environment, eventually
 
 from distiltune.cluster.store.runs import LOGITS, STAGES, TEACHERS, Run, Storage
 from distiltune.export.artifact.seal import verify_artifact
@@ -479,7 +479,7 @@ def test_ctrl_c_ends_it_in_one_line_and_leaves_no_process(tmp_path):
 def test_sigterm_to_the_whole_group_ends_it_as_ctrl_c_does(tmp_path):
     """As `timeout` and service managers send it; Ray's processes are still needed during shutdown."""
     (tmp_path / "job.yaml").write_text(
-        yaml.safe_dump({**JOB, "search": {"num_trials": 1, "space": {"num_train_epochs": 30}}})
+        yaml.safe_dump({**SMALLEST_JOB, "search": {"num_trials": 1, "space": {"num_train_epochs": 30}}})
     )
     process = subprocess.Popen(
         [*COMMAND, "run", "job.yaml", "--run-id", "ended", "--storage", "my runs"],
