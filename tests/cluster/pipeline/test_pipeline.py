@@ -436,7 +436,8 @@ def _processes_that_name(text):
 
 @pytest.mark.slow
 def test_a_killed_run_is_resumed_where_it_was(tmp_path):
-    job = {**JOB, "search": {"num_trials": 4, "space": {"num_train_epochs": 3}}}
+    search = {"num_trials": 4, "space": {"num_train_epochs": 3}}
+    job = {**SMALLEST_JOB, "teacher": JOB["teacher"], "search": search}
     (tmp_path / "job.yaml").write_text(yaml.safe_dump(job))
     command = [*COMMAND, "run", "job.yaml", "--run-id", "killed", "--json"]
     process = subprocess.Popen(
@@ -457,7 +458,7 @@ def test_a_killed_run_is_resumed_where_it_was(tmp_path):
 
 @pytest.mark.slow
 def test_ctrl_c_ends_it_in_one_line_and_leaves_no_process(tmp_path):
-    (tmp_path / "job.yaml").write_text(yaml.safe_dump(JOB))
+    (tmp_path / "job.yaml").write_text(yaml.safe_dump(SMALLEST_JOB))
     command = [*COMMAND, "run", "job.yaml", "--run-id", "stopped"]
     process = subprocess.Popen(
         command, cwd=tmp_path, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
