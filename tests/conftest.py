@@ -22,10 +22,26 @@ os.environ.update(S3_ENVIRONMENT)  # of this process, before Ray's workers inher
 
 # A file runs in one process, and the other process would wait for one of these that begins late.
 LONG = (
+    "cluster/jobs/test_hosts.py",
     "cluster/jobs/test_jobs.py",
+    "cluster/jobs/test_machines.py",
+    "cluster/pipeline/reuse/test_extension.py",
+    "cluster/pipeline/test_objectives.py",
+    "cluster/pipeline/test_pair_job.py",
     "cluster/pipeline/test_pipeline.py",
+    "cluster/pipeline/test_question_job.py",
+    "cluster/pipeline/test_remote.py",
+    "cluster/pipeline/test_task_jobs.py",
+    "cluster/pipeline/test_token_job.py",
+    "cluster/plan/test_plan.py",
+    "contracts/test_families_and_tasks.py",
+    "contracts/test_family_findings.py",
     "export/benchmark/test_benchmark.py",
     "export/onnx/test_export.py",
+    "search/driver/test_search_store.py",
+    "test_gpu_benchmark.py",
+    "test_readme.py",
+    "training/distillation/test_long_memory.py",
 )
 
 

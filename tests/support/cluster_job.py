@@ -25,6 +25,8 @@ JOB = {
         "batch_sizes": [1],
         "tune_session": False,
         "floors": False,
+        "lengths": [],
+        "interleaved": False,
         "baselines": [],
     },
 }

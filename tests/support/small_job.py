@@ -29,11 +29,18 @@ JOB = {
         "num_runs": 5,
         "num_sample_texts": 10,
         "batch_sizes": [1, 4],
+        "lengths": [],
         "tune_session": False,
         "floors": False,
         "interleaved": False,
         "baselines": [],
     },
+}
+# For tests that look neither at several teachers nor at several variants.
+SMALLEST_JOB = {
+    **JOB,
+    "teacher": {**JOB["teacher"], "ensemble": 1},
+    "export": {**JOB["export"], "variants": ["onnx"]},
 }
 
 

@@ -30,7 +30,12 @@ pytestmark = pytest.mark.timeout(
     900
 )  # the first test of a session also starts the cluster and waits for a run
 SEARCH = ["--set", "search.num_trials=4", "--set", "search.space.num_train_epochs.value=8"]
-LONG = ["--set", "search.num_trials=4", "--set", "search.space.num_train_epochs.value=150"]
+# One trial ends soon, two go on for long, side by side, and one waits for them.
+LONG = [
+    *("--set", "search.num_trials=4"),
+    *("--set", "search.space.num_train_epochs={type: int, low: 1, high: 100}"),
+    *("--set", f"search.points={json.dumps([{'num_train_epochs': each} for each in (1, 100, 100, 1)])}"),
+]
 
 
 class Head:

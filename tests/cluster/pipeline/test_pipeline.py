@@ -17,7 +17,7 @@ import psutil
 import pytest
 import yaml
 from datafiles import write
-from small_job import COMMAND, JOB, environment, eventually
+from small_job import COMMAND, JOB, SMALLEST_JOB, environment, eventually
 
 from distiltune.cluster.store.runs import LOGITS, STAGES, TEACHERS, Run, Storage
 from distiltune.export.artifact.seal import verify_artifact
@@ -436,7 +436,8 @@ def _processes_that_name(text):
 
 @pytest.mark.slow
 def test_a_killed_run_is_resumed_where_it_was(tmp_path):
-    job = {**JOB, "search": {"num_trials": 4, "space": {"num_train_epochs": 3}}}
+    search = {"num_trials": 4, "space": {"num_train_epochs": 3}}
+    job = {**SMALLEST_JOB, "teacher": JOB["teacher"], "search": search}
     (tmp_path / "job.yaml").write_text(yaml.safe_dump(job))
     command = [*COMMAND, "run", "job.yaml", "--run-id", "killed", "--json"]
     process = subprocess.Popen(
@@ -457,7 +458,7 @@ def test_a_killed_run_is_resumed_where_it_was(tmp_path):
 
 @pytest.mark.slow
 def test_ctrl_c_ends_it_in_one_line_and_leaves_no_process(tmp_path):
-    (tmp_path / "job.yaml").write_text(yaml.safe_dump(JOB))
+    (tmp_path / "job.yaml").write_text(yaml.safe_dump(SMALLEST_JOB))
     command = [*COMMAND, "run", "job.yaml", "--run-id", "stopped"]
     process = subprocess.Popen(
         command, cwd=tmp_path, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -479,7 +480,7 @@ def test_ctrl_c_ends_it_in_one_line_and_leaves_no_process(tmp_path):
 def test_sigterm_to_the_whole_group_ends_it_as_ctrl_c_does(tmp_path):
     """As `timeout` and service managers send it; Ray's processes are still needed during shutdown."""
     (tmp_path / "job.yaml").write_text(
-        yaml.safe_dump({**JOB, "search": {"num_trials": 1, "space": {"num_train_epochs": 30}}})
+        yaml.safe_dump({**SMALLEST_JOB, "search": {"num_trials": 1, "space": {"num_train_epochs": 30}}})
     )
     process = subprocess.Popen(
         [*COMMAND, "run", "job.yaml", "--run-id", "ended", "--storage", "my runs"],
@@ -494,7 +495,9 @@ def test_sigterm_to_the_whole_group_ends_it_as_ctrl_c_does(tmp_path):
     os.killpg(process.pid, signal.SIGTERM)
     _, errors = process.communicate(timeout=40)
     assert process.returncode == 130
-    assert errors.strip().splitlines()[-1] == (": distiltune resume ended --storage 'my runs'")
+    last = errors.strip().splitlines()[-1]
+    assert last.startswith("error: interrupted")
+    assert last.endswith(": distiltune resume ended --storage 'my runs'")
     assert not _processes_that_name(str(tmp_path))
     done = distiltune("resume", "ended", "--storage", "my runs", "--json", cwd=tmp_path)
     assert [trial["state"] for trial in json.loads(done.stdout)["trials"]] == ["finished"]

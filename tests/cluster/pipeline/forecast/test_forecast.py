@@ -43,6 +43,7 @@ def job(tmp_path, monkeypatch):
     temporary = tmp_path / "tmp"
     temporary.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    monkeypatch.chdir(tmp_path)  # paths of overrides are relative to it
 
     def make(*overrides):
         (tmp_path / "job.yaml").write_text(json.dumps(JOB))
