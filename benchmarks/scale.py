@@ -137,6 +137,8 @@ class DriverClock:
 
 def search_once(given: argparse.Namespace) -> dict[str, Any]:
     """Run a search of ``given.one`` trials on the cluster at ``given.address``; return its costs."""
+    from ray import cloudpickle
+
     import distiltune.search.trial.run as trial_module
     from distiltune.cluster.session.ray_session import ray_session
     from distiltune.cluster.specification.resources import ResourcesConfig
@@ -147,6 +149,7 @@ def search_once(given: argparse.Namespace) -> dict[str, Any]:
     from distiltune.training.data.tokenized import LabelledSplit
     from distiltune.training.distillation.config import TrainingConfig
 
+    cloudpickle.register_pickle_by_value(sys.modules[simulated_trial.__module__])  # workers cannot import it
     space: dict[str, Any] = {
         "learning_rate": {"type": "float", "low": 1e-5, "high": 1e-2, "log": True},
         "num_train_epochs": given.epochs,
