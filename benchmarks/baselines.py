@@ -59,6 +59,7 @@ def main() -> None:
 def cells(row: Measurement) -> list[Any]:
     """Return a baseline's row of the table."""
     with_threshold, training = row.with_threshold or {}, row.training or {}
+    assert row.latency_ms is not None, "only a model with known answers has no times, and no baseline is one"
     return [
         row.name,
         *(fixed(value, 4) for value in (row.accuracy, row.in_scope_accuracy)),

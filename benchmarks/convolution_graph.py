@@ -32,7 +32,11 @@ from distiltune.export.onnx.convert import export_onnx
 from distiltune.export.onnx.writer import GraphWriter
 from distiltune.export.runtime.session.session_options import session_options
 from distiltune.export.variants.dynamic import quantize_onnx
-from distiltune.training.models.convolution import ConvolutionConfig, ConvolutionForSequenceClassification
+from distiltune.training.models.convolution import (
+    ConvolutionConfig,
+    ConvolutionForSequenceClassification,
+    WindowProduct,
+)
 
 NUM_LABELS, OPSET = 150, 18
 CALLS = 50  # per turn of a session
@@ -108,7 +112,8 @@ def with_convolution_nodes(model: ConvolutionForSequenceClassification) -> onnx.
     x = add("Transpose", add("Gather", table, "input_ids"), perm=[0, 2, 1])
     kept = add("Unsqueeze", add("Cast", "attention_mask", to=TensorProto.FLOAT), writer.integers(1))
     found = []
-    for number, each in enumerate(encoder.filters):
+    for number, each in enumerate(model.get_submodule("encoder.filters").children()):
+        assert isinstance(each, WindowProduct)
         size, name = each.window_size, f"encoder.filters.{number}"
         weight = values(each.linear.weight).reshape(-1, size, model.config.hidden_size).transpose(0, 2, 1)
         inputs = (

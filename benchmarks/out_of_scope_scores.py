@@ -145,8 +145,8 @@ def all_scores(outputs: dict[str, Outputs], outside: int) -> dict[str, dict[str,
     known = outputs["train"].labels != outside
     for name in ("mahalanobis", "relative", "knn-10", "centroid"):
         spread = {each: found["train"][each][known].std() for each in (BASE, name)}
-        for split in found:
-            found[split][f"{BASE} + {name}"] = sum(found[split][each] / spread[each] for each in spread)
+        for own in found.values():
+            own[f"{BASE} + {name}"] = own[BASE] / spread[BASE] + own[name] / spread[name]
     return found
 
 
@@ -177,8 +177,8 @@ def rows_of(outputs: dict[str, Outputs], outside: int, goal: ScopeGoal, splits: 
     scores = all_scores(outputs, outside)
     predictions = {split: each.logits.argmax(axis=1) for split, each in outputs.items()}
     held_out = ("validation", "test")
-    labels = tuple(outputs[split].labels for split in held_out)
-    guesses = tuple(predictions[split] for split in held_out)
+    labels = (outputs["validation"].labels, outputs["test"].labels)
+    guesses = (predictions["validation"], predictions["test"])
     pooled = {name: np.concatenate([scores[split][name] for split in held_out]) for name in scores["test"]}
     every_label, every_guess = np.concatenate(labels), np.concatenate(guesses)
     halves: dict[str, list[dict[str, float]]] = {name: [] for name in pooled}
@@ -186,8 +186,10 @@ def rows_of(outputs: dict[str, Outputs], outside: int, goal: ScopeGoal, splits: 
         order = np.random.default_rng(seed).permutation(len(every_label))
         parts = (order[: len(order) // 2], order[len(order) // 2 :])
         for name, values in pooled.items():
-            pairs = [tuple(each[part] for part in parts) for each in (values, every_guess, every_label)]
-            halves[name].append(measured(*pairs, outside, goal))
+            own, guess, label = (
+                (each[parts[0]], each[parts[1]]) for each in (values, every_guess, every_label)
+            )
+            halves[name].append(measured(own, guess, label, outside, goal))
     rows = []
     for name in pooled:
         pair = (scores["validation"][name], scores["test"][name])

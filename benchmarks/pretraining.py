@@ -48,6 +48,7 @@ from distiltune.training.distillation.arguments import arguments_from_config
 from distiltune.training.distillation.config import TrainingConfig
 from distiltune.training.distillation.trainer import DistillationTrainer
 from distiltune.training.models.inference import compute_logits
+from distiltune.training.ragged import flat
 from distiltune.training.student.build import build_student
 from distiltune.training.student.config import student_config
 from distiltune.training.tasks import SINGLE_LABEL
@@ -76,29 +77,24 @@ class Texts:
         self.teacher = self.measure(teacher)
 
     def logits(self, model: Any, split: TokenizedSplit) -> np.ndarray:
-        return compute_logits(model, split, pad_token_id=self.pad_token_id, num_threads=self.threads)
+        return flat(compute_logits(model, split, pad_token_id=self.pad_token_id, num_threads=self.threads))
 
     def measure(self, model: Any) -> dict[str, Any]:
         """Return the figures on validation and test, and on test with the threshold selected on validation."""
         logits = {name: self.logits(model, self.splits[name]) for name in ("validation", "test")}
-        outside = self.data.out_of_scope_id
+        labels = {name: flat(self.splits[name].labels) for name in logits}
+        outside, scope = self.data.out_of_scope_id, SINGLE_LABEL.out_of_scope
         figures: dict[str, Any] = {
-            name: SINGLE_LABEL.metrics(SINGLE_LABEL.predictions(each), self.splits[name].labels, outside)
+            name: SINGLE_LABEL.metrics(SINGLE_LABEL.predictions(each), labels[name], outside)
             for name, each in logits.items()
         }
-        num_outside = int((self.splits["validation"].labels == outside).sum())
+        num_outside = int((labels["validation"] == outside).sum())
         label = self.data.out_of_scope_label
         goal = scope_goal(OutOfScopeConfig(), label, self.data.label_names, num_outside)
-        if goal is not None and outside is not None:
-            threshold = choose_threshold(
-                SINGLE_LABEL.out_of_scope,
-                logits["validation"],
-                self.splits["validation"].labels,
-                outside,
-                goal,
-            )
+        if scope is not None and goal is not None and outside is not None:
+            threshold = choose_threshold(scope, logits["validation"], labels["validation"], outside, goal)
             figures["test_with_threshold"] = measure_threshold(
-                SINGLE_LABEL.out_of_scope, threshold, logits["test"], self.splits["test"].labels, outside
+                scope, threshold, logits["test"], labels["test"], outside
             )
         return figures
 

@@ -51,6 +51,7 @@ from distiltune.training.distillation.trainer import DistillationTrainer
 from distiltune.training.models.first_token import first_token_in_last_layer
 from distiltune.training.models.inference import compute_logits
 from distiltune.training.models.trainable_embedding_rows import train_used_rows
+from distiltune.training.ragged import flat
 from distiltune.training.student.layers import student_from_layers
 
 VARIANTS: tuple[str, ...] = ("onnx", "onnx-int8", "onnx-int8-embeddings-4bit")
@@ -94,7 +95,7 @@ def make_setting(given: argparse.Namespace) -> Setting:
     )
     num_outside = data.splits["validation"]["label"][:].count(data.out_of_scope_id)
     goal = scope_goal(OutOfScopeConfig(), data.out_of_scope_label, data.label_names, num_outside)
-    return Setting(data, teacher, tokenizer, train, logits, training, given.layers, goal, given.threads)
+    return Setting(data, teacher, tokenizer, train, flat(logits), training, given.layers, goal, given.threads)
 
 
 def train_student(

@@ -130,12 +130,15 @@ class DriverClock:
             "cpu_s": time.process_time(),
             "wall_s": time.perf_counter(),
             "rss_mb": self._process.memory_info().rss / 2**20,
-            "written_mb": self._process.io_counters().write_chars / 2**20,
+            # Only Linux counts characters, and the type checker reads the types of all systems.
+            "written_mb": self._process.io_counters().write_chars / 2**20,  # pyright: ignore[reportAttributeAccessIssue]
         }
 
 
 def search_once(given: argparse.Namespace) -> dict[str, Any]:
     """Run a search of ``given.one`` trials on the cluster at ``given.address``; return its costs."""
+    from ray import cloudpickle
+
     import distiltune.search.trial.run as trial_module
     from distiltune.cluster.session.ray_session import ray_session
     from distiltune.cluster.specification.resources import ResourcesConfig
@@ -146,6 +149,7 @@ def search_once(given: argparse.Namespace) -> dict[str, Any]:
     from distiltune.training.data.tokenized import LabelledSplit
     from distiltune.training.distillation.config import TrainingConfig
 
+    cloudpickle.register_pickle_by_value(sys.modules[simulated_trial.__module__])  # workers cannot import it
     space: dict[str, Any] = {
         "learning_rate": {"type": "float", "low": 1e-5, "high": 1e-2, "log": True},
         "num_train_epochs": given.epochs,
@@ -271,7 +275,9 @@ def cluster(num_nodes: int, num_cpus: int) -> Iterator[str]:
         for _ in range(num_nodes):
             nodes.add_node(num_cpus=num_cpus)
         nodes.wait_for_nodes()
-        yield nodes.address
+        address = nodes.address
+        assert address is not None, "the cluster has a head"
+        yield address
     finally:
         nodes.shutdown()
 
@@ -393,8 +399,10 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--scheduler", default="none", choices=["none", "asha", "median"])
     parser.add_argument("--limit-s", type=float, default=600, help="maximum expected duration of a search")
     parser.add_argument("--json", type=Path, help="also write the figures here")
-    for name in ("--one", "--address", "--directory"):  # of the driver of one search
-        parser.add_argument(name, type={"--one": int, "--directory": Path}.get(name), help=argparse.SUPPRESS)
+    # Of the driver of one search.
+    parser.add_argument("--one", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--address", help=argparse.SUPPRESS)
+    parser.add_argument("--directory", type=Path, help=argparse.SUPPRESS)
     return parser.parse_args()
 
 

@@ -110,13 +110,18 @@ def run_peer(spec: Spec) -> dict[str, Any]:
     from torch import nn
     from torch.nn import functional
     from transformers import AutoModelForSequenceClassification, AutoTokenizer, Trainer, TrainingArguments
+    from transformers.trainer_utils import BestRun
 
     class BookTrainer(Trainer):
+        args: Any  # TrainingArguments with alpha and temperature, set below
+
         def __init__(self, *args: Any, teacher_model: Any = None, **kwargs: Any) -> None:
             super().__init__(*args, **kwargs)
             self.teacher_model = teacher_model
 
-        def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, **kwargs: Any) -> Any:
+        def compute_loss(
+            self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+        ) -> Any:
             student = model(**inputs)
             with torch.no_grad():
                 teacher = self.teacher_model(**inputs)
@@ -171,7 +176,7 @@ def run_peer(spec: Spec) -> dict[str, Any]:
     )
     # The book has a subclass with these two. Here they are plain attributes, because transformers pickles the arguments
     # beside each checkpoint, and a Ray worker can only pickle classes that it can import.
-    args.alpha, args.temperature = 0.5, 2.0
+    vars(args).update(alpha=0.5, temperature=2.0)
     trainer = BookTrainer(
         model_init=student_init,
         teacher_model=AutoModelForSequenceClassification.from_pretrained(spec.at("teacher")),
@@ -195,6 +200,9 @@ def run_peer(spec: Spec) -> dict[str, Any]:
     )
     clock.part("search_s")
     wall_s = clock.seconds
+    assert isinstance(best, BestRun) and best.run_summary is not None, (
+        "with Ray, one run and the analysis of all"
+    )
     analysis = best.run_summary
     configs, frames = analysis.get_all_configs(), analysis.trial_dataframes
     ray.shutdown()
@@ -235,11 +243,12 @@ def run_ours(spec: Spec, *, early: bool = False, profile: bool = False) -> dict[
 
     del optuna, ray  # imported only so that, as for the peer, this is not timed
     name = "early" if early else "ours"
-    store = Store(str(spec.at(name)))
-    store.directory.mkdir()
+    directory = spec.at(name)
+    directory.mkdir()
+    store = Store(str(directory))
     for model in ("teacher", "student"):
-        (store.directory / model).symlink_to(spec.at(model))
-    rate = {} if spec.learning_rate is None else {"learning_rate": spec.learning_rate}
+        (directory / model).symlink_to(spec.at(model))
+    rate: dict[str, Any] = {} if spec.learning_rate is None else {"learning_rate": spec.learning_rate}
     training = TrainingConfig(max_length=MAX_LENGTH, seed=spec.seed, **rate)
     data = load_texts(spec)
     records = spec.at("laps")

@@ -145,7 +145,8 @@ def idle_slots(
     last_start = max(start for start, _ in trials)
     moments = sorted({search_from, search_to, *(moment for trial in trials for moment in trial)})
     starting, between, ending = "workers started, imports", "between trials", "no trial left to start"
-    idle, filled = dict.fromkeys((starting, between, ending), 0.0), False
+    idle: dict[str, float] = dict.fromkeys((starting, between, ending), 0.0)
+    filled = False
     for moment, following in pairwise(moments):
         running = sum(start <= moment < end for start, end in trials)
         filled = filled or running >= slots

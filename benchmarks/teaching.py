@@ -27,7 +27,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -42,6 +42,7 @@ from distiltune.cluster.specification.goal import goal_of
 from distiltune.export.out_of_scope.thresholds import best_threshold, threshold_curve
 from distiltune.export.runtime.scores import SCORES
 from distiltune.storage.store import Store
+from distiltune.texts import TextOrPair
 from distiltune.training.checkpoints.load import load_classifier, load_tokenizer
 from distiltune.training.data.collator import DistillationCollator
 from distiltune.training.data.text_data import load_data
@@ -51,6 +52,7 @@ from distiltune.training.distillation.arguments import DistillationTrainingArgum
 from distiltune.training.distillation.trainer import DistillationTrainer
 from distiltune.training.models.inference import compute_logits
 from distiltune.training.models.trainable_embedding_rows import train_used_rows
+from distiltune.training.ragged import flat
 from distiltune.training.student.build import build_student
 from distiltune.training.student.config import student_config
 from distiltune.training.student.piece_states import StatesCache
@@ -155,7 +157,7 @@ class Bench:
         rows = self.data.splits[split]
         return self._with_logits(rows["text"][:], np.asarray(rows["label"][:]))
 
-    def _with_logits(self, texts: list[str], labels: np.ndarray | None = None) -> LabelledSplit:
+    def _with_logits(self, texts: Sequence[TextOrPair], labels: np.ndarray | None = None) -> LabelledSplit:
         tokens = tokenize_split(texts, labels, self.tokenizer, self.config.training.num_tokens)
         found = [
             teacher_logits(
@@ -164,7 +166,8 @@ class Bench:
             ).logits
             for each in self.given.teacher
         ]  # fmt: skip
-        return LabelledSplit(tokens, np.mean(found, axis=0, dtype=np.float32))
+        mean = np.mean([flat(each) for each in found], axis=0, dtype=np.float32)  # float32[N, C]
+        return LabelledSplit(tokens, np.asarray(mean))
 
     def taught(self, recipe: Recipe, seed: int, transfer: list[LabelledSplit]) -> Any:
         """Teach a student by a recipe; return it in evaluation mode."""
@@ -211,13 +214,13 @@ class Bench:
             others = np.setdiff1d(np.arange(len(wide)), kept)
             rows = np.concatenate([kept, others[np.argsort(-distance[others], kind="stable")[:num_chosen]]])
             assert wide.teacher_logits is not None
-            found.append(LabelledSplit(selected(wide.tokens, rows), wide.teacher_logits[rows]))
+            found.append(LabelledSplit(selected(wide.tokens, rows.tolist()), wide.teacher_logits[rows]))
         return found
 
     def logits(self, student: Any, split: LabelledSplit) -> np.ndarray:
         """Return the student's logits float32[N, C]."""
         pad = self.tokenizer.pad_token_id
-        return compute_logits(student, split.tokens, pad_token_id=pad, num_threads=self.given.threads)
+        return flat(compute_logits(student, split.tokens, pad_token_id=pad, num_threads=self.given.threads))
 
     def distances(self, student: Any, split: LabelledSplit) -> np.ndarray:
         """Return KL(teacher ‖ student) of each text at the job's temperature, float[N]."""

@@ -43,6 +43,7 @@ from transformers import (
     AutoModelForSequenceClassification,
     AutoTokenizer,
     DataCollatorWithPadding,
+    PreTrainedModel,
     PrinterCallback,
     Trainer,
     TrainerCallback,
@@ -111,8 +112,8 @@ ROWS = [
 class Setting:
     """The models, texts, logits and number of steps that all rows share."""
 
-    teacher: nn.Module
-    student: nn.Module
+    teacher: PreTrainedModel
+    student: PreTrainedModel
     tokenizer: Any
     split: Any
     logits: np.ndarray
@@ -153,11 +154,15 @@ class BookArguments(TrainingArguments):
 class BookTrainer(Trainer):
     """The peer, as in the book, without distiltune."""
 
+    args: BookArguments
+
     def __init__(self, *args: Any, teacher_model: Any = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.teacher_model = teacher_model
 
-    def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, **kwargs: Any) -> Any:
+    def compute_loss(
+        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
         student = model(**inputs)
         with torch.no_grad():
             teacher = self.teacher_model(**inputs)
@@ -253,7 +258,9 @@ def _run_trainer(args: DistillationTrainingArguments, row: Row, setting: Setting
 
 def run_bare(row: Row, setting: Setting, output_dir: str) -> float:
     """Train without a trainer, with the same batches, precision, loss, clipping and optimizer; return the seconds."""
-    model = copy.deepcopy(setting.student).to(DEVICE).train()
+    model = copy.deepcopy(setting.student).train()
+    # transformers wraps `to`, so that the checker takes the device for `self`.
+    model.to(DEVICE)  # pyright: ignore[reportArgumentType]
     if row.frozen:
         model.base_model.embeddings.requires_grad_(False)
     sampler = LengthGroupedSampler(setting.split.lengths, row.batch_size, seed=42)
@@ -360,7 +367,7 @@ def matmul_gflops(dtype: torch.dtype, size: int = 2048, repeats: int = 5) -> flo
     for _ in range(repeats):
         _wait()
         start = time.perf_counter()
-        left @ right
+        torch.matmul(left, right)
         _wait()
         rates.append(2 * size**3 / (time.perf_counter() - start) / 1e9)
     return max(rates)
