@@ -5,7 +5,7 @@ import subprocess
 
 import pytest
 import yaml
-from small_job import COMMAND, JOB, environment
+from small_job import COMMAND, SMALLEST_JOB, environment
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -38,7 +38,7 @@ def printed_json(done):
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
     directory = tmp_path_factory.mktemp("home")
-    (directory / "job.yaml").write_text(yaml.safe_dump({**JOB, "search": SEARCH}))
+    (directory / "job.yaml").write_text(yaml.safe_dump({**SMALLEST_JOB, "search": SEARCH}))
     return directory
 
 
@@ -102,7 +102,7 @@ def test_another_trial_may_be_chosen(home, found):
 def test_a_search_learns_from_a_former_run_that_fits(home):
     runs = home / "distiltune-runs" / "runs"
     before = {path.name for path in runs.iterdir()}
-    job = {**JOB, "search": {**SEARCH, "num_trials": 1, "points": [], "warm_start": "both"}}
+    job = {**SMALLEST_JOB, "search": {**SEARCH, "num_trials": 1, "points": [], "warm_start": "both"}}
     (home / "more.yaml").write_text(yaml.safe_dump(job))
     more = printed_json(distiltune("run", "more.yaml", "--run-id", "more", "--json", cwd=home))
     assert len(more["trials"]) == 1

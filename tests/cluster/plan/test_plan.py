@@ -149,7 +149,10 @@ def test_a_plan_from_the_command_line_is_resumed_where_it_was(tmp_path):
         "training": {"max_length": 24, "num_train_epochs": 1},
         "search": {"num_trials": 1, "space": {"num_train_epochs": {"type": "fixed", "value": 1}}},
         "export": {"variants": ["onnx"], "choose": {"max_drop_from_student": 1.0}},
-        "benchmark": {"num_warmups": 1, "num_runs": 5, "num_sample_texts": 10, "batch_sizes": [1]},
+        "benchmark": {
+            "effort": "quick", "num_warmups": 1, "num_runs": 5, "num_sample_texts": 10, "batch_sizes": [1],
+            "lengths": [], "interleaved": False, "baselines": [],
+        },
         "plan": {
             "minimise": "size_mb",
             "max_accuracy_drop": 1.0,

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import time
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -182,10 +183,29 @@ def search_and_kill(store: Store, name: str):
     return trial, log
 
 
+@pytest.fixture(scope="module")
+def killed(ray_session, tmp_path_factory):
+    """Returns the store, the trial and the log of a search in which a process of this name was killed."""
+
+    @cache
+    def of(name: str):
+        store = Store(str(tmp_path_factory.mktemp("killed")))
+        return store, *search_and_kill(store, name)
+
+    return of
+
+
+@pytest.fixture(scope="module")
+def whole(ray_session, tmp_path_factory) -> dict[str, torch.Tensor]:
+    """The last weights of the same trial, none of whose processes was killed."""
+    store = Store(str(tmp_path_factory.mktemp("whole")))
+    trial = search(store, processes=2, num_epochs=4, dropout=0.1).best
+    return last_weights(store, f"search/{trial.trial_id}")
+
+
 @pytest.mark.slow
-def test_a_trial_whose_process_is_killed_is_resumed_from_its_last_epoch(ray_session, tmp_path):
-    store = Store(str(tmp_path))
-    trial, log = search_and_kill(store, FURTHER)
+def test_a_trial_whose_process_is_killed_is_resumed_from_its_last_epoch(killed):
+    store, trial, log = killed(FURTHER)
     reported = reports(store, trial.trial_id)
     assert [each["epoch"] for each in reported] == [1, 2, 3, 4]
     assert reported[-1]["curve"] == [
@@ -197,15 +217,11 @@ def test_a_trial_whose_process_is_killed_is_resumed_from_its_last_epoch(ray_sess
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [FIRST, FURTHER])
-def test_a_killed_trial_ends_with_the_weights_of_one_that_was_not(name, ray_session, tmp_path):
-    killed, whole = Store(str(tmp_path / "killed")), Store(str(tmp_path / "whole"))
-    trial, _ = search_and_kill(killed, name)
-    other = search(whole, processes=2, num_epochs=4, dropout=0.1).best
-    weights, expected = (
-        last_weights(store, f"search/{each.trial_id}") for store, each in ((killed, trial), (whole, other))
-    )
+def test_a_killed_trial_ends_with_the_weights_of_one_that_was_not(name, killed, whole):
+    store, trial, _ = killed(name)
+    weights = last_weights(store, f"search/{trial.trial_id}")
     # Dropout included: every process continues with its own random numbers.
-    assert all(torch.equal(weights[name], expected[name]) for name in expected)
+    assert all(torch.equal(weights[key], whole[key]) for key in whole)
 
 
 def tune_with_two_processes(directory: Path, trial, **options):
