@@ -42,7 +42,10 @@ class Sight:
 
 
 def look(store: Store, *, without: str | None = None) -> dict[str, Sight]:
-    """Return every trial that has files in the store; ``without`` is a damaged checkpoint, whose epoch is lost."""
+    """Return every trial that has files in the store; ``without`` is a damaged checkpoint.
+
+    If no other checkpoint of its trial can be resumed, the trial starts over.
+    """
     for _ in range(20):
         with suppress(FileNotFoundError):  # a checkpoint that was deleted while it was listed
             return _look(store, without)
@@ -53,8 +56,9 @@ def _look(store: Store, without: str | None) -> dict[str, Sight]:
     ids = trials_below(store, KEYS["experiment"]) | trials_below(store, KEYS["tensorboard"])
     saved = {}
     for trial in ids:
-        last = find_checkpoint(saved_epochs(store, f"{KEYS['experiment']}/{trial}"))
-        saved[trial] = 0 if last is None else last.epoch - (last.key == without)
+        epochs = saved_epochs(store, f"{KEYS['experiment']}/{trial}")
+        last = find_checkpoint(each for each in epochs if each.can_be_resumed and each.key != without)
+        saved[trial] = 0 if last is None else last.epoch
     # An epoch is shown before it is saved, so an epoch that was saved before this line has been shown by now.
     return {trial: Sight(saved[trial], measured(store, trial), logged(store, trial)) for trial in ids}
 
