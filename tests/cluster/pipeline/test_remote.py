@@ -7,14 +7,15 @@ import subprocess
 import pytest
 import yaml
 from servers import S3_ENVIRONMENT
-from small_job import COMMAND, JOB, environment, eventually
+from small_job import COMMAND, SMALLEST_JOB, environment, eventually
 
 from distiltune.cluster.store.runs import Storage
 
 
 @pytest.fixture
 def home(tmp_path):
-    (tmp_path / "job.yaml").write_text(yaml.safe_dump(JOB))
+    job = {**SMALLEST_JOB, "search": {"num_trials": 4, "space": {"num_train_epochs": 4}}}
+    (tmp_path / "job.yaml").write_text(yaml.safe_dump(job))
     return tmp_path
 
 
@@ -33,8 +34,6 @@ def on_s3(url, home, *arguments):
 
 @pytest.mark.slow
 def test_a_killed_run_on_s3_is_resumed_by_a_machine_without_its_files(home, s3_url):
-    job = {**JOB, "search": {"num_trials": 4, "space": {"num_train_epochs": 4}}}
-    (home / "job.yaml").write_text(yaml.safe_dump(job))
     process = subprocess.Popen(
         [*COMMAND, "run", "job.yaml", "--run-id", "killed", "--storage", s3_url],
         cwd=home,
