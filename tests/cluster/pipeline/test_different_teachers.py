@@ -11,6 +11,7 @@ import pytest
 import yaml
 from different_teachers import LABELS, NAMES, TEXTS, bytewise_classifier, file_of_logits, text_data
 from models import tiny_classifier
+from remote_tasks import task
 from small_job import COMMAND, JOB, environment
 from taggers import conll, tiny_tagger
 
@@ -55,18 +56,6 @@ def job(*members, **keys) -> JobConfig:
     more = {name: keys.pop(name) for name in ("data", "task") if name in keys}
     values = {"teacher": {"ensemble": list(members), **keys}, "training": {"max_length": LENGTH}, **more}
     return JobConfig.model_validate({**values, "student": {"layers": [0]}})
-
-
-def task(directory: Path, config: JobConfig) -> Task:
-    return Task(
-        Store(str(directory)),
-        config,
-        "log",
-        "progress",
-        num_threads=1,
-        use_gpu=False,
-        unfinished="unfinished",
-    )
 
 
 def labelled(here: Task, data, num: int = 2):

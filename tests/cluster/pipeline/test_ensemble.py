@@ -11,10 +11,10 @@ from pathlib import Path
 import datasets
 import numpy as np
 import pytest
+from remote_tasks import task
 from small_job import environment
 
 from distiltune.cluster.remote import teacher_labels as labels
-from distiltune.cluster.remote.tasks import Task
 from distiltune.cluster.remote.teacher_labels import (
     label_with_teacher,
     label_with_teachers,
@@ -22,7 +22,6 @@ from distiltune.cluster.remote.teacher_labels import (
 )
 from distiltune.cluster.specification.config import JobConfig
 from distiltune.errors import ConfigError
-from distiltune.storage.store import Store
 from distiltune.training.checkpoints.load import load_classifier
 from distiltune.training.data.text_data import TextData
 from distiltune.training.distillation.config import TrainingConfig
@@ -60,18 +59,6 @@ def text_data(texts: list[str]) -> TextData:
 @pytest.fixture
 def data() -> TextData:
     return text_data(TEXTS)
-
-
-def task(directory: Path, config: JobConfig) -> Task:
-    return Task(
-        Store(str(directory)),
-        config,
-        "log",
-        "progress",
-        num_threads=1,
-        use_gpu=False,
-        unfinished="unfinished",
-    )
 
 
 def test_the_first_of_an_ensemble_is_the_teacher_that_a_job_without_one_has(data):
