@@ -22,7 +22,9 @@ test-slow: $(STAMP)
 test-chaos: $(STAMP)
 	$(BIN)/python -m pytest -m slow tests/chaos
 
+# The type checker finds the package `distiltune` by this link, whatever the checkout's directory is called.
 check: $(STAMP)
+	@mkdir -p $(VENV)/types && ln -sfn "$(CURDIR)" $(VENV)/types/distiltune
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/basedpyright
