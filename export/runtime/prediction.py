@@ -56,9 +56,7 @@ class Predictor:
         self._of_tokens = self.decoder.of_tokens
         self._questions: QuestionReader | None = None
         if isinstance(self.decoder, WindowDecoder):
-            self._questions = QuestionReader(
-                tokenizer, self.feeds, self.run, self.decoder, self.threshold, self.temperature
-            )
+            self._questions = QuestionReader(tokenizer, self.feeds, self.run, self._answers)
 
     def check(self) -> None:
         """Run the model once, so that labels, tokens, padding or weights that do not fit fail here, not later.
@@ -185,6 +183,13 @@ class Predictor:
             _as_blank(answer) if is_blank(text) or not len(encoding) else answer
             for text, encoding, answer in rows
         ]
+
+    def _answers(
+        self, contexts: Sequence[str], windows: Sequence[Window], logits: Ragged
+    ) -> list[dict[str, Any]]:
+        """Return the answers to questions from the logits of their windows, rows of [L, 2]."""
+        assert isinstance(self.decoder, WindowDecoder)
+        return self.decoder.decode_windows(contexts, windows, logits, self.threshold, self.temperature)
 
     def _spans(self, text: str, encoding: tokenizers.Encoding, logits: np.ndarray) -> list[dict[str, Any]]:
         """Return the predictions for a text from logits[L, C]."""

@@ -12,10 +12,10 @@ from ...training.ragged import Ragged
 from ...training.tasks.spans.windows import Window
 from .profile import Stages
 from .session.feeds import Feeds
-from .tasks import WindowDecoder
 from .tokenizer import Tokenizer
 
 Run = Callable[[dict[str, np.ndarray]], np.ndarray]
+Decode = Callable[[Sequence[str], Sequence[Window], Ragged], list[dict[str, Any]]]
 
 
 class QuestionReader:
@@ -27,9 +27,7 @@ class QuestionReader:
         tokenizer: Makes the windows.
         feeds: Builds the graph's inputs.
         run: Returns the logits [B, L, 2] of a feed.
-        decoder: Turns logits into answers.
-        threshold: Threshold of no answer; None: every question is answered.
-        temperature: Divisor of the logits in probabilities.
+        decode: Turns contexts, windows and their logits, rows of [L, 2], into answers.
     """
 
     def __init__(
@@ -37,16 +35,12 @@ class QuestionReader:
         tokenizer: Tokenizer,
         feeds: Feeds,
         run: Run,
-        decoder: WindowDecoder,
-        threshold: float | None,
-        temperature: float,
+        decode: Decode,
     ) -> None:
         self._tokenizer = tokenizer
         self._feeds = feeds
         self._run = run
-        self._decoder = decoder
-        self._threshold = threshold
-        self._temperature = temperature
+        self._decode = decode
 
     def answer(self, pair: tuple[str, str]) -> dict[str, Any]:
         """Return the answer to one question."""
@@ -58,7 +52,7 @@ class QuestionReader:
     ) -> list[dict[str, Any]]:
         """Return the answers to several questions from the logits of their windows, rows of [L, 2]."""
         contexts = [context for _, context in pairs]
-        found = self._decoder.decode_windows(contexts, windows, logits, self._threshold, self._temperature)
+        found = self._decode(contexts, windows, logits)
         return [
             {**answer, "blank": True} if is_blank(pair) else answer
             for pair, answer in zip(pairs, found, strict=True)

@@ -140,6 +140,9 @@ def test_with_a_threshold_no_answer_may_be_given(student, variant, tmp_path):
     found = TextClassifier.load(copy)
     check(found(PAIRS[:9]), [expected_answer(student, pair, 0.5, 2.0) for pair in PAIRS[:9]])
     assert [each["answer"] == "" for each in found(PAIRS[:9])] == [not own for own in LABELS[:9]]
+    found.threshold, found.temperature = None, 1.0
+    check(found(PAIRS[:9]), [expected_answer(student, pair) for pair in PAIRS[:9]])
+    assert found(PAIRS[0])["answer"] != ""
     for wrong in ("high", True, [1], float("inf")):
         (copy / "distiltune.json").write_text(json.dumps({**settings, "threshold": wrong}))
         with pytest.raises(ArtifactError, match=r"threshold"):
