@@ -155,12 +155,9 @@ def _order_casts(model: onnx.ModelProto) -> None:
 def _quantize_blocks(source: Path, target: Path, *, bits: int, operator: str, made: str) -> None:
     graph = onnx.load(str(source))
     num_rows = {each.name: each.dims[0] for each in graph.graph.initializer if len(each.dims) == 2}
-    lookups = {
-        node.name: node.input[0]
-        for node in graph.graph.node
-        if node.op_type == "Gather" and node.input[0] in num_rows
-    }
-    largest = max(lookups.values(), key=lambda table: num_rows[table], default=None)
+    lookups = {node.name: node.input[0] for node in graph.graph.node if node.op_type == "Gather"}
+    tables = [table for table in lookups.values() if table in num_rows]
+    largest = max(tables, key=lambda table: num_rows[table], default=None)
     with quiet():
         # Imported here, because it configures the root logger on first import.
         from onnxruntime.quantization.matmul_nbits_quantizer import (

@@ -31,7 +31,8 @@ from distiltune.export.variants.dynamic import quantize_onnx
 from distiltune.export.variants.model_files import write_model_files
 from distiltune.export.variants.parity import onnx_logits, torch_logits
 from distiltune.training import tasks
-from distiltune.training.checkpoints.load import load_model, load_tokenizer
+from distiltune.training.checkpoints.load import load_model, load_tokenizer, save_checkpoint
+from distiltune.training.models.tied_embedding_rows import share_rows
 
 TEXTS = [text for text, _ in tiny_data()]
 MAX_LENGTH = 16
@@ -90,6 +91,24 @@ def test_its_logits_are_as_close_as_it_says(variant, make, student, rows) -> Non
         assert classifier.labels == LABELS
         given = alone(variant.open_logits(folder), rows)
         np.testing.assert_allclose(classifier.logits(TEXTS, batch_size=1), given, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["onnx-int8", "onnx-int8-embeddings-4bit", "onnx-weights-4bit", "onnx-fp16"])
+def test_rows_that_pieces_share_are_quantized_too(name, student, rows, tmp_path) -> None:
+    model = load_model(student).eval()
+    kept = share_rows(model, range(40))
+    save_checkpoint(model, load_tokenizer(student), tmp_path / "student")
+    build_variant(
+        name, tmp_path / "student", tmp_path / "variant", config=ExportConfig(), max_length=MAX_LENGTH
+    )
+    expected = alone(torch_logits(model), rows)
+    difference = np.abs(alone(kinds.get(name).open_logits(tmp_path / "variant"), rows) - expected).max()
+    assert 0 < difference <= kinds.get(name).tolerance * expected.std()
+    graph = onnx.load(str(tmp_path / "variant" / "model.onnx")).graph
+    places = {each.data_type for each in graph.initializer if each.name.endswith("word_embeddings.place")}
+    tables = [each for each in graph.initializer if "word_embeddings.weight" in each.name and each.dims]
+    assert places == {onnx.TensorProto.INT32}
+    assert {each.dims[0] for each in tables} == {kept}
 
 
 @pytest.mark.parametrize("name", FUSED)
