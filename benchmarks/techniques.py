@@ -22,6 +22,7 @@ from distiltune.cluster.pipeline.run_job import run_job
 from distiltune.cluster.plan.plan import changed
 from distiltune.cluster.specification.config import JobConfig, without_search
 from distiltune.cluster.specification.reading import parse_yaml
+from distiltune.cluster.store.runs import Run
 from distiltune.cluster.watching.console import ProgressPrinter
 from distiltune.export.benchmark import targets
 
@@ -64,13 +65,17 @@ def load_yaml(path: Path) -> dict[str, Any]:
 
 def rows_of(job: JobConfig, changes: dict[str, Any], name: str, storage: str) -> list[dict[str, Any]]:
     """Run the job with these changes; return its measured rows."""
+    rows = run_changed(job, changes, name, storage).stage_record("gate")["result"]["variants"]
+    return [{name: value for name, value in row.items() if name != "curves"} for row in rows]
+
+
+def run_changed(job: JobConfig, changes: dict[str, Any], name: str, storage: str) -> Run:
+    """Run the job with these changes, or find the finished run of that name."""
     for key, value in {**changes, "storage.path": storage}.items():
         job = changed(job, key, value)
     run_id = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
     with redirect_stdout(sys.stderr), ProgressPrinter() as printer:
-        run = run_job(without_search(job), "techniques", run_id=run_id, listener=printer)
-    rows = run.stage_record("gate")["result"]["variants"]
-    return [{name: value for name, value in row.items() if name != "curves"} for row in rows]
+        return run_job(without_search(job), "techniques", run_id=run_id, listener=printer)
 
 
 def table(found: dict[str, list[dict[str, Any]]]) -> str:

@@ -12,6 +12,7 @@ constants.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import Any
 
@@ -42,13 +43,16 @@ def _rounded(x: Tensor, scale: Tensor, low: Any, high: Any, *, clips: bool = Fal
     return steps
 
 
-def symmetric_steps(weight: Tensor, *, per_channel: bool = False, bits: int = 8) -> tuple[Tensor, Tensor]:
+def symmetric_steps(
+    weight: Tensor, *, per_channel: bool = False, bits: int = 8, joined: Sequence[Tensor] = ()
+) -> tuple[Tensor, Tensor]:
     """Quantize a weight as ``quantize_dynamic`` does: signed and symmetric, scaled by its largest magnitude.
 
     Args:
         weight: ``[O, I]``; outputs are its channels.
         per_channel: one scale for each output instead of one for all.
         bits: 8: steps from -127 to 127; 7 (``reduce_range``): -64 to 64.
+        joined: other weights of the same matrix of the graph, with which it shares its one scale.
 
     Returns:
         Steps float32 ``[O, I]`` and scales float32 ``[O, 1]`` or ``[1, 1]``. Nothing is clipped.
@@ -56,6 +60,9 @@ def symmetric_steps(weight: Tensor, *, per_channel: bool = False, bits: int = 8)
     high = 127.0 if bits == 8 else 64.0
     magnitude = weight.detach().abs().float()
     largest = magnitude.amax(dim=1, keepdim=True) if per_channel else magnitude.amax().reshape(1, 1)
+    if not per_channel:
+        for other in joined:
+            largest = torch.maximum(largest, other.detach().abs().amax().float())
     scale = _usable(largest / high)
     return _rounded(weight.float(), scale, -high, high), scale
 
@@ -123,6 +130,7 @@ def quantized_linear(
     per_channel: bool = False,
     bits: int = 8,
     dynamic: bool = True,
+    joined: Sequence[Tensor] = (),
 ) -> Tensor:
     """Compute ``x @ weight.T + bias`` as ``DynamicQuantizeLinear`` and ``MatMulInteger`` do.
 
@@ -136,11 +144,12 @@ def quantized_linear(
         per_channel: as in :func:`symmetric_steps`.
         bits: as in :func:`symmetric_steps`.
         dynamic: quantize ``x`` too.
+        joined: as in :func:`symmetric_steps`.
 
     Returns:
         ``[..., O]``, of the dtype that the plain product would have.
     """
-    steps, scale = symmetric_steps(weight, per_channel=per_channel, bits=bits)
+    steps, scale = symmetric_steps(weight, per_channel=per_channel, bits=bits, joined=joined)
     left, scales = x, scale.reshape(-1)
     if dynamic:
         left, left_scale = asymmetric_steps(x, *torch.aminmax(x.detach().float()))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from ...errors import InputError
+from ..models.attention_free import AttentionFreeClassifier, without_norm
 from ..models.families import first_position
 from ..models.trainable_embedding_rows import table_range
 from .config import QuantizationAwareConfig
@@ -54,9 +55,11 @@ class FakeQuantized(ExitStack):
         num_positions = (
             None if max_length is None or classifier is None else max_length + first_position(classifier)
         )
-        for module in model.modules():
-            if isinstance(module, nn.Linear):
-                self._replace(module, self._linear(module))
+        linear = {module: self._linear(module) for module in model.modules() if isinstance(module, nn.Linear)}
+        if isinstance(model, AttentionFreeClassifier):
+            linear |= self._as_in_graph(model)
+        for module, quantized in linear.items():
+            self._replace(module, quantized)
         if config.embedding_bits is not None:
             for name, table in tables.items():
                 in_4_bits = config.embedding_bits == 4 and table is largest
@@ -76,13 +79,36 @@ class FakeQuantized(ExitStack):
             self.callback(setattr, module, "forward", before)
         module.forward = forward
 
-    def _linear(self, module: nn.Linear) -> Callable[[Tensor], Tensor]:
+    def _as_in_graph(self, model: AttentionFreeClassifier) -> dict[nn.Linear, Callable[[Tensor], Tensor]]:
+        """Return the products that the graph of a student without attention computes in its own way."""
+        encoder, norm, dense = model.encoder, model.norm, model.dense
+        self._replace(norm, lambda x: x)
+        products = {dense: self._product(lambda: without_norm(norm, dense))}
+        on_rows, joined = encoder.layers_on_rows, encoder.joined_layers
+        in_8_bits = self._config.embedding_bits == 8  # such rows are not quantized again
+        for each in dict.fromkeys([*on_rows, *joined]):
+            others = joined if each in joined else []
+            products[each] = self._linear(each, dynamic=not (in_8_bits and each in on_rows), joined=others)
+        return products
+
+    def _linear(
+        self, module: nn.Linear, *, dynamic: bool = True, joined: Sequence[nn.Linear] = ()
+    ) -> Callable[[Tensor], Tensor]:
+        return self._product(lambda: (module.weight, module.bias), dynamic=dynamic, joined=joined)
+
+    def _product(
+        self,
+        linear: Callable[[], tuple[Tensor, Tensor | None]],
+        *,
+        dynamic: bool = True,
+        joined: Sequence[nn.Linear] = (),
+    ) -> Callable[[Tensor], Tensor]:
         options = {
             "per_channel": self._config.weights == "per_channel",
             "bits": self._config.weight_bits,
-            "dynamic": self._config.activations == "dynamic",
+            "dynamic": dynamic and self._config.activations == "dynamic",
         }
-        return lambda x: quantized_linear(x, module.weight, module.bias, **options)
+        return lambda x: quantized_linear(x, *linear(), **options, joined=[each.weight for each in joined])
 
     def _table(
         self, table: nn.Embedding, *, in_4_bits: bool, num_rows: int | None

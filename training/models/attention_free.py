@@ -9,6 +9,9 @@ from torch import Tensor, nn
 from transformers import CONFIG_MAPPING, PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput
 
+# Added to the variance of each pooled value. A filter that hardly ever fires has almost none; folded into the next
+# layer, 1 / its deviation would make weights so large that their common 8-bit scale rounds all the others to 0.
+_LEAST_VARIANCE = 1e-2
 _SCALE_OF_MORE_ROWS = 0.05  # of their first values, relative to those of word pieces
 
 
@@ -108,6 +111,16 @@ class AttentionFreeEncoder(AttentionFreePreTrainedModel):
         return input_ids
 
     @property
+    def layers_on_rows(self) -> list[nn.Linear]:
+        """Linear layers that read rows of the table, and nothing else; none by default."""
+        return []
+
+    @property
+    def joined_layers(self) -> list[nn.Linear]:
+        """Linear layers whose weights are one matrix in a graph, which has one 8-bit scale; none by default."""
+        return []
+
+    @property
     def num_pooled(self) -> int:
         """Columns of its result, P."""
         raise NotImplementedError
@@ -127,7 +140,14 @@ class AttentionFreeEncoder(AttentionFreePreTrainedModel):
 
 
 class TextNorm(nn.BatchNorm1d):
-    """Batch normalization of [B, P]; a batch of one text, which has no variance, is normalized as in evaluation."""
+    """Batch normalization of [B, P]; a batch of one text, which has no variance, is normalized as in evaluation.
+
+    Args:
+        num_columns: P.
+    """
+
+    def __init__(self, num_columns: int) -> None:
+        super().__init__(num_columns, eps=_LEAST_VARIANCE)
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 (as in nn.BatchNorm1d)
         """Normalize each column; in evaluation this is a product and a sum, which fold into the next layer."""
@@ -174,6 +194,15 @@ class AttentionFreeClassifier(AttentionFreePreTrainedModel):
         if labels is not None:
             loss = self.loss_function(labels=labels, pooled_logits=logits, config=self.config)
         return SequenceClassifierOutput(loss=loss, logits=logits)
+
+
+def without_norm(norm: nn.BatchNorm1d, dense: nn.Linear) -> tuple[Tensor, Tensor]:
+    """Return weight[H, P] and bias[H] of ``dense(norm(x))``, which is one linear layer in evaluation mode."""
+    mean, variance = norm.running_mean, norm.running_var
+    assert mean is not None and variance is not None
+    scale = norm.weight.double() / (variance.double() + norm.eps).sqrt()
+    weight, shift = dense.weight.double(), norm.bias.double() - mean.double() * scale
+    return (weight * scale).float(), (dense.bias.double() + weight @ shift).float()
 
 
 def kept_positions(input_ids: Tensor, attention_mask: Tensor | None, like: Tensor) -> Tensor:

@@ -105,6 +105,18 @@ class ConvolutionModel(AttentionFreeEncoder):
         self.post_init()
 
     @property
+    def layers_on_rows(self) -> list[nn.Linear]:
+        """The first product of the first block, or without blocks those of the filters."""
+        blocks: Any = self.blocks
+        return [blocks[0].first.linear] if blocks else self.joined_layers
+
+    @property
+    def joined_layers(self) -> list[nn.Linear]:
+        """The filters of all window sizes."""
+        filters: Any = self.filters
+        return [each.linear for each in filters]
+
+    @property
     def num_pooled(self) -> int:
         """Columns of its result, P: those of every filter, twice with ``max_mean``."""
         num_filters = len(self.filters) * self.config.num_filters

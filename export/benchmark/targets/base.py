@@ -67,6 +67,7 @@ class OpenOptions:
         session: Session options that were measured to be faster.
         task: Name of the task.
         max_batch_size: Maximum number of texts in one run, which an engine is built for.
+        tokenizer: Tokenizer of single texts, as in ``TextClassifier.load``; only ``onnx`` has a choice.
     """
 
     directory: str
@@ -76,6 +77,7 @@ class OpenOptions:
     session: dict[str, Any] | None
     task: str = "single_label"
     max_batch_size: int = 1024
+    tokenizer: str = "tokenizers"
 
 
 @dataclass(frozen=True)

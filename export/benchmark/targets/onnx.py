@@ -13,7 +13,11 @@ def open_classifier(options: OpenOptions, **load: Any) -> Opened:
     from ...runtime.classifier import TextClassifier
 
     classifier = TextClassifier.load(
-        options.directory, num_threads=options.num_threads, session=options.session, **load
+        options.directory,
+        num_threads=options.num_threads,
+        session=options.session,
+        tokenizer=options.tokenizer,
+        **load,
     )
     logits = partial(classifier.logits, batch_size=1)
     return Opened(

@@ -9,7 +9,7 @@ import torch
 from onnx import numpy_helper
 from torch import Tensor, nn
 
-from ....training.models.attention_free import AttentionFreeClassifier, AttentionFreeEncoder
+from ....training.models.attention_free import AttentionFreeClassifier, AttentionFreeEncoder, without_norm
 from ....training.models.tied_embedding_rows import rows_stored_once
 from ..parts import HIDDEN_LAYER
 from ..writer import INPUT_NAMES, GraphWriter
@@ -61,7 +61,9 @@ def kept_positions(writer: GraphWriter, mask: str) -> str:
 
 def head(writer: GraphWriter, model: AttentionFreeClassifier, pooled: str) -> str:
     """Add normalization, hidden layer and head over pooled[B, P], and return the name of the logits."""
-    hidden = writer.add("Relu", writer.linear(pooled, "dense", *_without_norm(model.norm, model.dense)))
+    hidden = writer.add(
+        "Relu", writer.linear(pooled, "dense", *map(values, without_norm(model.norm, model.dense)))
+    )
     last = model.classifier
     return writer.linear(hidden, "classifier", values(last.weight), values(last.bias))
 
@@ -79,12 +81,3 @@ def _whole_table(encoder: AttentionFreeEncoder) -> nn.Embedding:
         return table
     with torch.no_grad():
         return nn.Embedding.from_pretrained(table(torch.arange(encoder.num_rows)))
-
-
-def _without_norm(norm: nn.BatchNorm1d, dense: nn.Linear) -> tuple[np.ndarray, np.ndarray]:
-    """Return weight[H, P] and bias[H] of ``dense(norm(x))``, which is one linear layer in evaluation mode."""
-    mean, variance = values(norm.running_mean).astype(np.float64), values(norm.running_var)
-    scale = values(norm.weight) / np.sqrt(variance.astype(np.float64) + norm.eps)
-    shift = values(norm.bias) - mean * scale
-    weight = values(dense.weight).astype(np.float64)
-    return (weight * scale).astype(np.float32), (values(dense.bias) + weight @ shift).astype(np.float32)

@@ -93,6 +93,24 @@ def test_its_logits_are_as_close_as_it_says(variant, make, student, rows) -> Non
         np.testing.assert_allclose(classifier.logits(TEXTS, batch_size=1), given, atol=1e-5)
 
 
+@pytest.mark.parametrize("shape", [{}, {"num_blocks": 1, "pooling": "max"}], ids=str)
+def test_filters_that_hardly_ever_fire_do_not_spoil_the_8_bit_product(shape, tmp_path) -> None:
+    """Folded into the next layer, the normalization of a filter without variance must not make huge weights."""
+    model = convolution(**SHAPE, vocab_size=200, **shape)
+    model.norm.running_var[::7] = 1e-9
+    model.norm.running_mean[::7] = 0.0
+    with torch.no_grad():
+        for each in model.encoder.filters:
+            each.linear.weight[::7] = 0.0
+            each.linear.bias[::7] = 0.0
+    export_onnx(model, tmp_path / "model.onnx", max_length=MAX_LENGTH)
+    quantize_onnx(tmp_path / "model.onnx", tmp_path / "int8.onnx")
+    drawn = np.random.default_rng(0)
+    texts = [drawn.integers(2, 200, size=9) for _ in range(30)]
+    expected, found = alone(torch_logits(model), texts), alone(onnx_logits(tmp_path / "int8.onnx"), texts)
+    assert np.abs(found - expected).mean() < 0.05 * expected.std()
+
+
 @pytest.mark.parametrize("name", ["onnx-int8", "onnx-int8-embeddings-4bit", "onnx-weights-4bit", "onnx-fp16"])
 def test_rows_that_pieces_share_are_quantized_too(name, student, rows, tmp_path) -> None:
     model = load_model(student).eval()

@@ -7,6 +7,7 @@ import onnx
 import onnxruntime as ort
 import pytest
 import torch
+from convolution_students import convolution, static
 from onnx import TensorProto, helper
 from onnxruntime.quantization.matmul_nbits_quantizer import DefaultWeightOnlyQuantizer
 from onnxruntime.quantization.quant_utils import quantize_data
@@ -277,6 +278,36 @@ def test_logits_match_the_quantized_graph(exported, tmp_path, monkeypatch, famil
     assert np.mean(distances(ours) < 1e-5) > 0.8
     assert distances(ours).mean() < 0.1 * distances(plain).mean()
     assert distances(plain).min() > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        pytest.param("onnx-int8", {}, marks=EXACT),
+        pytest.param("onnx-int8-per-channel", {"weights": "per_channel"}, marks=EXACT),
+        ("onnx-int8-reduced-range", {"weight_bits": 7}),
+        pytest.param("onnx-int8-embeddings-4bit", {"embedding_bits": 4}, marks=EXACT),
+    ],
+)
+@pytest.mark.parametrize(
+    "shape", [{}, {"window_sizes": [1, 3], "pooling": "max"}, {"num_blocks": 1}, None], ids=str
+)
+def test_logits_of_students_without_attention_match_the_graph_too(
+    shape, name, options, tmp_path, monkeypatch
+):
+    """The normalization is part of the next product; rows in 8 bits are rounded once; all filters are one matrix."""
+    monkeypatch.setattr("distiltune.export.variants.dynamic.int8_products_saturate", lambda: False)
+    sizes = {"vocab_size": VOCABULARY, "hidden_size": 32, "classifier_size": 32}
+    model = static(**sizes) if shape is None else convolution(**sizes, num_filters=48, **shape)
+    export_onnx(model, tmp_path / "model.onnx", max_length=32)
+    quantize(name, tmp_path / "model.onnx", tmp_path / "quantized.onnx")
+    of_runtime = np.concatenate([onnx_logits(tmp_path / "quantized.onnx")(*text) for text in texts()])
+    plain = np.concatenate([torch_logits(model)(*text) for text in texts()])
+    with FakeQuantized(model, QuantizationAwareConfig(**options), max_length=32):
+        ours = np.concatenate([torch_logits(model)(*text) for text in texts()])
+    distances = np.abs(ours - of_runtime).max(axis=1) / of_runtime.std()
+    assert np.mean(distances < 1e-5) > 0.8
+    assert np.abs(plain - of_runtime).mean() > 100 * distances.mean()
 
 
 def test_the_same_operations_are_quantized_as_in_the_graph(exported, tmp_path):
