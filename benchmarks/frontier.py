@@ -7,10 +7,9 @@ The file is one of ``benchmarks/techniques.py``; paths in it are relative to the
 once for each ``training.seed``; finished runs are not repeated. Accuracies are of the variant that the first seed's
 run selected, on the test split, which selects nothing: the mean over seeds with the least and greatest.
 
-Then the artifact of each first seed is timed from text to label on one thread, in turns with BERT-base in PyTorch:
-with ``tokenizers``, and with the extra ``fast`` where it is installed. Nothing else should run on the machine then.
-Sizes are those of all files that the runtime reads. ``--json`` keeps the figures of other changes that the file has,
-and ``--picture`` draws all of them.
+Then the artifact of each first seed is timed from text to label on one thread, in turns with BERT-base and the first
+teacher in PyTorch: with ``tokenizers``, and with the extra ``fast`` where it is installed. Nothing else should run on
+the machine then. Sizes of artifacts are those of all files that the runtime reads, of the others those of the weights.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ from distiltune import TextClassifier
 from distiltune.cluster.specification.config import JobConfig
 from distiltune.cluster.store.runs import Run
 from distiltune.drawing import new_figure, save, tidy
-from distiltune.export.benchmark.measurements import median_text, runtime_bytes
+from distiltune.export.benchmark.measurements import median_text, model_bytes, runtime_bytes
 from distiltune.export.benchmark.targets.base import OpenOptions
 from distiltune.export.benchmark.targets.reference_model import write_reference
 from distiltune.export.machine import describe_machine
@@ -38,18 +37,19 @@ from distiltune.export.markdown import table
 from distiltune.export.selection.interleaved import latency_ratio, time_in_turns
 from distiltune.export.selection.timed_process import TimedProcess
 from distiltune.storage.temporary import temporary_directory
-from distiltune.training.checkpoints.offline import offline_directory
 from distiltune.training.data.text_data import load_data
 
 MAX_LENGTH = 64
-"""Tokens of a text at most; only the reference needs it."""
+"""Tokens of a text at most; only the models in PyTorch need it."""
 HEADERS = (
-    *("artifact", "accuracy with threshold", "in scope, without", "10^6 bytes"),
+    *("model", "accuracy with threshold", "in scope, without", "10^6 bytes"),
     *("text to label, µs", "faster than BERT-base", "with `fast`, µs", "faster"),
 )
-REFERENCE = "reference"
+REFERENCE, TEACHER = "BERT-base, PyTorch", "teacher, PyTorch"
 NUM_ROUNDS, SECONDS_PER_MODEL = 24, 20.0
 _BLUE, _GREY = "#1f77b4", "#666666"
+Figures = dict[str, dict[str, Any]]
+"""Name of each model → its figures."""
 
 
 def main() -> None:
@@ -75,35 +75,42 @@ def main() -> None:
     }
     if arguments.untimed:
         return
-    found = {name: accuracies(each) for name, each in runs.items()}
+    found = {name: artifact_figures(each) for name, each in runs.items()}
+    first = next(iter(runs.values()))[0]
+    teacher_figures = {"variant": "teacher-pytorch", **accuracies([row_of(first, "teacher-pytorch")])}
+    found |= {TEACHER: teacher_figures, REFERENCE: {"with_threshold": [], "in_scope": []}}
     add_times(found, job, {name: each[0] for name, each in runs.items()})
     if arguments.json:
-        if arguments.json.exists():
-            found = json.loads(arguments.json.read_text(encoding="utf-8")) | found
-        arguments.json.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+        record = {"machine": describe_machine(), "seeds": arguments.seeds, "models": found}
+        arguments.json.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     sys.stdout.write(table_of(found))
     if arguments.picture:
         draw(found, arguments.picture)
 
 
-def accuracies(runs: Sequence[Run]) -> dict[str, Any]:
+def artifact_figures(runs: Sequence[Run]) -> dict[str, Any]:
     """Return the name of the variant that the first run selected, and its accuracies on test in every run."""
-    gates = [run.stage_record("gate")["result"] for run in runs]
-    rows = [next(row for row in gate["variants"] if row["name"] == gates[0]["chosen"]) for gate in gates]
+    name = runs[0].stage_record("gate")["result"]["chosen"]
+    return {"variant": name, **accuracies([row_of(run, name) for run in runs])}
+
+
+def row_of(run: Run, name: str) -> dict[str, Any]:
+    """Return a model's measurements in a run."""
+    return next(row for row in run.stage_record("gate")["result"]["variants"] if row["name"] == name)
+
+
+def accuracies(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return the accuracies of some measurements on test; the first of them is None without a threshold."""
     return {
-        "variant": gates[0]["chosen"],
         "with_threshold": [(row["with_threshold"] or {}).get("accuracy") for row in rows],
         "in_scope": [row["in_scope_accuracy"] for row in rows],
     }
 
 
-def add_times(found: dict[str, dict[str, Any]], job: JobConfig, runs: dict[str, Run]) -> None:
-    """Time the selected variants of these runs in turns with BERT-base; add their sizes, times and the machine."""
-    query = median_text(load_data(job.data).validation.texts)
+def add_times(found: Figures, job: JobConfig, runs: dict[str, Run]) -> None:
+    """Time the selected variants of these runs in turns with teacher and BERT-base, and add times and sizes."""
+    query = median_text(load_data(job.data).splits["validation"]["text"][:])
     with ExitStack() as stack:
-        folders = {
-            name: Path(run.store.fetch(run.variant(found[name]["variant"]))) for name, run in runs.items()
-        }
         models = {}
 
         def open_model(name: str, kind: str, directory: Path, tokenizer: str = "tokenizers") -> None:
@@ -111,28 +118,31 @@ def add_times(found: dict[str, dict[str, Any]], job: JobConfig, runs: dict[str, 
             options = OpenOptions(str(directory), MAX_LENGTH, None, 1, None, job.task, tokenizer=tokenizer)
             models[name] = stack.enter_context(TimedProcess(name, kind, options, query, scratch))
 
-        reference = stack.enter_context(temporary_directory("frontier")) / REFERENCE
-        labels = TextClassifier.load(next(iter(folders.values()))).labels
-        write_reference(offline_directory(), reference, num_labels=len(labels))
-        open_model(REFERENCE, "pytorch", reference)
-        for name, folder in folders.items():
+        for name, run in runs.items():
+            folder = Path(run.store.fetch(run.variant(found[name]["variant"])))
+            found[name]["bytes"] = runtime_bytes(folder)
             open_model(name, "onnx", folder)
+            labels = TextClassifier.load(folder).labels
             found[name]["tokenizer"] = TextClassifier.load(folder, tokenizer="fast").tokenizer_name
             if found[name]["tokenizer"] != "tokenizers":
                 open_model(f"{name}, fast", "onnx", folder, "fast")
+        run = next(iter(runs.values()))
+        teacher = Path(run.store.fetch(run.stage_record("teacher")["result"]["key"]))
+        found[TEACHER]["bytes"] = model_bytes(teacher)
+        open_model(TEACHER, "pytorch", teacher)
+        reference = stack.enter_context(temporary_directory("frontier")) / "reference"
+        found[REFERENCE]["bytes"] = write_reference(teacher, reference, num_labels=len(labels))
+        open_model(REFERENCE, "pytorch", reference)
         for model in models.values():
             model()  # returns when the model is opened
         blocks = time_in_turns(models, NUM_ROUNDS, SECONDS_PER_MODEL * len(models))
-    for name, folder in folders.items():
-        times = {
-            key: latency_ratio(blocks[timed], blocks[REFERENCE], NUM_ROUNDS).to_json()
-            for key, timed in (("times", name), ("times_fast", f"{name}, fast"))
-            if timed in blocks
-        }
-        found[name] |= {"bytes": runtime_bytes(folder), **times, "machine": describe_machine()}
+    for name, figures in found.items():
+        for key, timed in (("times", name), ("times_fast", f"{name}, fast")):
+            if timed in blocks:
+                figures[key] = latency_ratio(blocks[timed], blocks[REFERENCE], NUM_ROUNDS).to_json()
 
 
-def table_of(found: dict[str, dict[str, Any]]) -> str:
+def table_of(found: Figures) -> str:
     """Return the figures as a Markdown table."""
     rows = [
         [
@@ -140,7 +150,7 @@ def table_of(found: dict[str, dict[str, Any]]) -> str:
             spread(each["with_threshold"]),
             spread(each["in_scope"]),
             f"{each['bytes'] / 1e6:.2f}",
-            *(cell for key in ("times", "times_fast") for cell in time_cells(each.get(key))),
+            *(cell for key in ("times", "times_fast") for cell in time_cells(each.get(key), name)),
         ]
         for name, each in found.items()
     ]
@@ -152,44 +162,56 @@ def spread(values: Sequence[float | None]) -> str:
     numbers = [each for each in values if each is not None]
     if not numbers:
         return "-"
+    if len(numbers) == 1:
+        return f"{numbers[0]:.4f}"
     return f"{statistics.fmean(numbers):.4f} ({min(numbers):.4f} to {max(numbers):.4f})"
 
 
-def time_cells(times: dict[str, Any] | None) -> list[str]:
+def time_cells(times: dict[str, Any] | None, name: str) -> list[str]:
     """Return the microseconds of a text and how many times faster than BERT-base that is, with its interval."""
     if times is None:
         return ["-", "-"]
-    return [
-        f"{1000 * times['own_ms']:.1f}",
-        f"{times['faster']:,.0f}x ({times['low']:,.0f} to {times['high']:,.0f})",
-    ]
+    faster = f"{times['faster']:,.0f}x ({times['low']:,.0f} to {times['high']:,.0f})"
+    return [f"{1000 * times['own_ms']:,.1f}", "-" if name == REFERENCE else faster]
 
 
-def draw(found: dict[str, dict[str, Any]], path: Path) -> None:
-    """Draw accuracy against speed; the bar of a mark is the range over seeds, and its area grows with the size."""
-    figure = new_figure(9.0, 4.5)
+def draw(found: Figures, path: Path) -> None:
+    """Draw accuracy against latency; a mark's line is the range over seeds, and its area grows with the size."""
+    figure = new_figure(9.0, 4.6)
     axes = tidy(figure.add_subplot())
+    has_threshold = any(found[TEACHER]["with_threshold"])
     for name, each in found.items():
-        values = [
-            100 * value
-            for value in (each["with_threshold"] if any(each["with_threshold"]) else each["in_scope"])
-        ]
-        mean, size, faster = statistics.fmean(values), each["bytes"] / 1e6, each["times"]["faster"]
-        axes.plot([faster, faster], [min(values), max(values)], color=_GREY, linewidth=1.2, zorder=2)
-        axes.scatter(faster, mean, s=30 * size, color=_BLUE, zorder=3)
+        values = [100 * value for value in each["with_threshold" if has_threshold else "in_scope"] if value]
+        microseconds, size = 1000 * each["times"]["own_ms"], each["bytes"] / 1e6
+        if not values:
+            axes.axvline(microseconds, color=_GREY, linestyle="--", linewidth=1)
+            label = f"{name}\n{microseconds / 1000:,.0f} ms, {size:,.0f} MB\n(not trained) "
+            axes.annotate(
+                label,
+                (microseconds, 0.03),
+                xycoords=("data", "axes fraction"),
+                ha="right",
+                fontsize=9,
+                color=_GREY,
+            )
+            continue
+        mean, color = statistics.fmean(values), _GREY if name == TEACHER else _BLUE
+        axes.plot([microseconds] * 2, [min(values), max(values)], color=color, linewidth=1.5, zorder=2)
+        axes.scatter(microseconds, mean, s=20 + 8 * size, color=color, zorder=3)
+        faster = "" if name == TEACHER else f", {each['times']['faster']:,.0f}x"
+        label = f"{name}\n{mean:.1f} %, {microseconds:,.0f} µs{faster}, {size:.1f} MB"
         axes.annotate(
-            f"{name}\n{mean:.1f} %, {faster:,.0f}x, {size:.1f} MB",
-            (faster, mean),
-            xytext=(10, -4),
+            label,
+            (microseconds, mean),
+            xytext=(12, -4),
             textcoords="offset points",
             va="top",
             fontsize=9,
+            color=color,
         )
-    axes.set(
-        xscale="log", xlabel="times as fast as BERT-base in PyTorch (one text, one thread, text to label)"
-    )
-    axes.set_ylabel("test accuracy, %")
-    axes.margins(x=0.25, y=0.2)
+    axes.set(xscale="log", xlabel="latency of one text, µs (one CPU thread, text to label; logarithmic)")
+    axes.set_ylabel("test accuracy with threshold, %" if has_threshold else "test accuracy, %")
+    axes.margins(x=0.12, y=0.25)
     save(figure, path)
 
 
