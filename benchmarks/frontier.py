@@ -122,7 +122,6 @@ def add_times(found: Figures, job: JobConfig, runs: dict[str, Run]) -> None:
             folder = Path(run.store.fetch(run.variant(found[name]["variant"])))
             found[name]["bytes"] = runtime_bytes(folder)
             open_model(name, "onnx", folder)
-            labels = TextClassifier.load(folder).labels
             found[name]["tokenizer"] = TextClassifier.load(folder, tokenizer="fast").tokenizer_name
             if found[name]["tokenizer"] != "tokenizers":
                 open_model(f"{name}, fast", "onnx", folder, "fast")
@@ -131,7 +130,8 @@ def add_times(found: Figures, job: JobConfig, runs: dict[str, Run]) -> None:
         found[TEACHER]["bytes"] = model_bytes(teacher)
         open_model(TEACHER, "pytorch", teacher)
         reference = stack.enter_context(temporary_directory("frontier")) / "reference"
-        found[REFERENCE]["bytes"] = write_reference(teacher, reference, num_labels=len(labels))
+        num_labels = len(load_data(job.data).label_names)
+        found[REFERENCE]["bytes"] = write_reference(teacher, reference, num_labels=num_labels)
         open_model(REFERENCE, "pytorch", reference)
         for model in models.values():
             model()  # returns when the model is opened

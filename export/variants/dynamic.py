@@ -23,6 +23,7 @@ from ..machine import describe_machine
 from ..onnx.components import token_type_lookups
 from ..onnx.convert import save_onnx
 from ..onnx.integer_rows import feed_integer_rows
+from .small_table import largest_table
 
 BLOCK_SIZE = 32  # weights that share a scale in 4 and 8 bits; ONNX Runtime's kernels need 16 or more
 EXTRA_OPTIONS = {"DefaultTensorType": onnx.TensorProto.FLOAT, "MatMulConstBOnly": True}
@@ -154,10 +155,11 @@ def _order_casts(model: onnx.ModelProto) -> None:
 
 def _quantize_blocks(source: Path, target: Path, *, bits: int, operator: str, made: str) -> None:
     graph = onnx.load(str(source))
-    num_rows = {each.name: each.dims[0] for each in graph.graph.initializer if len(each.dims) == 2}
-    lookups = {node.name: node.input[0] for node in graph.graph.node if node.op_type == "Gather"}
-    tables = [table for table in lookups.values() if table in num_rows]
-    largest = max(tables, key=lambda table: num_rows[table], default=None)
+    table = largest_table(graph.graph)
+    lookups = [node for node in graph.graph.node if node.op_type == "Gather"]
+    others = [node for node in lookups if table is None or node.input[0] != table.name]
+    for number, node in enumerate(others):
+        node.name = node.name or f"lookup_{number}"  # nodes are excluded by their names
     with quiet():
         # Imported here, because it configures the root logger on first import.
         from onnxruntime.quantization.matmul_nbits_quantizer import (
@@ -170,7 +172,7 @@ def _quantize_blocks(source: Path, target: Path, *, bits: int, operator: str, ma
             graph = version_converter.convert_version(graph, max(opset, _INT4_OPSET))
         quantizer: Any = MatMulNBitsQuantizer(
             graph,
-            nodes_to_exclude=[name for name, table in lookups.items() if table != largest],
+            nodes_to_exclude=[node.name for node in others],
             algo_config=DefaultWeightOnlyQuantConfig(
                 block_size=BLOCK_SIZE,
                 is_symmetric=True,

@@ -110,6 +110,20 @@ def block_steps(x: Tensor, *, block_size: int = BLOCK_SIZE) -> tuple[Tensor, Ten
     return _rounded(blocks, scale.masked_fill(scale == 0, 1.0), -8.0, 7.0, clips=True), scale
 
 
+def range_of_4_bits(x: Tensor, *, block_size: int = BLOCK_SIZE) -> tuple[Tensor, Tensor]:
+    """Return the smallest and largest of the values of a table ``x[V, D]`` in 4 bits, and of 0.
+
+    Only the two ends of each block are rounded, since rounding keeps the order.
+    """
+    blocks = functional.pad(x.detach().float(), (0, -x.shape[-1] % block_size)).unflatten(
+        -1, (-1, block_size)
+    )
+    ends = torch.stack(torch.aminmax(blocks, dim=-1), dim=-1)  # [V, N, 2]
+    steps, scale = block_steps(ends.flatten(0, 1), block_size=2)
+    low, high = torch.aminmax(steps * scale)
+    return low.clamp(max=0), high.clamp(min=0)
+
+
 def read_back_8_bits(x: Tensor, low: Tensor, high: Tensor) -> Tensor:
     """Quantize and dequantize ``x`` in 8 bits of the range ``low`` to ``high``; see :func:`asymmetric_steps`."""
     steps, scale = asymmetric_steps(x, low.double(), high.double())

@@ -14,7 +14,7 @@ from ..models.attention_free import AttentionFreeClassifier, without_norm
 from ..models.families import first_position
 from ..models.trainable_embedding_rows import table_range
 from .config import QuantizationAwareConfig
-from .fake_quantization import quantized_linear, read_back_4_bits, read_back_8_bits
+from .fake_quantization import quantized_linear, range_of_4_bits, read_back_4_bits, read_back_8_bits
 
 # The exporter folds token types into a constant, which stays in 32 bits.
 _TOKEN_TYPES = "token_type_embeddings"
@@ -85,7 +85,7 @@ class FakeQuantized(ExitStack):
         self._replace(norm, lambda x: x)
         products = {dense: self._product(lambda: without_norm(norm, dense))}
         on_rows, joined = encoder.layers_on_rows, encoder.joined_layers
-        in_8_bits = self._config.embedding_bits == 8  # such rows are not quantized again
+        in_8_bits = self._config.embedding_bits is not None  # such rows are not quantized again
         for each in dict.fromkeys([*on_rows, *joined]):
             others = joined if each in joined else []
             products[each] = self._linear(each, dynamic=not (in_8_bits and each in on_rows), joined=others)
@@ -115,8 +115,10 @@ class FakeQuantized(ExitStack):
     ) -> Callable[[Tensor], Tensor]:
         # Rows are quantized after the lookup, which gives the same values without quantizing the whole table.
         plain = table.forward
-        if in_4_bits:
-            return lambda ids: read_back_4_bits(plain(ids))
+        if in_4_bits:  # stored in 4 bits, and expanded to 8 when the graph is loaded
+            return lambda ids: read_back_8_bits(
+                read_back_4_bits(plain(ids)), *table_range(table, range_of=range_of_4_bits)
+            )
         return lambda ids: read_back_8_bits(plain(ids), *table_range(table, num_rows))
 
 

@@ -40,16 +40,19 @@ def train_used_rows(model: PreTrainedModel, token_ids: np.ndarray) -> None:
     model.set_input_embeddings(_UsedRows(table, used, first))
 
 
-def table_range(table: nn.Embedding, num_rows: int | None = None) -> tuple[Tensor, Tensor]:
+def table_range(
+    table: nn.Embedding, num_rows: int | None = None, range_of: Callable[[Tensor], Any] = torch.aminmax
+) -> tuple[Tensor, Tensor]:
     """Return the smallest and largest value of a table, extended to include 0.
 
     Args:
         table: Any embedding, including one of which only some rows are trained.
         num_rows: Use only this many first rows, if the whole table is trained.
+        range_of: Returns both ends of the range of float[V, D].
     """
-    low, high = torch.aminmax(table.weight.detach()[:num_rows])
+    low, high = range_of(table.weight.detach()[:num_rows])
     if isinstance(table, _UsedRows):
-        kept_low, kept_high = table.kept_range()
+        kept_low, kept_high = table.kept_range(range_of)
         low, high = torch.minimum(low, kept_low), torch.maximum(high, kept_high)
     return low.clamp(max=0), high.clamp(min=0)
 
@@ -67,7 +70,7 @@ class _UsedRows(nn.Embedding):
         self._first = first
         place = torch.full((table.num_embeddings,), -1).index_put((rows,), torch.arange(len(rows)))
         self._place = place[first]
-        self._kept_range: tuple[Tensor, Tensor] | None = None
+        self._kept_range: tuple[Callable[[Tensor], Any], Tensor, Tensor] | None = None
         self.register_state_dict_post_hook(_save_whole_table)
         self.register_load_state_dict_pre_hook(_load_whole_table)
 
@@ -77,12 +80,12 @@ class _UsedRows(nn.Embedding):
         kept = functional.embedding(input, self._table)
         return torch.where((place >= 0).unsqueeze(-1), trained, kept)
 
-    def kept_range(self) -> tuple[Tensor, Tensor]:
+    def kept_range(self, range_of: Callable[[Tensor], Any]) -> tuple[Tensor, Tensor]:
         """Return the smallest and largest value of the rows that are not trained and of 0."""
-        if self._kept_range is None:
-            low, high = torch.aminmax(self._table.masked_fill((self._place >= 0).unsqueeze(-1), 0.0))
-            self._kept_range = (low, high)
-        return self._kept_range
+        if self._kept_range is None or self._kept_range[0] is not range_of:
+            low, high = range_of(self._table.masked_fill((self._place >= 0).unsqueeze(-1), 0.0))
+            self._kept_range = (range_of, low, high)
+        return self._kept_range[1:]
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
         # Move the other tensors with the parameters (to another device or precision).

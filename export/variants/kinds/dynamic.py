@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -29,12 +28,9 @@ def _int8(
 
 
 def _with_small_table(source: Path, target: Path, inputs: VariantInputs) -> Quantized:
-    from ..dynamic import quantize_embeddings
+    from ..small_table import with_small_table
 
-    with tempfile.TemporaryDirectory(dir=target.parent) as folder:
-        half_way = Path(folder) / target.name
-        quantize_embeddings(source, half_way)
-        return _int8(half_way, target, inputs)
+    return with_small_table(source, target, partial(_int8, inputs=inputs))
 
 
 INT8 = Variant(

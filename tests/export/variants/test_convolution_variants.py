@@ -25,13 +25,18 @@ from distiltune.export.onnx.integer_rows import feed_integer_rows
 from distiltune.export.report.plots.graphs import draw_sizes
 from distiltune.export.runtime.classifier import TextClassifier
 from distiltune.export.variants import kinds, torch_int8
-from distiltune.export.variants.base import Source
+from distiltune.export.variants.base import Source, VariantInputs
 from distiltune.export.variants.build import build_variant
 from distiltune.export.variants.dynamic import quantize_onnx
 from distiltune.export.variants.model_files import write_model_files
 from distiltune.export.variants.parity import onnx_logits, torch_logits
 from distiltune.training import tasks
 from distiltune.training.checkpoints.load import load_model, load_tokenizer, save_checkpoint
+from distiltune.training.compression.fake_quantization import (
+    range_of_4_bits,
+    read_back_4_bits,
+    read_back_8_bits,
+)
 from distiltune.training.models.tied_embedding_rows import share_rows
 
 TEXTS = [text for text, _ in tiny_data()]
@@ -93,6 +98,37 @@ def test_its_logits_are_as_close_as_it_says(variant, make, student, rows) -> Non
         np.testing.assert_allclose(classifier.logits(TEXTS, batch_size=1), given, atol=1e-5)
 
 
+@pytest.mark.parametrize("hidden_size", [64, 20])
+def test_a_table_in_4_bits_is_expanded_when_the_graph_is_loaded(hidden_size, tmp_path) -> None:
+    model = convolution(**{**SHAPE, "hidden_size": hidden_size}, vocab_size=500)
+    export_onnx(model, tmp_path / "model.onnx", max_length=MAX_LENGTH)
+    small, loaded = tmp_path / "small.onnx", tmp_path / "loaded.onnx"
+    kinds.get("onnx-int8-embeddings-4bit").make(
+        tmp_path / "model.onnx", small, VariantInputs([], ExportConfig())
+    )
+    table = [each for each in onnx.load(str(small)).graph.initializer if "word_embeddings" in each.name]
+    assert sum(len(each.raw_data) for each in table) < 500 * 64 * (4 / 8 + 4 / 32) + 200
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    options.optimized_model_filepath = str(loaded)
+    ort.InferenceSession(str(small), options, providers=["CPUExecutionProvider"])
+    graph = onnx.load(str(loaded)).graph
+    assert "QuantizeLinear" not in {node.op_type for node in graph.node}
+    [rows] = [
+        each for each in graph.initializer if list(each.dims) == [500, hidden_size]
+    ]  # which the products read
+    weight = model.encoder.word_embeddings.weight.detach()
+    expected = read_back_8_bits(read_back_4_bits(weight), *range_of_4_bits(weight)).numpy()
+    steps = numpy_helper.to_array(rows).astype(np.float32)
+    constants = {each.name: numpy_helper.to_array(each) for each in onnx.load(str(small)).graph.initializer}
+    scale, zero_point = (
+        float(value)
+        for name, value in constants.items()
+        if name.endswith(("word_embeddings.weight_scale", "word_embeddings.weight_zero_point"))
+    )
+    np.testing.assert_allclose((steps - zero_point) * scale, expected, rtol=1e-6, atol=1e-7)
+
+
 @pytest.mark.parametrize("shape", [{}, {"num_blocks": 1, "pooling": "max"}], ids=str)
 def test_filters_that_hardly_ever_fire_do_not_spoil_the_8_bit_product(shape, tmp_path) -> None:
     """Folded into the next layer, the normalization of a filter without variance must not make huge weights."""
@@ -124,7 +160,9 @@ def test_rows_that_pieces_share_are_quantized_too(name, student, rows, tmp_path)
     assert 0 < difference <= kinds.get(name).tolerance * expected.std()
     graph = onnx.load(str(tmp_path / "variant" / "model.onnx")).graph
     places = {each.data_type for each in graph.initializer if each.name.endswith("word_embeddings.place")}
-    tables = [each for each in graph.initializer if "word_embeddings.weight" in each.name and each.dims]
+    tables = [
+        each for each in graph.initializer if "word_embeddings.weight" in each.name and len(each.dims) > 1
+    ]
     assert places == {onnx.TensorProto.INT32}
     assert {each.dims[0] for each in tables} == {kept}
 

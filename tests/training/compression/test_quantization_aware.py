@@ -30,6 +30,7 @@ from distiltune.training.compression.fake_quantization import (
     asymmetric_steps,
     block_steps,
     quantized_linear,
+    range_of_4_bits,
     read_back_4_bits,
     read_back_8_bits,
     symmetric_steps,
@@ -442,7 +443,10 @@ def test_only_the_largest_table_has_4_bits():
     words, positions = model.bert.embeddings.word_embeddings, model.bert.embeddings.position_embeddings
     ids = torch.arange(POSITIONS)
     with FakeQuantized(model, QuantizationAwareConfig(embedding_bits=4)):
-        assert torch.equal(words(ids), read_back_4_bits(words.weight[ids]))
+        whole = read_back_4_bits(words.weight.detach())
+        low, high = whole.min().clamp(max=0), whole.max().clamp(min=0)
+        assert all(map(torch.equal, table_range(words, range_of=range_of_4_bits), (low, high)))
+        assert torch.equal(words(ids), read_back_8_bits(whole[ids], low, high))
         assert torch.equal(positions(ids), read_back_8_bits(positions.weight, *table_range(positions)))
     with FakeQuantized(model, QuantizationAwareConfig(embedding_bits=None)):
         assert torch.equal(words(ids), words.weight[ids])

@@ -107,7 +107,7 @@ def test_a_graph_stores_equal_rows_once(student, tmp_path, variant, plain_graph)
     made = build_variant(variant, folder, tmp_path / variant, **options)
     assert variant != "onnx" or made.max_abs_diff < 1e-5
     graph = onnx.load(tmp_path / variant / "model.onnx").graph
-    rows = {each.dims[0] for each in graph.initializer if len(each.dims) == 2}
+    rows = {each.dims[0] for each in graph.initializer if len(each.dims) > 1}
     assert record["num_embeddings"] in rows
     assert len(load_tokenizer(folder)) not in rows
     classifier = TextClassifier.load(tmp_path / variant)
