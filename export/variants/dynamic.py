@@ -23,12 +23,11 @@ from ..machine import describe_machine
 from ..onnx.components import token_type_lookups
 from ..onnx.convert import save_onnx
 from ..onnx.integer_rows import feed_integer_rows
-from .small_table import largest_table
+from .small_table import INT4_OPSET, largest_table
 
 BLOCK_SIZE = 32  # weights that share a scale in 4 and 8 bits; ONNX Runtime's kernels need 16 or more
 EXTRA_OPTIONS = {"DefaultTensorType": onnx.TensorProto.FLOAT, "MatMulConstBOnly": True}
 _INT8_PRODUCTS = 4  # ONNX Runtime's accuracy level: activations are quantized dynamically, which is faster
-_INT4_OPSET = 21  # as INT4_OPSET of .base, which cannot be imported here without a circle
 _X86 = {"x86_64", "amd64", "i386", "i686"}
 _VNNI = {"avx_vnni", "avx512_vnni", "amx_int8"}
 
@@ -169,7 +168,7 @@ def _quantize_blocks(source: Path, target: Path, *, bits: int, operator: str, ma
 
         if operator == "Gather":
             opset = next(each.version for each in graph.opset_import if not each.domain)
-            graph = version_converter.convert_version(graph, max(opset, _INT4_OPSET))
+            graph = version_converter.convert_version(graph, max(opset, INT4_OPSET))
         quantizer: Any = MatMulNBitsQuantizer(
             graph,
             nodes_to_exclude=[node.name for node in others],

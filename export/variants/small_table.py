@@ -14,8 +14,8 @@ from onnx import TensorProto, helper, numpy_helper, version_converter
 from ...errors import ExportError
 from ...training.compression.fake_quantization import block_steps
 from ..onnx.convert import save_onnx
-from .base import INT4_OPSET
 
+INT4_OPSET = 21  # as in .base, which cannot be imported here without a circle
 Made = TypeVar("Made")
 
 
