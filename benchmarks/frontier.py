@@ -47,6 +47,7 @@ HEADERS = (
 )
 REFERENCE, TEACHER = "BERT-base, PyTorch", "teacher, PyTorch"
 NUM_ROUNDS, SECONDS_PER_MODEL = 24, 20.0
+_TICKS = [0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100]
 _BLUE, _GREY = "#1f77b4", "#666666"
 Figures = dict[str, dict[str, Any]]
 """Name of each model → its figures."""
@@ -182,36 +183,38 @@ def draw(found: Figures, path: Path) -> None:
     has_threshold = any(found[TEACHER]["with_threshold"])
     for name, each in found.items():
         values = [100 * value for value in each["with_threshold" if has_threshold else "in_scope"] if value]
-        microseconds, size = 1000 * each["times"]["own_ms"], each["bytes"] / 1e6
+        milliseconds, size = each["times"]["own_ms"], each["bytes"] / 1e6
         if not values:
-            axes.axvline(microseconds, color=_GREY, linestyle="--", linewidth=1)
-            label = f"{name}\n{microseconds / 1000:,.0f} ms, {size:,.0f} MB\n(not trained) "
-            axes.annotate(
-                label,
-                (microseconds, 0.03),
-                xycoords=("data", "axes fraction"),
-                ha="right",
-                fontsize=9,
-                color=_GREY,
-            )
-            continue
-        mean, color = statistics.fmean(values), _GREY if name == TEACHER else _BLUE
-        axes.plot([microseconds] * 2, [min(values), max(values)], color=color, linewidth=1.5, zorder=2)
-        axes.scatter(microseconds, mean, s=20 + 8 * size, color=color, zorder=3)
-        faster = "" if name == TEACHER else f", {each['times']['faster']:,.0f}x"
-        label = f"{name}\n{mean:.1f} %, {microseconds:,.0f} µs{faster}, {size:.1f} MB"
+            axes.axvline(milliseconds, color=_GREY, linestyle="--", linewidth=1)
+            text, place, coordinates = "\n(latency and size only)", 0.03, ("data", "axes fraction")
+            offset, alignment, color = (-6, 0), "right", _GREY
+        else:
+            place, coordinates, color = statistics.fmean(values), "data", _GREY if name == TEACHER else _BLUE
+            axes.plot([milliseconds] * 2, [min(values), max(values)], color=color, linewidth=1.5, zorder=2)
+            axes.scatter(milliseconds, place, s=20 + 8 * size, color=color, zorder=3)
+            text = "" if name == TEACHER else f", {each['times']['faster']:,.0f}x"
+            offset, alignment = (8 + (size**0.5), -4), "left"
+        label = (
+            f"{name}\n"
+            + (f"{place:.1f} %, " if values else "")
+            + f"{milliseconds:.3g} ms, {size:.3g} MB{text}"
+        )
         axes.annotate(
             label,
-            (microseconds, mean),
-            xytext=(12, -4),
+            (milliseconds, place),
+            xycoords=coordinates,
+            xytext=offset,
             textcoords="offset points",
-            va="top",
+            ha=alignment,
+            va="top" if values else "bottom",
             fontsize=9,
             color=color,
         )
-    axes.set(xscale="log", xlabel="latency of one text, µs (one CPU thread, text to label; logarithmic)")
+    axes.set(xscale="log", xlabel="latency of one text, ms (one CPU thread, text to label; logarithmic)")
+    axes.set_xticks(_TICKS, labels=list(map(str, _TICKS)))
+    axes.minorticks_off()
     axes.set_ylabel("test accuracy with threshold, %" if has_threshold else "test accuracy, %")
-    axes.margins(x=0.12, y=0.25)
+    axes.margins(x=0.1, y=0.25)
     save(figure, path)
 
 

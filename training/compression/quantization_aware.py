@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
@@ -82,7 +83,15 @@ class FakeQuantized(ExitStack):
     def _as_in_graph(self, model: AttentionFreeClassifier) -> dict[nn.Linear, Callable[[Tensor], Tensor]]:
         """Return the products that the graph of a student without attention computes in its own way."""
         encoder, norm, dense = model.encoder, model.norm, model.dense
-        self._replace(norm, lambda x: x)
+        updated = norm.forward
+
+        def passed_on(x: Tensor) -> Tensor:
+            if norm.training:
+                with torch.no_grad():
+                    updated(x)  # its statistics, which the product contains
+            return x
+
+        self._replace(norm, passed_on)
         products = {dense: self._product(lambda: without_norm(norm, dense))}
         on_rows, joined = encoder.layers_on_rows, encoder.joined_layers
         in_8_bits = self._config.embedding_bits is not None  # such rows are not quantized again
