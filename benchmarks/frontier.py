@@ -39,8 +39,6 @@ from distiltune.export.selection.timed_process import TimedProcess
 from distiltune.storage.temporary import temporary_directory
 from distiltune.training.data.text_data import load_data
 
-MAX_LENGTH = 64
-"""Tokens of a text at most; only the models in PyTorch need it."""
 HEADERS = (
     *("model", "accuracy with threshold", "in scope, without", "10^6 bytes"),
     *("text to label, µs", "faster than BERT-base", "with extra fast, µs", "faster"),
@@ -110,13 +108,14 @@ def accuracies(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 def add_times(found: Figures, job: JobConfig, runs: dict[str, Run]) -> None:
     """Time the selected variants of these runs in turns with teacher and BERT-base, and add times and sizes."""
-    query = median_text(load_data(job.data).splits["validation"]["text"][:])
+    data = load_data(job.data)
+    query, max_length = median_text(data.splits["validation"]["text"][:]), job.training.num_tokens
     with ExitStack() as stack:
         models = {}
 
         def open_model(name: str, kind: str, directory: Path, tokenizer: str = "tokenizers") -> None:
             scratch = stack.enter_context(temporary_directory("frontier"))
-            options = OpenOptions(str(directory), MAX_LENGTH, None, 1, None, job.task, tokenizer=tokenizer)
+            options = OpenOptions(str(directory), max_length, None, 1, None, job.task, tokenizer=tokenizer)
             models[name] = stack.enter_context(TimedProcess(name, kind, options, query, scratch))
 
         for name, run in runs.items():
@@ -131,8 +130,7 @@ def add_times(found: Figures, job: JobConfig, runs: dict[str, Run]) -> None:
         found[TEACHER]["bytes"] = model_bytes(teacher)
         open_model(TEACHER, "pytorch", teacher)
         reference = stack.enter_context(temporary_directory("frontier")) / "reference"
-        num_labels = len(load_data(job.data).label_names)
-        found[REFERENCE]["bytes"] = write_reference(teacher, reference, num_labels=num_labels)
+        found[REFERENCE]["bytes"] = write_reference(teacher, reference, num_labels=len(data.label_names))
         open_model(REFERENCE, "pytorch", reference)
         for model in models.values():
             model()  # returns when the model is opened

@@ -2,10 +2,10 @@
 
     python benchmarks/techniques.py benchmarks/compression/techniques.yaml --storage DIR [--only NAME ...] [--json FILE]
 
-The file has a ``job``, and under ``changes`` the name of each change with the keys of the job that it sets. Paths in it
-are relative to the working directory. A run is one training with exports and benchmark, like `distiltune train`;
-finished runs are not repeated. Prints a Markdown table with the student in 32 bits and its ONNX variants for every
-change. The test split is reported and selects nothing.
+The file has a ``job``, and under ``changes`` the name of each change with the keys of the job that it sets, or the name
+of a file beside it that has them. Paths in it are relative to the working directory. A run is one training with exports
+and benchmark, like `distiltune train`; finished runs are not repeated. Prints a Markdown table with the student in 32
+bits and its ONNX variants for every change. The test split is reported and selects nothing.
 """
 
 from __future__ import annotations
@@ -60,7 +60,10 @@ def main() -> None:
 def load_yaml(path: Path) -> dict[str, Any]:
     """Read the job and its changes like a job file; paths stay relative to the working directory."""
     whole = parse_yaml(path.read_text(encoding="utf-8"))
-    return {"job": JobConfig.model_validate(whole["job"]), "changes": whole["changes"]}
+    changes = whole["changes"]
+    if isinstance(changes, str):
+        changes = parse_yaml((path.parent / changes).read_text(encoding="utf-8"))["changes"]
+    return {"job": JobConfig.model_validate(whole["job"]), "changes": changes}
 
 
 def rows_of(job: JobConfig, changes: dict[str, Any], name: str, storage: str) -> list[dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -50,12 +51,10 @@ def with_small_table(source: Path, target: Path, quantize: Callable[[Path, Path]
     steps, scales = block_steps(torch.from_numpy(numpy_helper.to_array(table).copy()))
     rows = (steps * scales).flatten(-2)[:, : table.dims[1]].numpy()
     table.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(rows), table.name))
-    half_way = target.with_name(f"4-bit-{target.name}")
-    try:
+    with tempfile.TemporaryDirectory(dir=target.parent) as folder:
+        half_way = Path(folder) / target.name
         save_onnx(graph, half_way)
         made = quantize(half_way, target)
-    finally:
-        half_way.unlink(missing_ok=True)
     quantized = onnx.load(str(target))
     _expand_at_loading(quantized.graph, table.name, table.dims[1], steps.numpy(), scales.numpy())
     save_onnx(quantized, target)
