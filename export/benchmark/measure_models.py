@@ -22,7 +22,7 @@ from . import targets
 from .measurements import median_text
 from .processes import call_in_process, run_module
 from .records import BenchmarkTexts, Measurement, MeasurementSpec, Outcome
-from .targets.base import Preparation, Prepared
+from .targets.base import Preparation, Prepared, Target
 
 if TYPE_CHECKING:
     from ..out_of_scope.thresholds import ScopeGoal
@@ -70,7 +70,8 @@ def measure_models(
         report: called with each model as soon as it is measured.
         keep: called with each measurement and the file of the model's logits, which :func:`judge_again` takes; the file
             is deleted afterwards, and does not exist for a model without accuracy.
-        leave_out: called with the name of an optional model that cannot be measured, and why; None: this raises, too.
+        leave_out: called with the name of a model that cannot be measured, and why, if it is optional or belongs to a
+            GPU target that is not the first of ``benchmark.targets``; None: this raises, too.
 
     Raises:
         InputError: a split is empty.
@@ -89,7 +90,7 @@ def measure_models(
             try:
                 result = _measure_model(spec, texts, config, query, goal, scratch, compressed=compressed)
             except RunFailedError as error:
-                if leave_out is None or not target.is_optional:
+                if leave_out is None or not _can_be_left_out(target, config):
                     raise
                 _log.warning("%s", error)
                 leave_out(spec.name, str(error))
@@ -99,6 +100,11 @@ def measure_models(
         measured.append(result)
         report(_progress_of(result, len(measured), len(specs)))
     return measured
+
+
+def _can_be_left_out(target: Target, config: BenchmarkConfig) -> bool:
+    """Return whether a job continues without a model of the target: nothing is selected or compared by it."""
+    return target.is_optional or (target.needs_gpu and target.place != config.targets[0])
 
 
 def _progress_of(result: Measurement, num_measured: int, num_all: int) -> Progress:

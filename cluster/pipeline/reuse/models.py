@@ -123,7 +123,7 @@ class ModelReuse:
             specs: Models of the benchmark.
             found: Their measurements by name.
             machine: The node that measured at least one of them now; None if all are reused.
-            failed: Baselines that could not be measured, with the reason.
+            failed: Models that could not be measured, with the reason.
             gpu_machine: The node that measured models on a GPU.
         """
         rows = [found[spec.name] for spec in specs if spec.name not in failed]

@@ -123,3 +123,20 @@ def test_a_failure_leaves_out_the_baseline_and_no_other_model(spec, monkeypatch,
     other = MeasurementSpec("student-pytorch", "pytorch", str(tmp_path), 16)
     with pytest.raises(RunFailedError, match="student-pytorch"):
         measure_models([other], texts_of("oos"), QUICK, leave_out=without.__setitem__)
+
+
+@pytest.mark.parametrize("kind", ["torch-cuda", "cuda", "tensorrt"])
+def test_a_failure_on_a_gpu_leaves_out_its_row_unless_its_target_selects(kind, monkeypatch, tmp_path) -> None:
+    def fail(_, *__, what, **___):
+        raise RunFailedError(f"benchmark of {what} failed with status 1: no kernel image is available")
+
+    monkeypatch.setattr(measuring, "run_module", fail)
+    specs, without = [MeasurementSpec(f"{name}@{kind}", kind, str(tmp_path), 16) for name in "ab"], {}
+    others = QUICK.model_copy(update={"targets": ["cpu", kind]})
+    assert measure_models(specs, texts_of("oos"), others, leave_out=without.__setitem__) == []
+    assert {name: reason.split(": ")[-1] for name, reason in without.items()} == dict.fromkeys(
+        [f"a@{kind}", f"b@{kind}"], "no kernel image is available"
+    )
+    first = QUICK.model_copy(update={"targets": [kind, "cpu"]})
+    with pytest.raises(RunFailedError, match=f"a@{kind}"):
+        measure_models(specs, texts_of("oos"), first, leave_out=without.__setitem__)
