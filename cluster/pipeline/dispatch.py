@@ -95,7 +95,7 @@ class Dispatcher:
         """
         import ray
 
-        gpus = wanted.gpus(default=min(1, num_gpus()))
+        gpus = wanted.gpus(default=min(1, num_gpus(self._config.resources)))
         progress = self._run.key(self._progress(stage, part))
         self._run.store.delete(progress)
         task = Task(

@@ -79,7 +79,7 @@ class Stages:
         from ...training.teacher.prepare import teacher_key
 
         task = tasks.get(self._config.task)
-        local, wanted = self._local_config, self._teacher_resources()
+        local, wanted = self._local_config, self._teacher_resources(report)
         keys = [
             f"{TEACHERS}/{teacher_key(each, self._data, local.training, task, self._config.metric)}"
             for each in local.teacher.members
@@ -103,7 +103,7 @@ class Stages:
 
     def logits(self, report: ReportProgress) -> StageResult:
         """Label the train and validation splits with the teachers."""
-        wanted = self._teacher_resources()
+        wanted = self._teacher_resources(report)
         made = self._run.stage_record("teacher")["result"]
         teachers = made.get("keys", [made["key"]])
         computed: set[str] = set()
@@ -176,7 +176,7 @@ class Stages:
         sections = [each for each, _ in student_sections(self._config.student, self._config.search.space)]
         is_costly = any(each.is_costly for each in sections)
         teacher = self._config.resources.teacher
-        wanted = self._or_whole_node(teacher) if is_costly else TaskResources(cpu=1, gpu=0)
+        wanted = self._or_whole_node(teacher, report) if is_costly else TaskResources(cpu=1, gpu=0)
         students = Students(self._config, self._run, self._data, self._dispatcher, wanted)
         record, self._students = students.make(self._teacher(), report)
         for each in filter(lambda section: section.own_tokenizer, sections):
@@ -235,7 +235,7 @@ class Stages:
         )
         trial = config.resources.trial
         storage = Storage(self._run.store.url, retry_s=self._run.store.retry_s)
-        on_gpus = num_gpus() > 0 and trial.gpus(1) > 0
+        on_gpus = num_gpus(config.resources) > 0 and trial.gpus(1) > 0
         with mps_daemons(wanted=on_gpus and config.resources.mps) as mps:
             outcome = run_search(
                 config.search,
@@ -345,21 +345,24 @@ class Stages:
     def _teacher(self) -> str:
         return self._run.stage_record("teacher")["result"]["key"]
 
-    def _teacher_resources(self) -> TaskResources:
+    def _teacher_resources(self, report: ReportProgress) -> TaskResources:
         """Return the resources of a teacher: those requested, or its share of a node."""
         if self._config.resources.teacher is not None:
             return self._config.resources.teacher
-        gpu = min(1, num_gpus())
+        gpu = self._one_gpu_if_any()
         return TaskResources(
-            cpu=node_share(TaskResources(gpu=gpu), self._config.teacher.num_members), gpu=gpu
+            cpu=node_share(TaskResources(gpu=gpu), self._config.teacher.num_members, report), gpu=gpu
         )
 
-    def _or_whole_node(self, resources: TaskResources | None) -> TaskResources:
+    def _or_whole_node(self, resources: TaskResources | None, report: ReportProgress) -> TaskResources:
         """Return the requested resources, or by default a whole node, with a GPU if the cluster has any."""
         if resources is not None:
             return resources
-        gpu = min(1, num_gpus())
-        return TaskResources(cpu=whole_node(TaskResources(gpu=gpu))[1], gpu=gpu)
+        gpu = self._one_gpu_if_any()
+        return TaskResources(cpu=whole_node(TaskResources(gpu=gpu), report)[1], gpu=gpu)
+
+    def _one_gpu_if_any(self) -> float:
+        return min(1, num_gpus(self._config.resources))
 
 
 def resources_for(name: str, wanted: TaskResources) -> TaskResources:

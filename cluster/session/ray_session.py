@@ -119,9 +119,9 @@ def whole_node(wanted: TaskResources, report: ReportProgress | None = None) -> t
     return best["NodeID"], best["Resources"]["CPU"]
 
 
-def node_share(wanted: TaskResources, num_tasks: int) -> float:
+def node_share(wanted: TaskResources, num_tasks: int, report: ReportProgress | None = None) -> float:
     """Return the CPUs of each of several equal trainings on the node that ``whole_node`` selects."""
-    resources = _large_node(wanted)["Resources"]
+    resources = _large_node(wanted, report)["Resources"]
     return cpus_of_each(num_tasks, resources["CPU"], resources.get("GPU", 0) if wanted.gpus(0) else 0)
 
 
@@ -171,8 +171,8 @@ def _wait_for_node(needs: dict[str, float]) -> None:
         remove_placement_group(group)
 
 
-def num_gpus() -> float:
-    """Return the number of GPUs in the whole cluster."""
+def num_gpus(resources: ResourcesConfig) -> float:
+    """Return the number of GPUs in the whole cluster, including those of the node types that it adds on demand."""
     import ray
 
-    return ray.cluster_resources().get("GPU", 0)
+    return ray.cluster_resources().get("GPU", 0) + resources.gpus_on_demand

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
@@ -41,25 +41,57 @@ class TaskResources(Section):
         return self.gpu if isinstance(self.gpu, int | float) else default
 
 
-class TeacherResources(TaskResources):
-    """The resources that each teacher takes on a node."""
+class OneProcessResources(TaskResources):
+    """The resources of a task that one process computes."""
+
+    work: ClassVar[str]
+    """What the process does, for the message."""
 
     @model_validator(mode="after")
-    def _one_gpu(self) -> TeacherResources:
+    def _one_gpu(self) -> OneProcessResources:
         if self.gpu is not None and self.gpu > 1:
             raise ValueError(
-                f"gpu {self.gpu:g} given, but a teacher is trained by one process, which computes on one GPU; set gpu "
-                "to 1 or less"
+                f"gpu {self.gpu:g} given, but {self.work} by one process, which computes on one GPU; set gpu to 1 or "
+                "less"
             )
         return self
 
 
-class CpuTaskResources(TaskResources):
-    """The resources that one task takes on a node; no GPU unless it is requested."""
+class TeacherResources(OneProcessResources):
+    """The resources that each teacher takes on a node."""
 
+    work: ClassVar[str] = "a teacher is trained"
+
+
+class ExportResources(OneProcessResources):
+    """The resources that building a variant takes on a node; no GPU unless it is requested."""
+
+    work: ClassVar[str] = "a variant is built"
     gpu: Amount | None = Field(
         default=0, description="GPUs; a fraction shares one; null: one if the cluster has any."
     )
+
+
+class BenchmarkResources(OneProcessResources):
+    """The resources that a measurement takes on a node, at least."""
+
+    work: ClassVar[str] = "a model is measured"
+    gpu: Amount | None = Field(
+        default=None,
+        description="GPUs that all measurements reserve; default: none. Those of a GPU target in `benchmark.targets` "
+        "reserve one in any case.",
+    )
+
+    def gpus(self, default: float) -> float:
+        """Return the requested GPUs, by default none, whatever the cluster has."""
+        return super().gpus(0)
+
+
+class NodeResources(TaskResources):
+    """The resources of a node."""
+
+    cpu: PositiveAmount = Field(default=1, description="CPUs.")
+    gpu: Amount | None = Field(default=0, description="GPUs.")
 
 
 class TrialResources(TaskResources):
@@ -119,17 +151,22 @@ class ResourcesConfig(Section):
         description="With `trial.gpu: auto`, also measure 1, 2, 4, ... trials in parallel on a GPU, until doubling "
         "their number no longer pays; takes up to a few minutes.",
     )
-    export: CpuTaskResources = Field(default_factory=CpuTaskResources, description="Building one variant.")
-    benchmark: CpuTaskResources = Field(
-        default_factory=CpuTaskResources,
-        description="Minimum size of the node on which models are measured; all its CPUs are reserved meanwhile, and "
-        "as many GPUs as are given here.",
+    export: ExportResources = Field(default_factory=ExportResources, description="Building one variant.")
+    benchmark: BenchmarkResources = Field(
+        default_factory=BenchmarkResources,
+        description="Minimum size of the node on which models are measured; all its CPUs are reserved meanwhile.",
     )
-    autoscaling: list[TaskResources] = Field(
+    autoscaling: list[NodeResources] = Field(
         default_factory=list,
         max_length=1000,
-        description="Types of nodes that the cluster adds on demand: a job that fits one of them is accepted.",
+        description="Types of nodes that the cluster adds on demand: a job that fits one of them is accepted, and "
+        "their GPUs count as GPUs of the cluster.",
     )
+
+    @property
+    def gpus_on_demand(self) -> float:
+        """GPUs of the types of nodes that the cluster adds on demand."""
+        return sum(node.gpus(0) for node in self.autoscaling)
 
 
 class StorageConfig(Section):

@@ -7,7 +7,12 @@ import re
 from collections.abc import Iterator
 
 from distiltune.cluster.specification.config import PlanConfig, PlanStep
-from distiltune.cluster.specification.resources import TeacherResources, TrialResources
+from distiltune.cluster.specification.resources import (
+    BenchmarkResources,
+    ExportResources,
+    TeacherResources,
+    TrialResources,
+)
 from distiltune.export.config import ChooseConfig, ExportConfig
 from distiltune.search.config import SearchConfig
 from distiltune.training.compression.config import PruningConfig
@@ -243,6 +248,8 @@ TOGETHER: dict[str, tuple[tuple[str, ...], str]] = {
     ),
     "gpus-of-one-process": ((f"{key(TrialResources, 'gpu')}=2",), "gpu"),
     "gpus-of-a-teacher": ((f"{key(TeacherResources, 'gpu')}=2",), "gpu"),
+    "gpus-of-an-export": ((f"{key(ExportResources, 'gpu')}=2",), "gpu"),
+    "gpus-of-a-measurement": ((f"{key(BenchmarkResources, 'gpu')}=2",), "gpu"),
     "fractional-gpus": (
         (f"{key(TrialResources, 'processes')}=2", f"{key(TrialResources, 'gpu')}=0.5"),
         "gpu",

@@ -31,7 +31,7 @@ def check_cluster(resources: ResourcesConfig, store: Store, places: Sequence[str
         ConfigError: A check failed; the message has the task or the nodes, and the reason.
     """
     check_resources(resources)
-    check_gpus(resources)
+    check_gpus(resources, places)
     check_targets_on_nodes(places, resources)
     check_storage(store)
 
@@ -43,7 +43,7 @@ def check_resources(resources: ResourcesConfig) -> None:
         ConfigError: A task does not fit; the message has the task, its request and the nodes' resources.
     """
     added = [needs_of(node, 0) for node in resources.autoscaling]
-    gpus = min(1, sum(node.get("GPU", 0) for node in live_nodes()))
+    gpus = min(1, sum(node.get("GPU", 0) for node in live_nodes()) + resources.gpus_on_demand)
     for name in ("trial", "teacher", "export", "benchmark"):
         requested: TaskResources | TrialResources | None = getattr(resources, name)
         if requested is None:

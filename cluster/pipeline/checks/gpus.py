@@ -6,12 +6,13 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ....errors import ConfigError
 from ....search.trial.device import why_unavailable
 from ...specification.resources import ResourcesConfig
+from .targets import on_gpu
 
 _ANSWER_WITHIN_S = 90.0  # includes importing torch, and a driver that is slow to fail
 _PROBE = (
@@ -22,17 +23,22 @@ _PROBE = (
 _TASKS = ("trial", "teacher", "export", "benchmark")
 
 
-def check_gpus(resources: ResourcesConfig) -> None:
+def check_gpus(resources: ResourcesConfig, places: Sequence[str] = ()) -> None:
     """Reject a cluster with GPUs that PyTorch cannot use on their node, where a task of the job may get one.
 
     Ray counts GPUs by their driver. Without this check a task on such a node would compute on the CPU.
+
+    Args:
+        resources: The section ``resources``.
+        places: ``benchmark.targets``.
 
     Raises:
         ConfigError: PyTorch on a node is built for CPUs alone, sees fewer GPUs than Ray, or the driver does not answer.
     """
     import ray
 
-    task = next((name for name in _TASKS if _may_use_gpu(resources, name)), None)
+    tasks = (name for name in _TASKS if _may_use_gpu(resources, name))
+    task = next(tasks, "benchmark" if on_gpu(places) else None)
     counts = {
         node["NodeID"]: (node["NodeManagerHostname"], int(node["Resources"]["GPU"]))
         for node in ray.nodes()

@@ -232,7 +232,7 @@ def sent(monkeypatch, dispatcher, wanted, cluster_gpus=0.0):
 
     monkeypatch.setattr("ray.remote", remote)
     monkeypatch.setattr("ray.put", lambda work: work)
-    monkeypatch.setattr(dispatching, "num_gpus", lambda: cluster_gpus)
+    monkeypatch.setattr(dispatching, "num_gpus", lambda _: cluster_gpus)
     dispatcher.send("teacher", print, wanted)
     return found
 
@@ -265,9 +265,10 @@ def test_ray_takes_the_limit_of_calls(dispatcher):
         ray.remote(begin).options(num_gpus=1, max_calls=1)
 
 
-@pytest.mark.parametrize(("gpu", "expected"), [(0, 0), (1, 1), (2, 2)])
+@pytest.mark.parametrize(("gpu", "expected"), [(None, 0), (0, 0), (0.5, 0.5), (1, 1)])
 def test_a_measurement_has_the_gpus_that_it_requests(gpu, expected, dispatcher, monkeypatch):
     sent_with = []
+    monkeypatch.setattr(dispatching, "num_gpus", lambda _: 4)
     monkeypatch.setattr(dispatching, "whole_node", lambda *_: ("node", 16.0))
     monkeypatch.setattr(
         "ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy", lambda *_, **__: "here"

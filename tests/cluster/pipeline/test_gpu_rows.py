@@ -121,7 +121,8 @@ def measurement(name, kind, p50=1.0, **more) -> Measurement:
     [
         ("[cpu]", "{cpu: 2}", [("", None, 7)]),
         ("[cpu, cuda]", "{cpu: 2}", [("", None, 7), ("gpu", 1, 2)]),
-        ("[cuda, torch-cuda]", "{cpu: 2, gpu: 2, custom: {x: 1}}", [("", 2, 2), ("gpu", 2, 4)]),
+        ("[cpu, cuda]", "{cpu: 2, gpu: null}", [("", None, 7), ("gpu", 1, 2)]),
+        ("[cuda, torch-cuda]", "{cpu: 2, gpu: 0.5, custom: {x: 1}}", [("", 0.5, 2), ("gpu", 0.5, 4)]),
     ],
 )
 def test_rows_on_a_gpu_are_a_task_of_their_own_on_a_node_that_has_one(places, given, taken, run):

@@ -80,7 +80,7 @@ def test_each_kind_has_the_same_texts_in_its_own_word_pieces(stages, tmp_path, m
         raise SearchBeganError(inputs)
 
     monkeypatch.setattr(driver, "run_search", search)
-    monkeypatch.setattr("distiltune.cluster.pipeline.stages.num_gpus", lambda: 0)
+    monkeypatch.setattr("distiltune.cluster.pipeline.stages.num_gpus", lambda _: 0)
     with pytest.raises(SearchBeganError) as raised:
         stages.search(lambda progress: None)
     [inputs] = raised.value.args

@@ -6,10 +6,14 @@ from types import SimpleNamespace
 import pytest
 
 from distiltune.cluster.pipeline import stages
+from distiltune.cluster.session import ray_session
 from distiltune.cluster.specification.config import JobConfig, load_config
 from distiltune.cluster.specification.goal import accuracy_with_threshold
 from distiltune.cluster.store.runs import Storage, now
 from distiltune.training.data.text_data import load_data
+
+
+ON_DEMAND = "resources.autoscaling=[{cpu: 8, gpu: 1}]"
 
 
 class SearchBegunError(Exception):
@@ -28,7 +32,7 @@ def run(tmp_path):
 
 def cluster_of(monkeypatch, *nodes):
     """Stand in for a cluster of nodes with these CPUs and GPUs."""
-    monkeypatch.setattr(stages, "num_gpus", lambda: sum(gpus for _, gpus in nodes))
+    monkeypatch.setattr("ray.cluster_resources", lambda: {"GPU": sum(gpus for _, gpus in nodes)})
     described = [
         {"Alive": True, "NodeID": str(number), "Resources": {"CPU": cpus, **({"GPU": gpus} if gpus else {})}}
         for number, (cpus, gpus) in enumerate(nodes)
@@ -51,15 +55,36 @@ def test_teachers_of_an_ensemble_divide_a_node(num_teachers, nodes, expected, da
     cluster_of(monkeypatch, *nodes)
     overrides = [f"teacher.ensemble={num_teachers}", "resources.teacher=null"]
     config = load_config("quickstart-scratch", overrides)
-    found = stages.Stages(config, config, run, data, None)._teacher_resources()
+    found = stages.Stages(config, config, run, data, None)._teacher_resources(print)
     assert (found.cpu, found.gpu) == expected
 
 
 def test_requested_resources_of_a_teacher_are_taken_as_they_are(data, run, monkeypatch):
     cluster_of(monkeypatch, (16, 0))
     config = load_config("quickstart-scratch", ["teacher.ensemble=4", "resources.teacher={cpu: 3, gpu: 0}"])
-    found = stages.Stages(config, config, run, data, None)._teacher_resources()
+    found = stages.Stages(config, config, run, data, None)._teacher_resources(print)
     assert found == config.resources.teacher
+
+
+def test_a_teacher_waits_for_the_gpu_that_a_cluster_adds(data, run, monkeypatch):
+    cluster_of(monkeypatch, (16, 0))
+    requested = []
+
+    def added(needs):
+        requested.append(needs)
+        cluster_of(monkeypatch, (16, 0), (8, 1))
+
+    monkeypatch.setattr(ray_session, "_wait_for_node", added)
+    config = load_config("quickstart-scratch", [ON_DEMAND, "resources.teacher=null"])
+    reports = []
+    own = stages.Stages(config, config, run, data, None)
+    for found in (
+        own._teacher_resources(reports.append),
+        own._or_whole_node(None, reports.append),
+    ):
+        assert (found.cpu, found.gpu) == (8, 1)
+    assert requested == [{"CPU": 1, "GPU": 1}]
+    assert [each.message for each in reports] == ["waiting for a node of its own"]
 
 
 @pytest.mark.parametrize(
@@ -72,6 +97,10 @@ def test_requested_resources_of_a_teacher_are_taken_as_they_are(data, run, monke
         (["resources.mps=true"], 8, "auto"),
         (["resources.mps=true"], 0, 0),
         (["resources.mps=true", "resources.trial.gpu=0"], 8, 0),
+        ([ON_DEMAND], 0, "auto"),  # scaled to zero
+        ([ON_DEMAND, "resources.trial.gpu=0.25"], 0, 0.25),
+        ([ON_DEMAND, "resources.trial.gpu=0"], 0, 0),
+        (["resources.autoscaling=[{cpu: 8}]"], 0, 0),
     ],
 )
 def test_a_search_shares_the_gpus_of_the_cluster(overrides, gpus, expected, data, run, monkeypatch):
@@ -102,7 +131,7 @@ def test_a_search_shares_the_gpus_of_the_cluster(overrides, gpus, expected, data
     with pytest.raises(SearchBegunError):
         made.search(lambda _: None)
     assert given["gpus_per_trial"] == expected
-    on_gpus = bool(gpus) and expected != 0
+    on_gpus = expected != 0
     assert services == [on_gpus and config.resources.mps]
     assert given["mps"] == ({"node": "/run/mps"} if services[0] else {})
 

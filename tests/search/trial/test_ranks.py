@@ -352,6 +352,12 @@ def test_processes_that_the_nodes_do_not_hold_are_refused(ray_session):
         check_resources(resources(cpu=3))
     grows = {"trial": {"processes": 8, "cpu": 2}, "autoscaling": [{"cpu": 4}]}
     check_resources(ResourcesConfig.model_validate(grows))
+    # A cluster that adds GPUs trains on them by default, so a trial must fit beside one.
+    on_gpu = {"trial": {"cpu": 2}, "autoscaling": [{"cpu": 1, "gpu": 1}]}
+    with pytest.raises(ConfigError, match=r"resources\.trial: 2 CPUs and 1 GPUs given"):
+        check_resources(ResourcesConfig.model_validate(on_gpu))
+    check_resources(ResourcesConfig.model_validate({**on_gpu, "trial": {"cpu": 1}}))
+    check_resources(ResourcesConfig.model_validate({**on_gpu, "trial": {"cpu": 2, "gpu": 0}}))
 
 
 @pytest.mark.parametrize(
@@ -375,9 +381,11 @@ def test_what_one_process_can_use_is_accepted(gpu):
     assert load_config("quickstart", [f"resources.trial.gpu={gpu}"]).resources.trial.gpu == gpu
 
 
-def test_a_teacher_computes_on_one_gpu():
-    with pytest.raises(ConfigError, match=r"resources\.teacher.*gpu 2 given.*1 or less"):
-        load_config("quickstart", ["resources.teacher.gpu=2"])
+@pytest.mark.parametrize("task", ["teacher", "export", "benchmark"])
+def test_every_other_task_computes_on_one_gpu(task):
+    assert getattr(load_config("quickstart", [f"resources.{task}.gpu=1"]).resources, task).gpu == 1
+    with pytest.raises(ConfigError, match=rf"resources\.{task}.*gpu 2 given.*1 or less"):
+        load_config("quickstart", [f"resources.{task}.gpu=2"])
 
 
 @pytest.mark.parametrize("value", ["null", "-1", "true", "many", "[1]", "1e10"])

@@ -72,6 +72,7 @@ def test_a_fault_names_parameter_node_count_and_remedy(answer, named, monkeypatc
         ({**NO_GPUS, "export": {"gpu": 1}}, "resources.export.gpu"),
         ({**NO_GPUS, "benchmark": {"gpu": 0.5}}, "resources.benchmark.gpu"),
         ({**NO_GPUS, "benchmark": {"cpu": 4}}, None),
+        ({**NO_GPUS, "benchmark": {"gpu": None}}, None),
     ],
 )
 def test_only_a_job_that_may_use_a_gpu_is_checked(resources, parameter, monkeypatch):
@@ -82,6 +83,14 @@ def test_only_a_job_that_may_use_a_gpu_is_checked(resources, parameter, monkeypa
     else:
         with pytest.raises(ConfigError, match=parameter):
             check_gpus(ResourcesConfig.model_validate(resources))
+
+
+def test_a_job_with_a_gpu_target_is_checked(monkeypatch):
+    cluster_of(monkeypatch, {"a": (1, json.dumps(["2.13.0+cpu", None, 0]))})
+    resources = ResourcesConfig.model_validate(NO_GPUS)
+    check_gpus(resources, ["cpu"])
+    with pytest.raises(ConfigError, match=r"resources\.benchmark\.gpu"):
+        check_gpus(resources, ["cpu", "torch-cuda"])
 
 
 def test_a_process_of_its_own_asks_the_driver_and_not_its_library(monkeypatch, tmp_path):
