@@ -12,7 +12,6 @@ from distiltune.cluster.specification.goal import accuracy_with_threshold
 from distiltune.cluster.store.runs import Storage, now
 from distiltune.training.data.text_data import load_data
 
-
 ON_DEMAND = "resources.autoscaling=[{cpu: 8, gpu: 1}]"
 
 
