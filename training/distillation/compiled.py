@@ -7,9 +7,9 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from ...errors import first_line
+from ...errors import DistiltuneError, first_line
 
 logger = logging.getLogger(__name__)
 
@@ -23,7 +23,8 @@ class CompiledModel:
     """Call a model compiled if possible, otherwise uncompiled.
 
     A batch of fewer texts, such as the last of an epoch, is run uncompiled. If compiling fails, for example because
-    there is no C++ compiler, a warning is logged once, and the model is called uncompiled from then on.
+    there is no C++ compiler, a warning is logged once, and the model is called uncompiled from then on. The backward is
+    compiled when it first runs, after the forward has returned, so ``step`` runs both.
 
     Args:
         model: The model, in training.
@@ -39,6 +40,7 @@ class CompiledModel:
         self._on_gpu = next(model.parameters()).device.type == "cuda"
         mode = "reduce-overhead" if self._on_gpu else "default"  # the former records CUDA graphs
         self._compiled: Any = compiler(model, mode=mode, dynamic=False)
+        self._was_used = False
 
     def __call__(self, **features: Any) -> Any:
         """Return the model's outputs."""
@@ -48,10 +50,41 @@ class CompiledModel:
             with torch._dynamo.config.patch(recompile_limit=_MOST_SHAPES):
                 if self._on_gpu:
                     torch.compiler.cudagraph_mark_step_begin()  # the outputs of the last step are no longer needed
-                return self._compiled(**features)
+                outputs = self._compiled(**features)
         except torch.cuda.OutOfMemoryError:
             raise
         except Exception as error:  # of any of the layers below torch.compile
-            logger.warning("the training is not compiled: %s: %s", type(error).__name__, first_line(error))
-            self._compiled = None
+            self._give_up(error)
             return self.model(**features)
+        self._was_used = True
+        return outputs
+
+    def step(self, run: Callable[[], Tensor], undo: Callable[[], None]) -> Tensor:
+        """Run the forward and backward of a step; run both again, uncompiled, if the compiled backward fails.
+
+        Args:
+            run: Calls this object, and adds to the gradients; returns the loss.
+            undo: Called before ``run`` is called again; gradients are reset here.
+        """
+        if self._compiled is None:
+            return run()
+        self._was_used = False
+        before = [
+            (each, None if each.grad is None else each.grad.clone()) for each in self.model.parameters()
+        ]
+        try:
+            return run()
+        except (torch.cuda.OutOfMemoryError, DistiltuneError):
+            raise
+        except Exception as error:
+            if not self._was_used:
+                raise
+            self._give_up(error)
+        for parameter, gradient in before:
+            parameter.grad = gradient
+        undo()
+        return run()
+
+    def _give_up(self, error: Exception) -> None:
+        logger.warning("the training is not compiled: %s: %s", type(error).__name__, first_line(error))
+        self._compiled = None

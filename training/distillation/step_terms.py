@@ -22,8 +22,11 @@ class StepTerms:
 
     def add(self, share: float | Tensor, scale: int, values: Mapping[str, Tensor]) -> None:
         """Add the terms of a micro-batch, ``share`` of an optimizer step, without synchronizing with the device."""
-        for name, value in values.items():
-            self._sums[name] = self._sums.get(name, 0) + value * scale
+        added = {name: self._sums.get(name, 0) + value * scale for name, value in values.items()}
+        self._sums = {
+            **self._sums,
+            **added,
+        }  # a new one, so that a shallow copy of this object keeps its sums
         self._num_steps = self._num_steps + share
 
     def means(self, device: torch.device, parallel_mode: Any) -> dict[str, float]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -211,6 +213,16 @@ class DistillationTrainer(LeanTrainer):
         return kept if num_own > 0 else {**kept, _REPEATED: True}
 
     # ---- Loss -------------------------------------------------------------------------------------------
+
+    def training_step(
+        self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None = None
+    ) -> Tensor:
+        """Compute gradients as ``Trainer`` does; again, on one process, if the compiled backward fails."""
+        step, runnable = super().training_step, self._runnable(model)
+        if runnable is model or self.args.world_size > 1:
+            return step(model, inputs, num_items_in_batch)
+        undo = partial(setattr, self, "_terms", copy.copy(self._terms))
+        return runnable.step(lambda: step(model, dict(inputs), num_items_in_batch), undo)
 
     def compute_loss(
         self,

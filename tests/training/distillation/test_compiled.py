@@ -83,6 +83,65 @@ def test_what_cannot_be_compiled_is_trained_as_it_is(fails_at, student, tmp_path
     assert record.message.endswith("RuntimeError: no C++ compiler")
 
 
+class FailingBackward(torch.autograd.Function):
+    """The identity, whose backward fails as one that cannot be compiled."""
+
+    @staticmethod
+    def forward(ctx, value):
+        return value.clone()
+
+    @staticmethod
+    def backward(ctx, *_):
+        raise RuntimeError("no C++ compiler\nand a long trace")
+
+
+class BackwardCompiler(Compiler):
+    """A fake of ``torch.compile`` whose backward fails at a given call, in the middle of the model."""
+
+    def __call__(self, model, **options):
+        def compiled(**features):
+            self.shapes.append(tuple(features["input_ids"].shape))
+            if len(self.shapes) - 1 != self._fails_at:
+                return model(**features)
+            # The classifier, above it, gets its gradients before the failure.
+            hook = model.bert.register_forward_hook(
+                lambda _, __, found: type(found)(
+                    last_hidden_state=FailingBackward.apply(found.last_hidden_state),
+                    pooler_output=FailingBackward.apply(found.pooler_output),
+                )
+            )
+            try:
+                return model(**features)
+            finally:
+                hook.remove()
+
+        return compiled
+
+
+@pytest.mark.parametrize("accumulated", [1, 2])
+@pytest.mark.parametrize("fails_at", [0, 3])
+def test_a_backward_that_cannot_be_compiled_is_computed_as_it_is(
+    fails_at, accumulated, student, tmp_path, monkeypatch, caplog
+):
+    settings = {"gradient_accumulation_steps": accumulated, "dropout": 0.0}
+    compiler = BackwardCompiler(fails_at)
+    with caplog.at_level(logging.WARNING):
+        losses = train(student, tmp_path, monkeypatch, compiler, compile_step=True, **settings)
+    assert losses == train(student, tmp_path, monkeypatch, pad_to_multiple_of=8, **settings)
+    assert len(compiler.shapes) == fails_at + 1, "it is not tried again"
+    [record] = [each for each in caplog.records if "compiled" in each.message]
+    assert record.message.endswith("RuntimeError: no C++ compiler")
+
+
+def test_a_fault_of_the_loss_is_raised_as_it_is(student, tmp_path, monkeypatch, caplog):
+    """It does not count as a failure of the compiler."""
+    compiler = Compiler()
+    monkeypatch.setattr(module, "weighted_sum", lambda *_: (_ for _ in ()).throw(ValueError("shapes differ")))
+    with pytest.raises(InputError, match="shapes differ"):
+        train(student, tmp_path, monkeypatch, compiler, compile_step=True)
+    assert "not compiled" not in caplog.text and len(compiler.shapes) == 1
+
+
 def test_a_lack_of_memory_is_raised(student, tmp_path, monkeypatch):
     compiler = Compiler(0, torch.cuda.OutOfMemoryError("CUDA out of memory"))
     with pytest.raises(torch.cuda.OutOfMemoryError):
