@@ -236,7 +236,8 @@ class Stages:
         trial = config.resources.trial
         storage = Storage(self._run.store.url, retry_s=self._run.store.retry_s)
         on_gpus = num_gpus(config.resources) > 0 and trial.gpus(1) > 0
-        with mps_daemons(wanted=on_gpus and config.resources.mps) as mps:
+        shared = on_gpus and trial.processes == 1  # each of several processes has a GPU of its own
+        with mps_daemons(wanted=shared and config.resources.mps) as mps:
             outcome = run_search(
                 config.search,
                 config.training,

@@ -144,7 +144,8 @@ class ResourcesConfig(Section):
     mps: bool = Field(
         default=False,
         description="Run CUDA's Multi-Process Service on the nodes with GPUs during the search, where "
-        "nvidia-cuda-mps-control is installed: kernels of several trials then run on a GPU at the same time.",
+        "nvidia-cuda-mps-control is installed: kernels of several trials then run on a GPU at the same time. Trials of "
+        "several processes, each with a GPU of its own, do not use it.",
     )
     measure_packing: bool = Field(
         default=False,

@@ -122,7 +122,7 @@ def run_search(
         num_processes=processes_per_trial,
         also=also,
         checkpoint_every_s=checkpoint_every_s,
-        mps=mps or {},
+        mps=(mps or {}) if processes_per_trial == 1 else {},
     )
     if gpus_per_trial == AUTO or 0 < gpus_per_trial < 1:
         packing = share_gpus(

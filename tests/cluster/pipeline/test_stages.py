@@ -96,6 +96,7 @@ def test_a_teacher_waits_for_the_gpu_that_a_cluster_adds(data, run, monkeypatch)
         (["resources.mps=true"], 8, "auto"),
         (["resources.mps=true"], 0, 0),
         (["resources.mps=true", "resources.trial.gpu=0"], 8, 0),
+        (["resources.mps=true", "resources.trial.processes=2"], 8, "auto"),
         ([ON_DEMAND], 0, "auto"),  # scaled to zero
         ([ON_DEMAND, "resources.trial.gpu=0.25"], 0, 0.25),
         ([ON_DEMAND, "resources.trial.gpu=0"], 0, 0),
@@ -130,8 +131,8 @@ def test_a_search_shares_the_gpus_of_the_cluster(overrides, gpus, expected, data
     with pytest.raises(SearchBegunError):
         made.search(lambda _: None)
     assert given["gpus_per_trial"] == expected
-    on_gpus = expected != 0
-    assert services == [on_gpus and config.resources.mps]
+    is_shared = expected != 0 and config.resources.trial.processes == 1
+    assert services == [is_shared and config.resources.mps]
     assert given["mps"] == ({"node": "/run/mps"} if services[0] else {})
 
 

@@ -22,6 +22,7 @@ from distiltune.cluster.specification.config import load_config
 from distiltune.cluster.specification.resources import ResourcesConfig
 from distiltune.errors import ConfigError
 from distiltune.search.config import SearchConfig
+from distiltune.search.driver import run_search as running
 from distiltune.search.driver.run_search import TrialInputs, run_search
 from distiltune.search.space.batches import check_batches
 from distiltune.search.space.students import ONLY_STUDENT, Student
@@ -358,6 +359,24 @@ def test_processes_that_the_nodes_do_not_hold_are_refused(ray_session):
         check_resources(ResourcesConfig.model_validate(on_gpu))
     check_resources(ResourcesConfig.model_validate({**on_gpu, "trial": {"cpu": 1}}))
     check_resources(ResourcesConfig.model_validate({**on_gpu, "trial": {"cpu": 2, "gpu": 0}}))
+
+
+class SettledError(Exception):
+    """Raised in place of trials."""
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_no_process_of_several_uses_the_multi_process_service(processes, tmp_path, monkeypatch):
+    settled, service = [], {"ab" * 28: "/run/mps"}
+
+    def trainable(inputs, settings, resources):
+        settled.append(settings)
+        raise SettledError
+
+    monkeypatch.setattr(running, "_trainable", trainable)
+    with pytest.raises(SettledError):
+        search(Store(str(tmp_path)), processes=processes, mps=service, check_resources=False)
+    assert settled[0].mps == (service if processes == 1 else {})
 
 
 @pytest.mark.parametrize(
