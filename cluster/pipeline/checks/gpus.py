@@ -20,6 +20,8 @@ _PROBE = (
     "print(json.dumps([torch.__version__, torch.version.cuda, "
     "torch.cuda.device_count() if torch.cuda.is_available() else 0]))"
 )
+NO_RESPONSE = "no response"
+"""Answer of a node where PyTorch or the driver that it asks does not answer in time."""
 _TASKS = ("trial", "teacher", "export", "benchmark")
 
 
@@ -70,10 +72,15 @@ def fault_of(answer: str, num_gpus: int) -> str | None:
         num_gpus: GPUs that Ray counts there.
     """
     last = answer.strip().rpartition("\n")[2]
+    if last == NO_RESPONSE:
+        return (
+            "NVIDIA's driver there does not answer PyTorch in time; check it with nvidia-smi, and restart the node if "
+            "that does not answer either"
+        )
     try:
         version, cuda, num_seen = json.loads(last)
     except (ValueError, TypeError):
-        return f"PyTorch there does not start ({last or 'no response'}); reinstall it"
+        return f"PyTorch there does not start ({last or 'it printed nothing'}); reinstall it"
     if num_seen >= num_gpus:
         return None
     if num_seen == 0:
@@ -93,7 +100,7 @@ def _answers(nodes: Mapping[str, Any]) -> dict[str, str]:
         remote = ray.remote(ask_torch).options(num_cpus=0, max_retries=1, scheduling_strategy=strategy)
         pending[remote.remote()] = node
     answered, late = ray.wait(list(pending), num_returns=len(pending), timeout=2 * _ANSWER_WITHIN_S)
-    answers = {pending[each]: "no response" for each in late}
+    answers = {pending[each]: NO_RESPONSE for each in late}
     for each in answered:
         try:
             answers[pending[each]] = ray.get(each)
@@ -114,6 +121,8 @@ def ask_torch() -> str:
             errors="replace",
             timeout=_ANSWER_WITHIN_S,
         )
+    except subprocess.TimeoutExpired:
+        return NO_RESPONSE
     except (OSError, subprocess.SubprocessError) as error:
         return f"{type(error).__name__}: {error}"
     return done.stdout if done.returncode == 0 else done.stderr.strip().rpartition("\n")[2]

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 import os
+from types import SimpleNamespace
 
 import pytest
 from fake_gpus import fake_command, needs_gpu
 
 from distiltune.cluster.pipeline.checks import gpus
-from distiltune.cluster.pipeline.checks.gpus import ask_torch, check_gpus, fault_of
+from distiltune.cluster.pipeline.checks.gpus import NO_RESPONSE, ask_torch, check_gpus, fault_of
 from distiltune.cluster.specification.resources import ResourcesConfig
 from distiltune.errors import ConfigError
 
 WORKS = json.dumps(["2.13.0", "13.0", 8])
+REMOTE = SimpleNamespace(remote=lambda: "sent")
 NO_GPUS = {"trial": {"gpu": 0}, "teacher": {"gpu": 0}}
 
 
@@ -50,7 +52,8 @@ def test_nodes_whose_gpus_torch_sees_are_accepted(monkeypatch):
         (json.dumps(["2.13.0", "13.0", 1]), ["sees 1", "--gpus 1"]),
         (f"a warning of some library\n{json.dumps(['2.13.0+cpu', None, 0])}\n", ["CPUs alone"]),
         ("ModuleNotFoundError: No module named 'torch'", ["does not start", "No module named 'torch'"]),
-        ("", ["no response"]),
+        ("", ["does not start (it printed nothing)", "reinstall"]),
+        (NO_RESPONSE, ["driver", "does not answer", "nvidia-smi"]),
         ("1\n2", ["does not start (2)"]),
     ],
 )
@@ -85,6 +88,12 @@ def test_only_a_job_that_may_use_a_gpu_is_checked(resources, parameter, monkeypa
             check_gpus(ResourcesConfig.model_validate(resources))
 
 
+def test_a_node_that_is_late_has_no_response(monkeypatch):
+    monkeypatch.setattr("ray.remote", lambda _: SimpleNamespace(options=lambda **_: REMOTE))
+    monkeypatch.setattr("ray.wait", lambda sent, **_: ([], sent))
+    assert gpus._answers({"ab" * 28: ("host", 1)}) == {"ab" * 28: NO_RESPONSE}
+
+
 def test_a_job_with_a_gpu_target_is_checked(monkeypatch):
     cluster_of(monkeypatch, {"a": (1, json.dumps(["2.13.0+cpu", None, 0]))})
     resources = ResourcesConfig.model_validate(NO_GPUS)
@@ -111,6 +120,15 @@ def test_a_process_that_fails_answers_with_its_last_line(monkeypatch, tmp_path):
     assert fault_of(ask_torch(), 1) == (
         "PyTorch there does not start (ImportError: libcudart.so); reinstall it"
     )
+
+
+def test_a_driver_that_hangs_is_at_fault_and_not_torch(monkeypatch, tmp_path):
+    monkeypatch.setattr(gpus, "_ANSWER_WITHIN_S", 0.2)
+    monkeypatch.setattr(
+        gpus.sys, "executable", str(fake_command(monkeypatch, tmp_path, "python-of-node", "exec sleep 30"))
+    )
+    fault = fault_of(ask_torch(), 1)
+    assert fault is not None and "nvidia-smi" in fault and "reinstall" not in fault
 
 
 @pytest.mark.gpu
