@@ -73,7 +73,8 @@ def compute_logits(
         autocast,
         first_token_in_last_layer(model),
     ):
-        for rows, _, found in _logits_of_rows(model, split, first, batch_size, pad_token_id):
+        batches = _logits_of_rows(model, split, first, batch_size, pad_token_id)
+        for rows, found in copied_late((rows, each) for rows, _, each in batches):
             table.put(place[rows], found)
             num_done += len(rows)
             if report is not None and time.monotonic() - reported > _REPORT_EVERY_S:
@@ -144,6 +145,8 @@ def _collated(
     """Return the batch of some rows on a device, and whether any of its texts is padded."""
     dataset, lengths = TokenizedDataset(split), split.lengths[rows]
     batch = DistillationCollator(pad_token_id)([dataset[int(row)] for row in rows])
+    if device.type == "cuda":  # a copy from other memory would wait in spite of ``non_blocking``
+        batch = {name: each.pin_memory() for name, each in batch.items()}
     moved = {name: each.to(device, non_blocking=True) for name, each in batch.items()}
     return {**moved, PADDED: bool((lengths < lengths.max()).any())}
 
@@ -163,6 +166,31 @@ def _logits_of(
                 yield rows, batch["labels"], network(**inputs).logits
     finally:
         network.train(was_training)
+
+
+def copied_late(found: Iterable[tuple[np.ndarray, Tensor]]) -> Iterator[tuple[np.ndarray, Tensor]]:
+    """Yield logits in the host's memory; those of a GPU one batch late, so that the next one already runs meanwhile.
+
+    Args:
+        found: The rows int[B] and logits of each batch, which is run when it is requested.
+    """
+    waiting: list[tuple[np.ndarray, Tensor, Any]] = []
+    for rows, logits in found:
+        if logits.device.type != "cuda":
+            yield rows, logits
+            continue
+        copy, copied = logits.float().to("cpu", non_blocking=True), torch.cuda.Event()
+        copied.record()
+        waiting.append((rows, copy, copied))
+        if len(waiting) > 1:
+            yield _arrived(*waiting.pop(0))
+    for each in waiting:
+        yield _arrived(*each)
+
+
+def _arrived(rows: np.ndarray, logits: Tensor, copied: Any) -> tuple[np.ndarray, Tensor]:
+    copied.synchronize()
+    return rows, logits
 
 
 class KeptBatches:
@@ -193,7 +221,7 @@ class KeptBatches:
         """
         found = ((rows, each) for rows, _, each in _logits_of(model, self._batches(model)))
         table = LogitsTable(self._split.lengths)
-        for rows, logits in list(found) if self._can_be_kept else found:
+        for rows, logits in list(found) if self._can_be_kept else copied_late(found):
             table.put(rows, logits)
         return table.logits
 

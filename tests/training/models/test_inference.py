@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from fake_gpus import needs_gpu
 from models import tiny_classifier
 from searches import split
 
@@ -155,3 +156,87 @@ def test_the_precision_of_labelling_is_that_of_the_products(model, dtype):
 def test_a_cpu_has_no_tf32(model):
     with pytest.raises(InputError, match="logits_precision is tf32, but a CPU"):
         compute_logits(model, TEXTS, pad_token_id=0, num_threads=1, use_gpu=False, dtype="tf32")
+
+
+# --- Copies between a GPU and the host ---------------------------------------------------------------------------
+
+
+def test_logits_of_a_gpu_are_copied_while_the_next_batch_runs(monkeypatch):
+    log: list[str] = []
+
+    class OnGpu:
+        device = torch.device("cuda")
+
+        def __init__(self, number):
+            self.number = number
+
+        def float(self):
+            return self
+
+        def to(self, device, non_blocking):
+            assert (device, non_blocking) == ("cpu", True)
+            log.append(f"copy {self.number}")
+            return torch.full((2, 3), self.number)
+
+    class Event:
+        def record(self):
+            self.number = log[-1].split()[-1]
+
+        def synchronize(self):
+            log.append(f"wait for {self.number}")
+
+    def batches():
+        for number in range(3):
+            log.append(f"run {number}")
+            yield np.array([number]), OnGpu(number)
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    found = [(rows.tolist(), logits[0, 0].item()) for rows, logits in inference.copied_late(batches())]
+    assert found == [([0], 0), ([1], 1), ([2], 2)]
+    assert log == [
+        *("run 0", "copy 0", "run 1", "copy 1", "wait for 0"),
+        *("run 2", "copy 2", "wait for 1", "wait for 2"),
+    ]
+
+
+def test_on_a_cpu_nothing_is_copied_or_late():
+    log, tensors = [], [torch.rand(2, 3) for _ in range(3)]
+
+    def batches():
+        for number, each in enumerate(tensors):
+            log.append(number)
+            yield np.array([number]), each
+
+    for number, (_, found) in enumerate(inference.copied_late(batches())):
+        assert found is tensors[number]
+        assert log == list(range(number + 1))
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_batches_for_a_gpu_are_copied_from_pinned_memory(device, monkeypatch):
+    calls = []
+
+    class Batch:
+        def __init__(self, is_pinned=False):
+            self._is_pinned = is_pinned
+
+        def pin_memory(self):
+            return Batch(is_pinned=True)
+
+        def to(self, device, non_blocking):
+            calls.append((device.type, self._is_pinned, non_blocking))
+            return self
+
+    monkeypatch.setattr(inference, "DistillationCollator", lambda _: lambda _: {"input_ids": Batch()})
+    inference._collated(TEXTS, np.arange(4), 0, torch.device(device))
+    assert calls == [(device, device == "cuda", True)]
+
+
+@pytest.mark.gpu
+@needs_gpu
+def test_a_gpu_labels_as_the_cpu_does(model, monkeypatch):
+    expected = compute_logits(model, TEXTS, pad_token_id=0, num_threads=1, use_gpu=False)
+    monkeypatch.setattr(inference, "batch_tokens", lambda _, length: 3 * length)  # many batches
+    found = compute_logits(model, TEXTS, pad_token_id=0, num_threads=1, use_gpu=True)
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+    model.to("cpu")
