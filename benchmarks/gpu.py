@@ -1,6 +1,6 @@
 """Measure this library on a GPU within a time budget.
 
-    python benchmarks/gpu.py --budget 420 --out DIR [--tiny] [--device cuda|cpu] [--rows TEXT]
+    python benchmarks/gpu.py --budget 420 --out DIR [--tiny] [--device cuda|cpu] [--rows TEXT]...
 
 Weights are random, with the shapes of MiniLM and BERT-base; texts have 16 tokens on average. The most important rows
 are measured first: the card and its ceilings; examples/s of one trial with different settings; trials/hour of a search
@@ -206,7 +206,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = ["--device", given.device, *(["--tiny"] if given.tiny else [])]
     command = [sys.executable, str(Path(__file__).resolve()), *options]
     listed = subprocess.run([*command, "--list"], stdout=subprocess.PIPE, text=True, check=True).stdout
-    rows = [row for row in json.loads(listed) if given.rows in row["name"]]
+    rows = [row for row in json.loads(listed) if any(text in row["name"] for text in given.rows or [""])]
     results: list[dict[str, Any]] = []
     with (given.out / "rows.jsonl").open("w", encoding="utf-8") as lines:
 
@@ -235,7 +235,7 @@ def _parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, default=Path("gpu"), help="folder for rows.jsonl and table.md")
     parser.add_argument("--tiny", action="store_true", help="tiny models, to test the command itself")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
-    parser.add_argument("--rows", default="", help="only rows with this text in their name")
+    parser.add_argument("--rows", action="append", help="only rows with this text in their name; repeatable")
     parser.add_argument("--list", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     given = parser.parse_args(arguments)

@@ -10,6 +10,7 @@ import contextlib
 import copy
 import dataclasses
 import itertools
+import math
 import os
 import platform
 import shutil
@@ -357,6 +358,7 @@ def per_step(events: Sequence[Any]) -> dict[str, Any]:
 def trials(bench: Bench, num_packed: int, *, mps: Mapping[str, str] | None = None) -> dict[str, Any]:
     """Measure trials/hour of the library's own search with warm workers, and the peak of the card's memory."""
     from distiltune.search.config import SearchConfig
+    from distiltune.search.driver.gpu_sharing import packing_key
     from distiltune.search.driver.run_search import TrialInputs, run_search
     from distiltune.search.space.students import ONLY_STUDENT, Student
     from distiltune.storage.store import Store
@@ -386,13 +388,14 @@ def trials(bench: Bench, num_packed: int, *, mps: Mapping[str, str] | None = Non
         }
     )
     cores = max(num_usable_cores(), num_packed) if bench.tiny else num_usable_cores()
+    store = Store(str(folder))
     with memory_peak(bench) as peak:
         began = time.monotonic()
         outcome = run_search(
             config,
             TrainingConfig(max_length=24, batch_size=bench.batch_size),
             inputs,
-            store=Store(str(folder)),
+            store=store,
             experiment="search",
             tensorboard="tensorboard",
             logs="logs",
@@ -401,6 +404,7 @@ def trials(bench: Bench, num_packed: int, *, mps: Mapping[str, str] | None = Non
             mps=mps,
         )
         wall_s = time.monotonic() - began
+    used = shared_by(store.read_json(packing_key("search")), num_packed, peak().get("peak_mib"))
     shutil.rmtree(folder, ignore_errors=True)
     finished = [
         (each.ended, each.seconds)
@@ -410,14 +414,37 @@ def trials(bench: Bench, num_packed: int, *, mps: Mapping[str, str] | None = Non
     if not finished:
         raise RuntimeError(f"no trial finished: {outcome.trials[0].reason}")
     return {
-        "value": round(3600 * trials_per_s([ended for ended, _ in finished], num_packed, wall_s), 1),
+        "value": round(3600 * trials_per_s([ended for ended, _ in finished], used["packing"], wall_s), 1),
         "trials": len(finished),
         "epochs": num_epochs,
         "examples_a_trial": num_epochs * bench.num_texts,
         "seconds_a_trial": round(float(np.median([seconds for _, seconds in finished])), 2),
         "wall_s": round(wall_s, 1),
         **peak(),
+        **used,
     }
+
+
+def shared_by(record: Mapping[str, Any] | None, num_packed: int, peak_mib: float | None) -> dict[str, Any]:
+    """Return how many trials shared a GPU, and the memory of each: by the search's probe, and as measured.
+
+    The search lowers the number if fewer trials fit.
+
+    Args:
+        record: The search's record of its packing; None if it made none, as for whole GPUs.
+        num_packed: Requested number of trials on a GPU.
+        peak_mib: Measured peak of all of them together.
+    """
+    packing = num_packed if record is None else math.floor(1 / record["gpus"] + 1e-6)
+    found: dict[str, Any] = {"packing": packing}
+    if peak_mib is not None:
+        found["peak_mib_a_trial"] = round(peak_mib / packing)
+    probed = [] if record is None else [each["peak"] for each in record["memory"] if each["peak"] is not None]
+    if probed:
+        found["probe_mib_a_trial"] = round(max(probed) / 2**20)
+        if peak_mib:
+            found["probe_by_peak"] = round(max(probed) / 2**20 * packing / peak_mib, 3)
+    return found
 
 
 def trials_per_s(ended: Sequence[float], num_packed: int, wall_s: float) -> float:

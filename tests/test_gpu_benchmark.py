@@ -11,6 +11,8 @@ import gpu
 import gpu_rows
 import pytest
 
+from distiltune.search.trial.packing import fraction_of
+
 ROOT = Path(__file__).parents[1]
 # A worker whose rows do what their names say.
 WORKER = """
@@ -194,6 +196,21 @@ def test_trials_are_counted_after_the_first_round(ended, num_packed, rate):
     assert gpu_rows.trials_per_s(ended, num_packed, wall_s=20.0) == pytest.approx(rate)
 
 
+def test_a_row_says_how_many_trials_shared_a_gpu_and_how_good_the_probe_was():
+    memory = {"peak": 1000 * 2**20, "free": 2**37, "total": 2**37, "estimated": 1}
+    fitting = {"gpus": 1 / 8, "memory_share": 0.1, "memory": [memory, {**memory, "peak": 1}]}
+    assert gpu_rows.shared_by(fitting, 8, 7200.0) == {
+        "packing": 8,
+        "peak_mib_a_trial": 900,
+        "probe_mib_a_trial": 1000,
+        "probe_by_peak": 1.111,
+    }
+    lowered = gpu_rows.shared_by({**fitting, "gpus": fraction_of(7)}, 32, 7200.0)
+    assert (lowered["packing"], lowered["peak_mib_a_trial"]) == (7, 1029)
+    assert gpu_rows.shared_by(None, 1, 900.0) == {"packing": 1, "peak_mib_a_trial": 900}
+    assert gpu_rows.shared_by(None, 2, None) == {"packing": 2}
+
+
 def event(name, microseconds, device="DeviceType.CUDA", **more):
     return SimpleNamespace(
         name=name,
@@ -250,6 +267,24 @@ def test_a_runtime_that_is_not_here_is_no_latency(bench):
         gpu_rows.latency(bench, "cuda")
     with pytest.raises(LookupError, match="is not on this machine"):
         gpu_rows.with_mps(bench, 8)
+
+
+def test_the_command_measures_the_requested_rows_in_a_worker_of_its_own(tmp_path):
+    """The smallest ones; rows of trials, which start Ray, are among the slow tests."""
+    rows = ["machine", "step: as it comes"]
+    named = [text for name in rows for text in ("--rows", name)]
+    done = subprocess.run(
+        [sys.executable, "benchmarks/gpu.py", "--tiny", "--device", "cpu", *named, "--out", str(tmp_path)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    found = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
+    assert [each["row"] for each in found] == rows
+    assert all(each["value"] > 0 for each in found)
+    assert done.stdout.endswith(f"{(tmp_path / 'table.md').read_text()}\n")
 
 
 @pytest.mark.slow
