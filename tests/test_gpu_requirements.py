@@ -13,6 +13,7 @@ ROOT = Path(__file__).parents[1]
 LIST = (ROOT / "benchmarks" / "gpu_requirements.txt").read_text(encoding="utf-8")
 THERE = {name for line in LIST.splitlines() if line.startswith("# there: ") for name in line.split()[2:]}
 PACKED = dict(line.split("==") for line in LIST.splitlines() if line and not line.startswith("#"))
+PROMISED = ("torch", "transformers", "onnxruntime")
 # The Python and the system there.
 MARKERS = {
     "python_version": "3.12",
@@ -46,11 +47,22 @@ def needs_of(requirements, there):
     return {name for name, _ in seen}
 
 
+def test_only_what_torch_transformers_and_onnx_runtime_require_is_there():
+    assert set(PROMISED) <= THERE <= needs_of(PROMISED, set())
+
+
+def test_the_parts_of_ray_that_are_not_packed_exist():
+    [line] = [line for line in LIST.splitlines() if line.startswith("#   rm -rf ")]
+    files = {str(path) for path in metadata.files("ray") or []}
+    parts = [part.removeprefix("site/") for part in line.split()[3:]]
+    assert "ray/jars" in parts
+    assert [part for part in parts if not any(file.startswith(f"{part}/") for file in files)] == []
+
+
 def test_every_dependency_is_packed_or_there():
     names = {canonicalize_name(Requirement(each).name) for each in project()["dependencies"]}
     assert names - THERE - set(PACKED) == set()
     assert not THERE & set(PACKED)
-    assert "onnxruntime" in THERE  # of the extra cpu
 
 
 def test_what_is_packed_is_complete_and_has_nothing_else():
@@ -64,7 +76,7 @@ def test_versions_are_those_of_the_constraints():
     assert {name: versions.get(name) for name in PACKED} == PACKED
 
 
-@pytest.mark.parametrize("name", ["ray", "python-discovery"])
+@pytest.mark.parametrize("name", ["ray", "python-discovery", "scipy"])
 def test_a_missing_one_is_seen(name):
-    """The second is needed by a package that another one needs."""
+    """The last two are needed by packages that others need."""
     assert name in needs_of(project()["dependencies"], THERE)
