@@ -59,6 +59,8 @@ class Grounds:
     head_cpus = 2
     from_start = 0.0
     """Share of the moments that are before the first worker is up."""
+    checkpoint_every_s = 0.0
+    """``storage.checkpoint_every_s`` of the searches that are started."""
 
     def __init__(self, folder: Path, stack: ExitStack, **environment: str) -> None:
         self.folder = folder
@@ -103,6 +105,7 @@ class Grounds:
                 "retry_s": retry_s,
                 "snapshot_s": snapshot_s,
                 "setup_hook": setup_hook,
+                "checkpoint_every_s": self.checkpoint_every_s,
                 "search": {**SEARCH, **search},
             }
         )

@@ -63,6 +63,7 @@ def run_job(job: dict[str, Any]) -> dict[str, Any]:
             **KEYS,
             cpus_per_trial=1,
             gpus_per_trial=0,
+            checkpoint_every_s=job["checkpoint_every_s"],
             journal=JOURNAL,
         ).to_json()
 

@@ -180,7 +180,7 @@ class Drivers:
         return line.strip()
 
     def start(self, job: dict[str, Any]) -> Driver:
-        """Start a driver of ``job``: ``address``, ``url``, ``retry_s`` and ``search``."""
+        """Start a driver of ``job``: ``address``, ``url``, ``retry_s``, ``checkpoint_every_s`` and ``search``."""
         if not self._ready:
             assert self._receive() == "ready"
             self._ready = True

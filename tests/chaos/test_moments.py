@@ -40,6 +40,8 @@ KINDS: dict[str, type[Grounds]] = {
     "flipped": BitFlipped,
 }
 SEED = 7
+CHECKPOINT_EVERY_S = (0.0, 0.0, 0.5, 1e6)
+"""``storage.checkpoint_every_s``: all epochs, one or several in a second, or only the best and the last."""
 MOST_LATE = 5
 """How often a moment after the end of the search is drawn again, from the time before it."""
 
@@ -94,6 +96,9 @@ def scene(request, tmp_path_factory):
 def test_a_search_that_is_hit_reaches_its_end(scene, number):
     dice = random.Random(f"{SEED}-{scene.kind}-{number}")
     line: dict[str, Any] = {"fault": scene.kind, "number": number, "of_s": round(scene.duration_s, 2)}
+    # Of its own, so that the other draws of a moment stay as they were.
+    every_s = random.Random(f"{SEED}-{scene.kind}-{number}-checkpoints").choice(CHECKPOINT_EVERY_S)
+    scene.grounds.checkpoint_every_s = line["checkpoint_every_s"] = every_s
     began = time.monotonic()
     try:
         at_s = draw(scene, number, dice)
@@ -120,7 +125,8 @@ def hit(scene: Scene, number: int, at_s: float, dice: random.Random, line: dict[
             grounds.wait_for_worker(driver)
         time.sleep(at_s if at_s >= 0 else scene.start_s + at_s)
         disturbed = grounds.disturb(store, driver, number, dice)
-        line["hit"] = disturbed.hit
+        every_s = grounds.checkpoint_every_s
+        line["hit"] = disturbed.hit + (f", a checkpoint every {every_s:g} s" if every_s else "")
         line["saved"] = sorted(sight.saved for sight in disturbed.before.values())
         line["checks"] = check(
             store, disturbed.found, scene.reference, disturbed.before, all_points=grounds.all_points
