@@ -32,6 +32,7 @@ from .nodes import live_nodes
 
 logger = logging.getLogger(__name__)
 
+_TYPE = "accelerator_type:"  # prefix of Ray's resource that names the type of a node's GPUs
 _BATCH_SIZES = ("batch_size", "per_device_train_batch_size")
 
 
@@ -52,7 +53,9 @@ def share_gpus(
 ) -> Packing:
     """Determine how the trials of a search share GPUs, by measuring steps of its own trials on the cluster's GPUs.
 
-    The result is recorded next to the search, and used again when it is resumed on GPUs of the same types.
+    Memory is measured on one GPU of each type, and the type with room for the fewest trials decides for all.
+    Throughput is measured on one GPU. The result is recorded next to the search, and used again when it is resumed on
+    GPUs of the same types.
 
     Args:
         requested: Requested GPUs per trial, above 0 and below 1, or ``auto``.
@@ -72,7 +75,7 @@ def share_gpus(
         logger.warning("there is no GPU yet, so how many trials fit on one was not measured")
         return Packing(share or 1.0)
     key = packing_key(settings.experiment)
-    types = sorted({name for node in nodes for name in node if name.startswith("accelerator_type:")})
+    types = sorted({name for node in nodes for name in node if name.startswith(_TYPE)})
     record = settings.store.read_json(key)
     if record is not None and record["requested"] == requested and record["types"] == types:
         return Packing(record["gpus"], record["memory_share"])
@@ -82,12 +85,13 @@ def share_gpus(
 
     shared = ray.put(inputs)
     probe = ray.remote(num_gpus=1, num_cpus=1, max_retries=0)(measure_memory)
-    memories = _results([probe.remote(point, shared, settings) for point in points])
+    probes = [probe.options(accelerator_type=name.removeprefix(_TYPE)) for name in types] or [probe]
+    memories = _results([each.remote(point, shared, settings) for each in probes for point in points])
     by_cpus = num_by_cpus(nodes, cpus_per_trial)
     packing, rates = settled(share, memories, by_cpus, batch_size), {}
     if not share and measure_throughput:
         fitting = min(num_by_memory(each, batch_size) for each in memories)
-        largest = points[max(range(len(points)), key=lambda index: memories[index].peak or 0)]
+        largest = points[max(range(len(memories)), key=lambda index: memories[index].peak or 0) % len(points)]
         limit = limit_of(fitting, by_cpus, measured=True)
         rates = _rates(limit, largest, shared, settings, memories, cpus_per_trial)
         packing = packing_of(fastest(rates), memories)

@@ -27,8 +27,10 @@ class Cluster:
         import ray
 
         self.probes: list[str] = []
+        self.types: list[str] = []
         self.fractions: list[float] = []
         self.shares: list[float] = []
+        self.timed: list[Any] = []
         self._memories, self._rates = iter(memories), iter(rates)
         self._rate = 0.0
         monkeypatch.setattr(gpu_sharing, "live_nodes", lambda: list(nodes))
@@ -39,9 +41,13 @@ class Cluster:
 
     def _remote(self, **options):
         def of(function):
-            remote = SimpleNamespace(remote=lambda *given: self._send(function, options, given))
-            remote.options = lambda **_: remote
-            return remote
+            def with_options(**given):
+                return SimpleNamespace(
+                    remote=lambda *arguments: self._send(function, {**options, **given}, arguments),
+                    options=with_options,
+                )
+
+            return with_options()
 
         return of
 
@@ -50,7 +56,9 @@ class Cluster:
         assert options["max_retries"] == 0
         if function.__name__ == "measure_memory":
             assert options["num_gpus"] == 1
+            self.types.append(options["accelerator_type"])
             return lambda: next(self._memories)
+        self.timed.append(given[0])
         self.fractions.append(options["num_gpus"])
         self.shares.append(given[2].gpu_share)
         num = round(1 / options["num_gpus"])
@@ -99,6 +107,24 @@ def test_every_student_is_probed(monkeypatch, settings):
     cluster = Cluster(monkeypatch, [SMALL, large])
     assert share(settings, points=[{"student.num_layers": 1}, {"student.num_layers": 6}]).gpus == 0.5
     assert cluster.probes == ["measure_memory"] * 2
+
+
+def test_every_type_of_gpu_is_probed_and_the_smallest_decides(monkeypatch, settings):
+    nodes = [NODE, {"CPU": 16.0, "GPU": 1.0, "accelerator_type:L4": 1.0}, NODE]
+    small = GpuMemory(GIB, 4 * GIB, 24 * GIB, GIB)  # used by others as well
+    cluster = Cluster(monkeypatch, [SMALL, SMALL, small, small], [100.0, 200.0, 300.0], nodes)
+    found = share(settings, points=[{"student.num_layers": 1}, {"student.num_layers": 6}])
+    assert found.gpus == pytest.approx(1 / 3, abs=1e-4)
+    assert found.memory_share == pytest.approx(0.92 * 4 / 24 / 3)
+    assert cluster.types == ["H200", "H200", "L4", "L4"]
+
+
+def test_the_largest_trial_of_several_types_is_the_one_whose_throughput_is_measured(monkeypatch, settings):
+    nodes = [NODE, {"CPU": 16.0, "GPU": 1.0, "accelerator_type:L4": 1.0}]
+    large = GpuMemory(2 * GIB, 24 * GIB, 24 * GIB, GIB)
+    cluster = Cluster(monkeypatch, [SMALL, SMALL, large, SMALL], [100.0, 100.0], nodes)
+    share(settings, points=[{"student.num_layers": 6}, {"student.num_layers": 1}], measure_throughput=True)
+    assert {tuple(point.items()) for point in cluster.timed} == {(("student.num_layers", 6),)}
 
 
 @pytest.mark.parametrize(
