@@ -1,6 +1,9 @@
 """The progress of a stage's task: what it does once it is placed, and what it waits for before that."""
 
+import time
+
 import pytest
+from fake_gpus import needs_gpu
 
 from distiltune.cluster.pipeline import dispatch as dispatching
 from distiltune.cluster.pipeline.dispatch import Dispatcher, together
@@ -278,3 +281,48 @@ def test_a_measurement_has_the_gpus_that_it_requests(gpu, expected, dispatcher, 
     wanted = ResourcesConfig.model_validate({"benchmark": {"cpu": 4, "gpu": gpu}}).benchmark
     assert dispatcher.do_alone("benchmark", print, wanted, report=print) == "measured"
     assert (sent_with[0].cpu, sent_with[0].gpu) == (16.0, expected)
+
+
+# --- On a GPU ----------------------------------------------------------------------------------------------------
+
+
+def in_worker(num_bytes=0):
+    """Return a task that takes some memory of its GPU; nested, since workers do not find this module."""
+
+    def sees(task):
+        """Return the process id, the number of GPUs that it sees, and their free memory before it takes some."""
+        import os
+
+        import torch
+
+        if not torch.cuda.device_count():
+            return os.getpid(), 0, 0
+        free = torch.cuda.mem_get_info()[0]
+        torch.kept = torch.zeros(num_bytes, dtype=torch.uint8, device="cuda")  # until the process ends
+        return os.getpid(), torch.cuda.device_count(), free
+
+    return sees
+
+
+@pytest.mark.gpu
+@needs_gpu
+@pytest.mark.usefixtures("ray_session")
+def test_the_memory_of_a_task_is_free_when_the_next_one_runs(dispatcher):
+    one_gpu, num_bytes = TaskResources(gpu=1), 2**30
+    first, _, free = dispatcher.do("teacher", in_worker(num_bytes), one_gpu, report=print)
+    deadline = time.monotonic() + 30
+    while True:  # its process may take a moment to end
+        second, _, free_now = dispatcher.do("teacher", in_worker(), one_gpu, report=print)
+        assert second != first
+        if free_now > free - num_bytes // 2:
+            break
+        assert time.monotonic() < deadline, f"{free - free_now} bytes are still taken"
+
+
+@pytest.mark.gpu
+@needs_gpu
+@pytest.mark.usefixtures("ray_session")
+@pytest.mark.parametrize(("gpu", "num"), [(None, 0), (0, 0), (0.5, 1), (1, 1)])
+def test_a_measurement_sees_the_gpu_that_it_requests_and_no_other(gpu, num, dispatcher):
+    wanted = ResourcesConfig.model_validate({"benchmark": {"gpu": gpu}}).benchmark
+    assert dispatcher.do_alone("benchmark", in_worker(), wanted, report=print)[1] == num

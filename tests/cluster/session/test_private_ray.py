@@ -11,9 +11,11 @@ from pathlib import Path
 import psutil
 import pytest
 from commands import lives
+from fake_gpus import needs_gpu
 
 from distiltune.cluster.session import private_ray
 from distiltune.errors import RunFailedError
+from distiltune.training.machine import num_visible_gpus
 
 
 @pytest.fixture
@@ -64,6 +66,15 @@ def test_ray_is_given_the_gpus_that_torch_sees_and_counts_itself_if_there_are_no
     monkeypatch.setattr(private_ray, "num_visible_gpus", lambda: seen)
     private_ray.start_private_ray(2).remove()
     assert num_gpus == [given]
+
+
+@pytest.mark.gpu
+@needs_gpu
+@pytest.mark.usefixtures("ray_session")
+def test_the_local_ray_counts_the_gpus_that_torch_sees():
+    import ray
+
+    assert ray.cluster_resources()["GPU"] == num_visible_gpus() >= 1
 
 
 def test_leftovers_of_killed_processes_are_removed_and_directories_in_use_stay(starts):
