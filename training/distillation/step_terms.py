@@ -23,10 +23,7 @@ class StepTerms:
     def add(self, share: float | Tensor, scale: int, values: Mapping[str, Tensor]) -> None:
         """Add the terms of a micro-batch, ``share`` of an optimizer step, without synchronizing with the device."""
         added = {name: self._sums.get(name, 0) + value * scale for name, value in values.items()}
-        self._sums = {
-            **self._sums,
-            **added,
-        }  # a new one, so that a shallow copy of this object keeps its sums
+        self._sums = {**self._sums, **added}  # a new one, so that a shallow copy of this object keeps its own
         self._num_steps = self._num_steps + share
 
     def means(self, device: torch.device, parallel_mode: Any) -> dict[str, float]:
