@@ -13,7 +13,7 @@ from ...storage.folders import new_folder
 from ..specification.config import JobConfig
 from ..store.records import trials_of
 from ..store.removal import check_not_cut
-from ..store.runs import Run
+from ..store.runs import END_SEARCH, Run, command
 
 _AFTER_SEARCH = ("export", "benchmark", "gate", "report", "artifact")
 
@@ -62,7 +62,10 @@ def select_other_trial(run: Run, trial_id: str) -> None:
     check_not_cut(run, "another trial cannot be selected")
     record = run.stage_record("search")
     if record.get("state") != "finished":
-        raise InputError(f"run {run.id}: its search has not finished; see `distiltune status {run.id}`")
+        raise InputError(
+            f"run {run.id}: its search has not finished; end it with the trials that are done: "
+            f"{command('resume', run, END_SEARCH)}"
+        )
     trials = {trial.trial_id: trial for trial in trials_of(record["result"]) if trial.checkpoint}
     found = find_trial(trial_id, trials)
     if found is None:

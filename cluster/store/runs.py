@@ -51,6 +51,8 @@ LATEST = "latest"
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
 TEACHERS, LOGITS, LATENCIES = "cache/teachers", "cache/logits", "cache/latencies"
 PIECES = "cache/pieces"
+END_SEARCH = "--set search.budget.wall_time_s=1"
+"""Option of ``resume`` that ends an unfinished search with the trials that are done."""
 READERS = 16  # threads; reading a run takes several requests to the store
 _START_WITHIN_S = 900.0  # Ray gives up on a job that has not started by then
 

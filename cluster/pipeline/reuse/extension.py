@@ -18,7 +18,7 @@ from ...specification.config import JobConfig
 from ...specification.faults import described
 from ...specification.reading import apply_overrides
 from ...store.removal import check_not_cut
-from ...store.runs import STAGES, Run, command
+from ...store.runs import END_SEARCH, STAGES, Run, command
 
 _RECORD = "extended.json"
 _EXTENDS = ("search.num_trials", "search.budget", "search.max_failed_trials")
@@ -193,9 +193,15 @@ def _check_extension(run: Run, config: JobConfig, keys: list[str]) -> None:
     check_not_cut(run, "its search cannot be extended")
     num_trials = sum(map(is_trial_name, run.store.names(run.search)))
     if config.search.num_trials < num_trials:
+        is_finished = record.get("state") == "finished"
+        instead = (
+            f"select one of them: {command('choose', run, 'TRIAL')}"
+            if is_finished
+            else f"end the search with those that are done: {command('resume', run, END_SEARCH)}"
+        )
         raise InputError(
             f"--set search.num_trials: {config.search.num_trials} given, but run {run.id} has {num_trials} trials; "
-            f"give a larger number, or select one of them: {command('choose', run, 'TRIAL')}"
+            f"give a larger number, or {instead}"
         )
     ended_by = (record.get("result") or {}).get("ended_by")
     if ended_by is not None and not any(_below(key, ("search.budget",)) for key in keys):

@@ -14,10 +14,11 @@ from runfiles import Writer
 from small_job import COMMAND, JOB, environment
 
 from distiltune.cluster.cli import main
+from distiltune.cluster.pipeline.best_trial import select_other_trial
 from distiltune.cluster.pipeline.reuse.extension import changed_job, drop_outdated, extend, is_extended
 from distiltune.cluster.pipeline.run_job import refuse_other_specification
 from distiltune.cluster.specification.config import JobConfig
-from distiltune.cluster.store.runs import Run, Storage
+from distiltune.cluster.store.runs import Run, Storage, command
 from distiltune.errors import ConfigError, InputError
 
 NUM_TRIALS = 6
@@ -134,6 +135,18 @@ def test_what_makes_trials_incomparable_is_refused_by_its_key(override, parts, r
     for part in parts:
         assert part in message
     assert run.read("job.json") == before
+
+
+def test_a_search_that_is_not_finished_is_ended_by_a_budget(run):
+    Writer(Storage(run.store.url)).stage("search", "stopped")
+    with pytest.raises(InputError) as fewer:
+        changed(run, "search.num_trials=5")
+    with pytest.raises(InputError) as other:
+        select_other_trial(run, "0000")
+    for raised in (fewer, other):
+        assert "choose" not in str(raised.value)
+        assert command("resume", run, "--set search.budget.wall_time_s=1") in str(raised.value)
+    assert changed(run, "search.budget.wall_time_s=1").kind == "extended"
 
 
 def test_a_key_that_is_refused_is_named_beside_one_that_is_accepted(run):
