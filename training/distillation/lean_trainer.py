@@ -61,6 +61,14 @@ class BoundedTrainer(Trainer):
         limit = self.pass_limit(is_trained=is_trained)
         return parts_of(inputs, limit, multiple=multiple, of_tokens=self.learns_tokens)
 
+    def training_parts(self, inputs: dict[str, Any]) -> list[Part]:
+        """Split a training batch into passes; of the first step their number is logged."""
+        parts = self.parts(inputs, is_trained=True)
+        if len(parts) > 1 and self.state.global_step == 0:
+            num, length = inputs["input_ids"].shape
+            logger.info("training on %d texts of up to %d tokens in %d passes", num, length, len(parts))
+        return parts
+
     def training_step(
         self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None = None
     ) -> Tensor:
@@ -69,12 +77,9 @@ class BoundedTrainer(Trainer):
         # Without the divisor, the loss of each part would be a mean over that part alone.
         if num_items_in_batch is None:
             return step(model, inputs)
-        parts = self.parts(inputs, is_trained=True)
+        parts = self.training_parts(inputs)
         if len(parts) == 1:
             return step(model, parts[0].batch, num_items_in_batch)
-        if self.state.global_step == 0:
-            num, length = inputs["input_ids"].shape
-            logger.info("training on %d texts of up to %d tokens in %d passes", num, length, len(parts))
         return step_in_parts(
             parts, lambda part: step(model, part, num_items_in_batch), self.accelerator, model
         )

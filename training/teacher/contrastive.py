@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 from torch.utils.data import Sampler
 from transformers import PreTrainedModel, TrainerCallback
 
@@ -26,7 +27,8 @@ from ..data.tokenized import TokenizedSplit
 from ..distillation.arguments import resumed_bf16
 from ..distillation.trainer import DistillationTrainer
 from ..models.first_token import first_token_in_last_layer
-from ..models.inference import length_batches, logits_of_batches
+from ..models.inference import logits_of_batches
+from ..models.passes import inference_limit, length_batches
 from ..models.runtime import end_mixed_precision
 from ..tasks import Task
 from .config import ContrastiveConfig, FineTuneConfig
@@ -45,6 +47,10 @@ class ContrastiveTrainer(DistillationTrainer):
     The recipe is SetFit's (Tunstall et al., "Efficient Few-Shot Learning Without Prompts", 2022, arXiv 2209.11055) with
     the loss of ``similarity_loss``; every pair of a batch is compared, so that B texts give B (B - 1) / 2 pairs. The
     embedding of a text is what the head's linear layer reads, so that the result is a checkpoint of the same class.
+
+    A batch that is split into passes is still compared as a whole: the embeddings of all its passes exist together, and
+    the backward pass computes the states of one pass at a time again, with the same dropout (Gao et al., "Scaling Deep
+    Contrastive Learning Batch Size under Memory Limited Setup", 2021, arXiv 2101.06983). That is a third more work.
 
     Args:
         model: A classifier.
@@ -70,6 +76,15 @@ class ContrastiveTrainer(DistillationTrainer):
             sets[:, outside] = False
         return sets
 
+    def training_step(
+        self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None = None
+    ) -> Tensor:
+        """Compute loss and gradients of a whole batch; its passes are those of ``compute_loss``."""
+        del (
+            num_items_in_batch
+        )  # the loss is averaged over pairs; with it, each pass would have a loss of its own
+        return super().training_step(model, inputs)
+
     def compute_loss(
         self,
         model: nn.Module,
@@ -77,12 +92,24 @@ class ContrastiveTrainer(DistillationTrainer):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
-        """Compute the similarity loss of a batch."""
-        del num_items_in_batch  # the loss is averaged over pairs
+        """Compute the similarity loss of a batch, whose texts are embedded in one pass or several."""
+        del num_items_in_batch
+        labels, parts = inputs["labels"], self.training_parts(inputs)
+        if len(parts) > 1:
+            # The backward pass embeds one part after another again and frees its states.
+            found = [checkpoint(self._embedded, model, each.batch, use_reentrant=False) for each in parts]
+            labels = torch.cat([each.batch["labels"] for each in parts])
+            embeddings = torch.cat(found)
+        else:
+            embeddings = self._embedded(model, inputs)
+        loss = similarity_loss(embeddings, self._sets(labels))
+        return (loss, {"embeddings": embeddings}) if return_outputs else loss
+
+    def _embedded(self, model: nn.Module, inputs: dict[str, Any]) -> Tensor:
+        """Return the embeddings [B, D] of a pass."""
         with read_by_head(self.bare_model()) as embeddings:
-            outputs = model(**self.targets.student_inputs(inputs))
-        loss = similarity_loss(embeddings[-1], self._sets(inputs["labels"]))
-        return (loss, outputs) if return_outputs else loss
+            model(**self.targets.student_inputs(inputs))
+        return embeddings[-1]
 
 
 @contextmanager
@@ -126,7 +153,7 @@ def rarest_labels(sets: np.ndarray) -> np.ndarray:
 def embeddings_of(model: PreTrainedModel, split: TokenizedSplit, pad_token_id: int) -> Tensor:
     """Return the inputs of the head's linear layer for N texts, float32[N, D] on the CPU, without dropout."""
     found = torch.empty(len(split), head_of(model).in_features)
-    batches = length_batches(split.lengths, _BATCH_SIZE)
+    batches = length_batches(split.lengths, _BATCH_SIZE, inference_limit(model).tokens)
     with first_token_in_last_layer(model), read_by_head(model) as read:
         for rows, _, _ in logits_of_batches(model, split, batches, pad_token_id=pad_token_id):
             found[torch.from_numpy(rows)] = read.pop().float().cpu()

@@ -25,7 +25,9 @@ from distiltune.training.data.label_kinds import NAME_SETS
 from distiltune.training.data.sampling import LabelGroupedSampler
 from distiltune.training.data.text_data import TextData
 from distiltune.training.distillation.config import TrainingConfig
+from distiltune.training.models.passes import tokens_of_passes
 from distiltune.training.tasks import MULTI_LABEL, REGRESSION, SINGLE_LABEL, TASKS, TOKEN_CLASSIFICATION
+from distiltune.training.teacher import contrastive
 from distiltune.training.teacher.config import TeacherConfig
 from distiltune.training.teacher.contrastive import (
     contrastive_trainer,
@@ -191,6 +193,65 @@ def test_out_of_scope_texts_resemble_no_other(outside, encoders, tmp_path) -> No
     )
     sets = trainer._sets(torch.tensor([0, 3, 3]))
     assert sets.any(dim=1).tolist() == [True, outside is None, outside is None]
+
+
+# ---- Passes ---------------------------------------------------------------------------------------------------
+
+
+def step_of(
+    encoder: Path, path: Path, num_tokens: int, dropout: float
+) -> tuple[float, torch.Tensor, list[int]]:
+    """The loss and the gradients of a first step, and the texts of each forward pass that is not a repetition."""
+    initial = initial_teacher(teacher(encoder, PAIRS), text_data(ROWS), 16)
+    train = SINGLE_LABEL.tokenize(text_data(ROWS).splits["train"], initial.tokenizer, 16)
+    for module in initial.model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = dropout
+    with tokens_of_passes(num_tokens):
+        trainer = contrastive_trainer(initial, train, 0, path, [], saves=False, use_gpu=False, bf16=False)
+        batch = next(iter(trainer.get_train_dataloader()))
+        network, sizes = trainer.bare_model(), []
+        network.register_forward_hook(lambda _, given, out: sizes.append(len(out.logits)))
+        torch.manual_seed(3)
+        loss = trainer.training_step(network, batch, num_items_in_batch=torch.tensor(8))
+    grads = [each.grad.flatten() for each in network.base_model.parameters() if each.grad is not None]
+    return float(loss), torch.cat(grads), sizes
+
+
+@pytest.mark.parametrize("num_tokens", [1, 12, 24])
+def test_all_pairs_of_a_batch_are_compared_although_it_is_embedded_in_passes(
+    num_tokens, encoders, tmp_path
+) -> None:
+    loss, gradients, [size] = step_of(encoders["bert"], tmp_path, 10_000, dropout=0.0)
+    assert size == 8 and gradients.abs().max() > 0
+    found, own, sizes = step_of(encoders["bert"], tmp_path, num_tokens, dropout=0.0)
+    assert len(sizes) > 1 and max(sizes) < 8
+    assert found == pytest.approx(loss, rel=1e-5)
+    torch.testing.assert_close(own, gradients, atol=1e-6, rtol=1e-4)
+
+
+def test_a_pass_that_is_computed_again_drops_the_same_units(encoders, tmp_path, monkeypatch) -> None:
+    again = step_of(encoders["bert"], tmp_path, 12, dropout=0.3)
+    other = step_of(encoders["bert"], tmp_path, 12, dropout=0.0)
+    monkeypatch.setattr(contrastive, "checkpoint", lambda run, *given, use_reentrant: run(*given))
+    once = step_of(encoders["bert"], tmp_path, 12, dropout=0.3)
+    assert again[0] == once[0] != other[0]
+    torch.testing.assert_close(again[1], once[1])
+
+
+@pytest.mark.parametrize("num_tokens", [1, 24])
+def test_embeddings_are_read_in_passes_within_the_bound(num_tokens, encoders) -> None:
+    initial = initial_teacher(teacher(encoders["bert"], PAIRS), text_data(ROWS), 16)
+    train = SINGLE_LABEL.tokenize(text_data(ROWS).splits["train"], initial.tokenizer, 16)
+    expected, widths = contrastive.embeddings_of(initial.model, train, 0), []
+    network: Any = initial.model
+    network.register_forward_pre_hook(
+        lambda _, given, inputs: widths.append(inputs["input_ids"].numel()), with_kwargs=True
+    )
+    with tokens_of_passes(num_tokens):
+        found = contrastive.embeddings_of(initial.model, train, 0)
+    assert max(widths) <= max(num_tokens, train.lengths.max())
+    torch.testing.assert_close(found, expected)
 
 
 # ---- The teacher ----------------------------------------------------------------------------------------------
