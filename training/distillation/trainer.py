@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -308,7 +308,7 @@ class DistillationTrainer(LeanTrainer):
         assert logits is not None
         loss = logits.new_zeros(()) if labels is None else self.task.hard_loss(logits, labels)
         if self.args.eval_with_teacher:
-            found = run_in_parts(parts, lambda part: self.targets.logits(part, self.args.device), width)
+            found = self._in_parts(parts, lambda part: self.targets.logits(part, self.args.device), width)
             (teacher_logits,) = self._of_examples(inputs, found)
             assert teacher_logits is not None
             teacher_logits = with_own_for_missing(teacher_logits, logits)
@@ -334,7 +334,10 @@ class DistillationTrainer(LeanTrainer):
         return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
 
     def _logits_in_parts(self, model: nn.Module, parts: list[Part], width: int) -> Tensor:
-        return run_in_parts(parts, lambda part: model(**self.targets.student_inputs(part))["logits"], width)
+        return self._in_parts(parts, lambda part: model(**self.targets.student_inputs(part))["logits"], width)
+
+    def _in_parts(self, parts: list[Part], run: Callable[[dict[str, Any]], Tensor], width: int) -> Tensor:
+        return run_in_parts(parts, run, width, self.task.padding_logit)
 
     def evaluation_loop(self, dataloader: DataLoader, *args: Any, **kwargs: Any) -> EvalLoopOutput:
         """Evaluate as ``Trainer`` does, with predictions and labels in the dataset's order."""

@@ -277,13 +277,16 @@ def _selected(name: str, value: Any, rows: Tensor, width: int, ids: Tensor, *, o
     return taken[:, :width].contiguous() if has_columns else taken
 
 
-def run_in_parts(parts: list[Part], run: Callable[[dict[str, Any]], Tensor], width: int) -> Tensor:
+def run_in_parts(
+    parts: list[Part], run: Callable[[dict[str, Any]], Tensor], width: int, padding: float = 0.0
+) -> Tensor:
     """Return the logits [B, C] or [B, L, C] of a batch in its order, from those of its parts.
 
     Args:
         parts: The parts.
         run: Returns the logits of a part.
-        width: L; logits of padding that a part lacks are 0.
+        width: L.
+        padding: Logits of the padding that a part lacks.
     """
     if parts[0].rows is None:
         return run(parts[0].batch)
@@ -293,9 +296,8 @@ def run_in_parts(parts: list[Part], run: Callable[[dict[str, Any]], Tensor], wid
         own = run(part.batch)
         of_tokens = own.ndim > 2
         if joined is None:
-            joined = own.new_zeros(
-                (num_rows, width, *own.shape[2:]) if of_tokens else (num_rows, *own.shape[1:])
-            )
+            shape = (num_rows, width, *own.shape[2:]) if of_tokens else (num_rows, *own.shape[1:])
+            joined = own.new_full(shape, padding)
         assert part.rows is not None
         if of_tokens:
             joined[part.rows, : own.shape[1]] = own

@@ -69,6 +69,7 @@ class Task(Measured):
             state alone if the family's head reads no other.
         of_windows: Whether a text is a pair of a question and a context, read in windows, which are the rows of a
             tokenized split. Predictions and metrics are still those of questions, with one answer each.
+        padding_logit: Logit of padding in padded logits [B, L, C] that a loss receives as they are.
         has_label_sets: Whether a text may have any number of labels, each predicted by a logit above 0.
         scales_head: Whether the learning rate of the head depends on the labels, see ``head_scale``.
         has_temperature: Whether the soft loss depends on the temperature.
@@ -93,6 +94,7 @@ class Task(Measured):
     problem_type: ClassVar[str | None] = None
     of_tokens: ClassVar[bool] = False
     of_windows: ClassVar[bool] = False
+    padding_logit: ClassVar[float] = 0.0
     has_label_sets: ClassVar[bool] = False
     scales_head: ClassVar[bool] = False
     has_temperature: ClassVar[bool] = True

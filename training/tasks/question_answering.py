@@ -22,6 +22,7 @@ from .base import TASKS, Task
 from .metrics import Metric, Mode
 from .spans import scoring
 from .spans.decoding import SpanLogits, answers_of, best_span
+from .spans.head import LEAST_LOGIT
 from .spans.moved_logits import moved
 from .spans.windows import NO_CONTEXT, Window, Windowing
 
@@ -58,6 +59,7 @@ class QuestionAnswering(Task):
     auto_class: ClassVar[str] = "AutoModelForQuestionAnswering"
     of_tokens: ClassVar[bool] = True
     of_windows: ClassVar[bool] = True
+    padding_logit: ClassVar[float] = LEAST_LOGIT
     has_label_smoothing: ClassVar[bool] = False
     metric_modes: ClassVar[Mapping[str, Mode]] = {_F1: "max", _EXACT: "max"}
 
@@ -150,7 +152,6 @@ class QuestionAnswering(Task):
         Padding, where the student's logits are ``LEAST_LOGIT``, is ignored.
         """
         from .losses import soft_target_loss
-        from .spans.head import LEAST_LOGIT
 
         teacher_logits = teacher_logits.where(student_logits > LEAST_LOGIT / 2, LEAST_LOGIT)
         num_items = len(student_logits) if num_items is None else num_items
@@ -172,8 +173,6 @@ class QuestionAnswering(Task):
     def validation_loss(self, logits: Rows, labels: Rows) -> float:
         """Compute the cross-entropy of the logits of all windows."""
         import torch
-
-        from .spans.head import LEAST_LOGIT
 
         assert isinstance(logits, Ragged) and isinstance(labels, np.ndarray)
         padded = torch.from_numpy(logits.padded(np.float32(LEAST_LOGIT)))

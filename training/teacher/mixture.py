@@ -27,7 +27,6 @@ VALIDATION = "validation"
 LEAST_TEXTS = 100
 """Validation texts for each weight below which a fit is so uncertain that a warning is given."""
 _COLDEST, _HOTTEST = 0.02, 50.0  # bounds of a temperature
-_LEAST_LOGIT = -1e4  # of padding, whose probability is 0 at every temperature
 _BISECTIONS = 40
 _MOST_STEPS = 300  # of the fit of the weights
 _LEAST_CHANGE = 1e-5  # of any weight in a step; a smaller one ends the fit
@@ -97,7 +96,7 @@ def fit_mixture(config: TeacherConfig, logits: Sequence[Rows], labels: Rows, tas
     if not config.are_different and config.weights != FIT:
         return Mixture(weights, temperatures)
     known = flat(task.known_labels(labels, values[0].shape[1]))
-    values = [_for_loss(each, labels) for each in logits]
+    values = [_for_loss(each, labels, task) for each in logits]
     if config.are_different:
         temperatures = tuple(fit_temperature(each, known, task) for each in values)
     if config.weights != FIT:
@@ -108,10 +107,10 @@ def fit_mixture(config: TeacherConfig, logits: Sequence[Rows], labels: Rows, tas
     return Mixture(fit_weights(scaled, known[complete], task), temperatures)
 
 
-def _for_loss(logits: Rows, labels: Rows) -> np.ndarray:
+def _for_loss(logits: Rows, labels: Rows, task: Task) -> np.ndarray:
     """Return logits as the hard loss of their task takes them: of all tokens, or padded where a text has one label."""
     if isinstance(logits, Ragged) and not isinstance(labels, Ragged):
-        return logits.padded(_LEAST_LOGIT)
+        return logits.padded(task.padding_logit)
     return flat(logits)
 
 

@@ -23,14 +23,20 @@ from distiltune.training.distillation.lean_trainer import BoundedTrainer
 from distiltune.training.distillation.trainer import DistillationTrainer
 from distiltune.training.models import passes
 from distiltune.training.ragged import Ragged
-from distiltune.training.tasks import MULTI_LABEL, REGRESSION, SINGLE_LABEL, TOKEN_CLASSIFICATION
+from distiltune.training.tasks import (
+    MULTI_LABEL,
+    QUESTION_ANSWERING,
+    REGRESSION,
+    SINGLE_LABEL,
+    TOKEN_CLASSIFICATION,
+)
 
 NUM_ROWS, NUM_LABELS = 22, 4
 
 
 def model_of(task=SINGLE_LABEL, *, layers=2, seed=0, dropout=0.0, **more) -> Any:
     torch.manual_seed(seed)
-    names = [f"label {number}" for number in range(NUM_LABELS)]
+    names = list(task.fixed_outputs) or [f"label {number}" for number in range(NUM_LABELS)]
     config = BertConfig(
         vocab_size=40, hidden_size=16, num_hidden_layers=layers, num_attention_heads=2, intermediate_size=32,
         max_position_embeddings=32, hidden_dropout_prob=dropout, attention_probs_dropout_prob=dropout,
@@ -44,6 +50,10 @@ def texts(task=SINGLE_LABEL, *, num=NUM_ROWS, unlabelled=0) -> LabelledSplit:
     random = np.random.default_rng(0)
     lengths = random.integers(3, 21, num)
     rows = [random.integers(1, 40, length).astype(np.int32) for length in lengths]
+    if task.of_windows:
+        ends = [np.sort(random.integers(0, length, 2)) for length in lengths]
+        logits = Ragged.of([random.standard_normal((n, 2)) for n in lengths], np.float32, (2,))
+        return LabelledSplit(from_rows(rows, np.array(ends)), logits)
     if task.of_tokens:
         labels: Any = [random.integers(0, NUM_LABELS, length) for length in lengths]
         for row in labels:
@@ -123,7 +133,7 @@ KINDS = {
         "hidden_loss_weight": 0.5, "losses": {"cosine": {"weight": 0.3}}, "teacher": model_of(layers=4, seed=7),
     },
     "on the device": {"data_on_device": True},
-    **{each.name: {"task": each} for each in (MULTI_LABEL, REGRESSION, TOKEN_CLASSIFICATION)},
+    **{each.name: {"task": each} for each in (MULTI_LABEL, REGRESSION, TOKEN_CLASSIFICATION, QUESTION_ANSWERING)},
 }  # fmt: skip
 
 
@@ -194,7 +204,9 @@ def test_free_memory_is_read_once_for_each_training(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "task", [SINGLE_LABEL, MULTI_LABEL, TOKEN_CLASSIFICATION], ids=lambda each: each.name
+    "task",
+    [SINGLE_LABEL, MULTI_LABEL, TOKEN_CLASSIFICATION, QUESTION_ANSWERING],
+    ids=lambda each: each.name,
 )
 @pytest.mark.parametrize("with_logits", [True, False])
 def test_an_evaluation_finds_the_same_in_parts(task, with_logits, tmp_path, num_passes):

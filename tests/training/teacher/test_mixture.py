@@ -210,6 +210,7 @@ def test_the_two_ends_of_a_span_are_fitted_by_text():
     """Logits of each token, of texts with one label each: the first and the last token of an answer."""
 
     class Ends:
+        padding_logit = -1e4
         has_temperature = True
 
         def known_labels(self, labels, num_outputs):
