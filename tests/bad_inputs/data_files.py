@@ -312,6 +312,30 @@ TASK_FILES: dict[str, tuple[str, str, dict[str, Any], tuple[str, ...]]] = {
         {"label_columns": ["text", "label", "other"]},
         ("data.label_columns", "two columns"),
     ),
+    "tags": (
+        "single_label",
+        "text,label\na b,B-x O\nc d,O O\n",
+        {},
+        ("data/train.csv", "set task: token_classification"),
+    ),
+    "spans": (
+        "single_label",
+        'text,label\na b,"[{""start"": 0, ""end"": 1, ""label"": ""x""}]"\nc d,[]\n',
+        {},
+        ("data/train.csv", "set task: token_classification"),
+    ),
+    "answers": (
+        "single_label",
+        'text,label\na b,"{""text"": [""a""], ""answer_start"": [0]}"\n',
+        {},
+        ("data/train.csv", "set task: question_answering"),
+    ),
+    "tags-as-names": (
+        "multi_label",
+        "text,label\na b,B-x O\nc d,O O\n",
+        {"label_separator": " "},
+        ("data/train.csv", "set task: token_classification"),
+    ),
     "one-of-several": ("single_label", CSV, {"label_columns": ["text", "label"]}, ("data.label_columns",)),
 }
 

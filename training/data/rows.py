@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeGuard, TypeVar
@@ -87,7 +88,15 @@ class Split:
 
 
 class LabelError(ValueError):
-    """A value is not a label; the message names the column and describes the fault."""
+    """A value is not a label; the message names the column and describes the fault.
+
+    Attributes:
+        task: Name of the task that reads such labels; None: they are not known to be of another task.
+    """
+
+    def __init__(self, message: str, task: str | None = None) -> None:
+        super().__init__(message)
+        self.task = task
 
 
 def checked(
@@ -119,7 +128,7 @@ def checked(
             f"{raw.origin}: no row of the {raw.name} split has a {_TEXT_NAMES[name]}: {raw.place(0)}: {name} "
             f"{fault_of(value)}; check the column with the {_TEXT_NAMES[name]}"
         )
-    faults = FaultList()
+    faults, of_tasks = FaultList(), Counter[str]()
     texts: list[TextOrPair] = []
     labels: list[Any] = []
     for index in kept:
@@ -135,6 +144,11 @@ def checked(
             labels.append((read_label or read_name)(raw.labels[index]))
         except LabelError as fault:
             faults.add(lambda i=index, what=str(fault): f"{raw.place(i)}: {what}")
+            of_tasks.update([fault.task] if fault.task else [])
+    if of_tasks:
+        remedy = (
+            f"set task: {of_tasks.most_common(1)[0][0]}, or data.label_column to a column of other labels"
+        )
     faults.raise_if_any(raw.origin, remedy)
     if len(kept) < num_rows:
         notes.append(_dropped_note(raw, kept))

@@ -190,8 +190,60 @@ def test_keys_of_another_kind_are_refused_with_their_task(tmp_path) -> None:
 
 def test_a_label_of_another_task_names_the_task(tmp_path) -> None:
     for label, task in ((["air"], "multi_label"), (0.5, "regression")):
-        with pytest.raises(DataError, match=rf"not text \(a label of the task {task}\)"):
+        with pytest.raises(DataError, match=rf"not text \(a label of the task {task}\).*set task: {task}"):
             loaded(tmp_path / "data.jsonl", NAMES, rows_with(lambda n, label=label: label))
+
+
+OF_OTHER_TASKS: dict[str, tuple[Any, str]] = {
+    "tags": (["B-name", "O", "O"], "token_classification"),
+    "tags in a string": ("B-name O O", "token_classification"),
+    "tags outside of entities": (["O", "O", "O"], "token_classification"),
+    "spans": ([{"start": 0, "end": 4, "label": "name"}], "token_classification"),
+    "spans as lists": ([[0, 4, "name"]], "token_classification"),
+    "spans in a string": ('[{"start": 0, "end": 4, "label": "name"}]', "token_classification"),
+    "answers": ({"text": ["text"], "answer_start": [0]}, "question_answering"),
+    "a list of answers": ([{"text": "text", "answer_start": 0}], "question_answering"),
+    "answers in a string": ('{"text": ["text"], "answer_start": [0]}', "question_answering"),
+}
+
+
+@pytest.mark.parametrize("kind", [NAMES, NAME_SETS, NUMBERS], ids=lambda each: each.name)
+@pytest.mark.parametrize("form", OF_OTHER_TASKS)
+def test_tags_spans_and_answers_are_no_labels_of_whole_texts(form, kind, tmp_path) -> None:
+    label, task = OF_OTHER_TASKS[form]
+    with pytest.raises(DataError, match=rf"line 2: label is .*the task {task}.*; set task: {task}, or"):
+        loaded(tmp_path / "data.jsonl", kind, rows_with(lambda n: label if n % 2 else []))
+
+
+@pytest.mark.parametrize(
+    ("content", "name", "task"),
+    [
+        ("Ann NNP B-name\nflies VBZ O\n\nBo NNP B-name\n\n" * 9, "data.conll", "token_classification"),
+        (
+            '{"data": [{"paragraphs": [{"context": "Ann", "qas": [{"question": "who?", "id": "1", '
+            '"answers": [{"text": "Ann", "answer_start": 0}]}]}]}]}',
+            "data.json",
+            "question_answering",
+        ),
+    ],
+)
+@pytest.mark.parametrize("kind", [NAMES, NAME_SETS, NUMBERS], ids=lambda each: each.name)
+def test_a_file_of_another_task_names_the_task(kind, content, name, task, tmp_path) -> None:
+    (tmp_path / name).write_text(content)
+    with pytest.raises(DataError, match=rf"set task: {task}"):
+        load_data(data_config(source="files", train=str(tmp_path / name)), kind)
+
+
+@pytest.mark.parametrize(
+    "names", [["O", "A", "B"], ["S-Bahn", "U-Bahn"], ["B-Ware"], ["O"], ["[new", "{old}"], ["A O", "B O"]]
+)
+def test_names_that_resemble_tags_are_still_names(names, tmp_path) -> None:
+    single = loaded(
+        tmp_path / "data.jsonl", NAMES, rows_with(lambda n: ["other", *names][n % (len(names) + 1)])
+    )
+    assert single.label_names == sorted(["other", *names])
+    several = loaded(tmp_path / "sets.jsonl", NAME_SETS, rows_with(lambda n: names))
+    assert several.label_names == sorted(names)
 
 
 @pytest.mark.parametrize(

@@ -10,10 +10,8 @@ from typing import Any, ClassVar
 from ....errors import DataError, shown
 from ..rows import LabelError, Split, fault_of, is_blank, name_of, read_name
 from .base import LabelFormat
-from .vocabulary import NamedKind
-
-NO_LABEL = ""
-"""Stratum of texts without a label."""
+from .other_tasks import naming_other_tasks
+from .vocabulary import NO_LABEL, NamedKind
 
 _TRUTH = {"1": True, "1.0": True, "true": True, "0": False, "0.0": False, "false": False}
 
@@ -34,7 +32,7 @@ class NameSets(NamedKind):
             )
         if form.columns:
             return lambda values: _read_columns(values, form.columns)
-        return lambda value: _read_value(value, form.separator)
+        return naming_other_tasks(lambda value: _read_value(value, form.separator))
 
     def remedy(self, form: LabelFormat) -> str:
         """Return the remedy for rows without a text or valid labels."""

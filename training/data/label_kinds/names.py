@@ -7,8 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 from ....errors import DataError
-from ..rows import LabelError, Split, is_blank, quoted, read_name
+from ..rows import Split, quoted, read_name
 from .base import LabelFormat
+from .other_tasks import naming_other_tasks
 from .vocabulary import NamedKind
 
 
@@ -29,7 +30,7 @@ class Names(NamedKind):
                     f"data.{key}: {given!r:.100} given, but the task reads one label for each text; remove it, or set "
                     "task to multi_label"
                 )
-        return _read
+        return naming_other_tasks(read_name, ("multi_label", "regression"))
 
     def names_in(self, label: str) -> Sequence[str]:
         """Return the name."""
@@ -68,17 +69,6 @@ class Names(NamedKind):
     def strata(self, labels: Sequence[str]) -> list[tuple[str, ...]]:
         """Return the names."""
         return [(label,) for label in labels]
-
-
-def _read(value: object) -> str:
-    """Return a value as a name; for a value that another task reads, the error names that task."""
-    try:
-        return read_name(value)
-    except LabelError as error:
-        other_task = {list: "multi_label", float: "regression"}.get(type(value))
-        if other_task is None or is_blank(value):
-            raise
-        raise LabelError(f"{error} (a label of the task {other_task})") from None
 
 
 NAMES = Names()

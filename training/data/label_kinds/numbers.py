@@ -12,6 +12,7 @@ import numpy as np
 from ....errors import DataError, shown
 from ..rows import LabelError, Split, fault_of, is_blank
 from .base import LabelFormat, LabelKind
+from .other_tasks import naming_other_tasks
 
 _NUM_BINS = 10
 _ROWS_PER_BIN = 10
@@ -35,7 +36,7 @@ class Numbers(LabelKind):
             return lambda values: tuple(
                 _number(value, column) for value, column in zip(_as_tuple(values), form.columns, strict=True)
             )
-        return lambda value: (_number(value, "label"),)
+        return naming_other_tasks(lambda value: (_number(value, "label"),))
 
     def remedy(self, form: LabelFormat) -> str:
         """Return the remedy for rows without a text or a number."""

@@ -12,8 +12,7 @@ from typing import Any, ClassVar, NamedTuple
 from ....errors import DataError, shown
 from ..rows import LabelError, RawSplit, Split, fault_of, is_blank, is_name
 from .base import LabelFormat
-from .name_sets import NO_LABEL
-from .vocabulary import NamedKind
+from .vocabulary import NO_LABEL, NamedKind
 
 OUTSIDE, BEGIN, INSIDE = "O", "B-", "I-"
 

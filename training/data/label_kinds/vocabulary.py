@@ -14,6 +14,8 @@ from ....errors import DataError, shown
 from ..rows import NUM_SHOWN, SPLITS, Split, nearest, quoted
 from .base import LabelFormat, LabelKind
 
+NO_LABEL: Final = ""
+"""Stratum of texts without a label."""
 OTHER: Final = "other"
 """Label that rare labels are merged into."""
 

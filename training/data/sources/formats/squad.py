@@ -84,7 +84,10 @@ def read_squad(content: str, origin: str, columns: Columns) -> Table | None:
     if not rows:
         raise DataError(f"{origin}: has no question; {_REMEDY}")
     names = [*COLUMNS.values(), *_FURTHER]
-    columns.check(origin, names)
+    try:
+        columns.check(origin, names)
+    except DataError as error:
+        raise DataError(f"{error}, or set task: question_answering, which reads these columns") from None
     return Table(origin, names, lambda name: [row[name] for row in rows], places.__getitem__)
 
 

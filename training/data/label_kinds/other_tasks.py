@@ -1,0 +1,85 @@
+"""Labels of another task: how they are recognised, so that the error names the task that reads them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from typing import Any, Final, TypeVar
+
+from ....errors import shown
+from ..rows import LabelError, is_blank
+from .answers import is_answer
+from .tags import BEGIN, INSIDE, OUTSIDE, is_tag
+
+_Label = TypeVar("_Label")
+_TAGS, _ANSWERS, _SETS = "token_classification", "question_answering", "multi_label"
+_SPAN_KEYS: Final = {"start", "end"}
+
+
+def naming_other_tasks(
+    read: Callable[[Any], _Label], others: tuple[str, ...] = ()
+) -> Callable[[object], _Label]:
+    """Return a reader of labels whose error names the task that reads a rejected value.
+
+    Tags, spans and answers are rejected even if the reader would accept them, as a list of names or as one long name.
+
+    Args:
+        read: The reader, which raises ``LabelError``.
+        others: Further tasks that its errors may name.
+    """
+
+    def reader(value: object) -> _Label:
+        if (task := _certain_task(value)) is not None:
+            raise LabelError(f"label is {shown(value)}, a label of the task {task}", task)
+        try:
+            return read(value)
+        except LabelError as error:
+            task = None if is_blank(value) else _task_of(_parsed(value))
+            if task not in (_TAGS, _ANSWERS, *others):
+                raise
+            raise LabelError(f"{error} (a label of the task {task})", task) from None
+
+    return reader
+
+
+def _certain_task(value: object) -> str | None:
+    """Return the task of a value that cannot be meant as names: answers, spans, or tags some of which are ``O``."""
+    parsed = _parsed(value)
+    task = _task_of(parsed)
+    if task == _TAGS and isinstance(parsed, list | tuple) and all(isinstance(each, str) for each in parsed):
+        return task if OUTSIDE in parsed and len(parsed) > 1 else None
+    return task if task in (_TAGS, _ANSWERS) else None
+
+
+def _task_of(value: object) -> str | None:
+    """Return the task that reads values like this one; None: it may be a name, or no task reads it."""
+    if is_answer(value):
+        return _ANSWERS
+    if not isinstance(value, list | tuple):
+        return "regression" if isinstance(value, float) else None
+    if not value:
+        return None
+    is_tagged = all(map(is_tag, value)) and any(
+        each == OUTSIDE or str(each).startswith((BEGIN, INSIDE)) for each in value
+    )
+    return _TAGS if is_tagged or all(map(_is_span, value)) else _SETS
+
+
+def _is_span(value: object) -> bool:
+    if isinstance(value, Mapping):
+        return set(value) >= _SPAN_KEYS
+    is_triple = isinstance(value, list | tuple) and len(value) == len(("start", "end", "label"))
+    return is_triple and all(type(each) is int for each in value[:2])
+
+
+def _parsed(value: object) -> object:
+    """Return what a string holds: a list or an object in JSON, or tags divided by blanks; else the value itself."""
+    if not isinstance(value, str):
+        return value
+    if value.lstrip()[:1] in ("[", "{"):
+        try:
+            return json.loads(value)
+        except (ValueError, RecursionError):
+            return value
+    parts = value.split() if OUTSIDE in value else []
+    return parts if len(parts) > 1 and all(map(is_tag, parts)) else value
