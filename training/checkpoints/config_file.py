@@ -15,9 +15,9 @@ from ..data.rows import nearest, shown
 from ..models import convolution as convolution  # these register their model types
 from ..models import static as static
 from ..models.structured_pruning import KEPT_HEADS
+from ..tasks.config import CONFIG_FILE as CONFIG_FILE
 from .loading import loading
 
-CONFIG_FILE = "config.json"
 _MOST_BYTES = 16 << 20
 _MOST_LAYERS = 10_000
 _MOST_LABELS = 1_000_000

@@ -65,8 +65,9 @@ class LabelMatch:
             )
         if len(own) == 1 and task.has_classes:
             raise ModelError(
-                f"{what}: its num_labels is 1, so its head outputs one number and cannot distinguish labels; use a "
-                f"classifier with the data's {len(names)} labels, or fine-tune a {what} on this data"
+                f"{what}: its num_labels is 1, so its head outputs one number and cannot distinguish labels; set task: "
+                f"regression if the labels are numbers, use a classifier with the data's {len(names)} labels, or "
+                f"fine-tune a {what} on this data"
             )
         missing, extra = set(names) - set(called), set(called) - set(names)
         if missing or (extra and not self.drop):

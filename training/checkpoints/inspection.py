@@ -14,6 +14,7 @@ from ...errors import ModelError, first_line
 from ..models.families import first_position, with_layers
 from ..models.structured_pruning import classifier_class
 from ..tasks import SINGLE_LABEL, TASKS, Task
+from ..tasks.config import task_of_model
 from .config_file import read_config
 from .load import check_max_length, has_own_head, load_tokenizer, local_directory
 from .loading import loading
@@ -126,8 +127,9 @@ def _check_head(config: PreTrainedConfig, model_class: Any, task: Task, name: st
     other = next((head for head in heads if head in named and head != expected), None)
     if other is not None and expected not in named:
         raise ModelError(
-            f"{name}: architectures: {other} in its config.json, but the task {task.name} needs {expected}; use a "
-            f"checkpoint trained for that task, or fine-tune this one (teacher.fine_tune.checkpoint)"
+            f"{name}: architectures: {other} in its config.json, but the task {task.name} needs {expected}; "
+            f"{_other_task(config)}use a checkpoint trained for that task, or fine-tune this one "
+            f"(teacher.fine_tune.checkpoint)"
         )
 
 
@@ -135,7 +137,13 @@ def _check_problem_type(config: PreTrainedConfig, task: Task, name: str | Path) 
     given: Any = config.problem_type
     if given is not None and given != task.problem_type:
         raise ModelError(
-            f"{name}: problem_type: {given} in its config.json, but the task {task.name} needs {task.problem_type}: "
-            f"its outputs mean something else; use a checkpoint trained for that task, or fine-tune this one "
-            f"(teacher.fine_tune.checkpoint)"
+            f"{name}: problem_type: {given} in its config.json, but the task {task.name} needs "
+            f"{task.problem_type or 'none'}: its outputs mean something else; {_other_task(config)}use a checkpoint "
+            f"trained for that task, or fine-tune this one (teacher.fine_tune.checkpoint)"
         )
+
+
+def _other_task(config: PreTrainedConfig) -> str:
+    """Return the beginning of a remedy: the task that a model is for, where its configuration shows it."""
+    found = task_of_model(vars(config))
+    return "" if found is None else f"set task: {found} for labels of that task, "

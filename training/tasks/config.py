@@ -15,7 +15,8 @@ from . import MULTI_LABEL, QUESTION_ANSWERING, TASKS, TOKEN_CLASSIFICATION
 
 TaskName = Annotated[str, RegisteredName(lambda: TASKS, "a task")]
 
-_MOST_BYTES = 2**24  # of a config.json
+CONFIG_FILE = "config.json"
+_MOST_BYTES = 2**24  # of that file
 
 
 def task_description() -> str:
@@ -23,8 +24,8 @@ def task_description() -> str:
     known = "; ".join(f"{task.name}, {task.description}" for task in TASKS)
     return (
         f"The task to learn: {known}. Default: recognised from the keys of `data`, the extension of `data.train` or "
-        "its beginning (SQuAD), and the `problem_type` and `architectures` of `teacher.checkpoint`; otherwise "
-        "single_label."
+        "its beginning (SQuAD), and the `problem_type` and `architectures` of `teacher.checkpoint`, a directory or a "
+        "hub id that has been downloaded; otherwise single_label."
     )
 
 
@@ -52,15 +53,33 @@ def recognised_task(values: Mapping[str, Any]) -> str | None:
 
 
 def task_of_checkpoint(name: str) -> str | None:
-    """Return the task of a local checkpoint, by its ``problem_type`` or a head that only one task has, or None.
+    """Return the task of a checkpoint, as ``task_of_model`` does; None if it is on the hub and not yet downloaded.
 
     Faults of the checkpoint are not reported here, but when it is checked.
     """
     try:
-        config = json.loads(read_regular(Path(name).expanduser() / "config.json", _MOST_BYTES))
-        config = config if isinstance(config, dict) else {}
+        folder = Path(name).expanduser()
+        path = folder / CONFIG_FILE if folder.is_dir() else _downloaded_config(name)
+        config = {} if path is None else json.loads(read_regular(path, _MOST_BYTES))
     except (OSError, RuntimeError, ValueError):  # RuntimeError: the home directory of an unknown user
         return None
+    return task_of_model(config) if isinstance(config, dict) else None
+
+
+def _downloaded_config(name: str) -> Path | None:
+    """Return the configuration of a hub id in the hub's cache, without using the network; None if it has none.
+
+    Raises:
+        ValueError: It is no hub id.
+    """
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(name, CONFIG_FILE)
+    return Path(found).resolve() if isinstance(found, str) else None
+
+
+def task_of_model(config: Mapping[str, Any]) -> str | None:
+    """Return the task of a model by the ``problem_type`` of its configuration, or a head that one task alone has."""
     problem_type, architectures = config.get("problem_type"), config.get("architectures")
     if problem_type is not None:
         return next((task.name for task in TASKS if task.problem_type == problem_type), None)

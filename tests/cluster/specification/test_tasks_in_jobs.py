@@ -9,6 +9,7 @@ import pytest
 
 from distiltune.cluster.specification.config import JobConfig
 from distiltune.search.space.space import fixed_values
+from distiltune.training.tasks.config import task_of_checkpoint
 
 FILES = {"source": "files", "train": "data.csv"}
 
@@ -41,6 +42,42 @@ def test_a_task_is_recognised_from_the_data_and_the_teacher(data, problem_type, 
     config = job(data={**FILES, **data}, **({"teacher": teacher} if teacher else {}))
     assert config.task == task
     assert JobConfig.model_validate_json(config.model_dump_json()) == config
+
+
+@pytest.mark.parametrize("is_downloaded", [True, False])
+@pytest.mark.parametrize(
+    ("values", "task"),
+    [
+        ({"problem_type": "regression"}, "regression"),
+        ({"architectures": ["BertForTokenClassification"]}, "token_classification"),
+        ({"architectures": ["BertForSequenceClassification"]}, "single_label"),
+    ],
+)
+def test_the_task_of_a_hub_id_is_recognised_from_what_has_been_downloaded(
+    values, task, is_downloaded, tmp_path, monkeypatch
+) -> None:
+    commit = "0" * 40
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    cached = tmp_path / "models--someone--teacher"
+    for file, content in {
+        cached / "refs/main": commit,
+        cached / "blobs/abc": json.dumps({"model_type": "bert", **values}),
+    }.items():
+        file.parent.mkdir(parents=True)
+        file.write_text(content)
+    if is_downloaded:
+        link = cached / "snapshots" / commit / "config.json"
+        link.parent.mkdir(parents=True)
+        link.symlink_to("../../blobs/abc")
+    found = job(teacher={"checkpoint": "someone/teacher"}).task
+    assert found == (task if is_downloaded else "single_label")
+
+
+@pytest.mark.parametrize(
+    "name", ["offline:all-MiniLM-L6-v2", "not a name", "a/b/c", "/nowhere", "~nobody/x", "x\0y"]
+)
+def test_a_checkpoint_that_is_nowhere_implies_no_task(name) -> None:
+    assert task_of_checkpoint(name) is None
 
 
 def test_a_task_that_is_given_is_not_recognised(tmp_path) -> None:

@@ -622,5 +622,7 @@ def test_a_table_larger_than_the_tokenizer_is_accepted(intact, tmp_path):
 def test_a_head_of_one_output_is_rejected_as_teacher_but_accepted_as_encoder(tmp_path):
     one = tiny_classifier(tmp_path / "one", label_names=["LABEL_0"], texts=TEXTS)
     inspect_checkpoint(one)
-    refused(lambda: match_labels(load_model(one), LABELS), "num_labels is 1", "4 labels")
+    refused(
+        lambda: match_labels(load_model(one), LABELS), "num_labels is 1", "4 labels", "set task: regression"
+    )
     assert load_with_labels(one, LABELS).config.num_labels == 4

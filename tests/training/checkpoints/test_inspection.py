@@ -103,10 +103,19 @@ def test_only_whole_wrapper_names_are_removed(name) -> None:
     assert unwrapped(name) == name
 
 
-@pytest.mark.parametrize("problem", ["multi_label_classification", "regression"])
-def test_a_head_for_another_task_is_rejected_as_teacher_but_can_be_fine_tuned(problem, copy) -> None:
+@pytest.mark.parametrize(
+    ("problem", "task"), [("multi_label_classification", "multi_label"), ("regression", "regression")]
+)
+def test_a_head_for_another_task_is_rejected_as_teacher_but_can_be_fine_tuned(problem, task, copy) -> None:
     directory = configured(copy(), problem_type=problem)
-    refused(directory, f"problem_type: {problem}", "single_label", "teacher.fine_tune", complete=True)
+    refused(
+        directory,
+        f"problem_type: {problem}",
+        "single_label",
+        f"set task: {task} ",
+        "teacher.fine_tune",
+        complete=True,
+    )
     inspect_checkpoint(directory)
 
 

@@ -416,15 +416,25 @@ def test_a_checkpoint_with_the_head_of_another_task_is_refused(tokenizer, tmp_pa
     save_checkpoint(new_model(tokenizer), tokenizer, tmp_path / "spans")
     inspect_checkpoint(tmp_path / "spans", complete=True, task=TASK)
     with pytest.raises(
-        ModelError, match=r"architectures: BertForQuestionAnswering.*single_label needs BertForSeq"
+        ModelError,
+        match=r"architectures: BertForQuestionAnswering.*single_label needs BertForSeq.*set task: question_answering ",
     ):
         inspect_checkpoint(tmp_path / "spans", complete=True, task=SINGLE_LABEL)
-    config = BertConfig(**SHAPES, vocab_size=len(tokenizer), **SINGLE_LABEL.model_config(["a", "b"]))
-    save_checkpoint(new_classifier(config), tokenizer, tmp_path / "labels")
-    with pytest.raises(
-        ModelError, match=r"problem_type|architectures: BertForSequence.*question_answering needs"
+    fields = SINGLE_LABEL.model_config(["a", "b"])
+    for problem_type, expected in (
+        (
+            None,
+            r"architectures: BertForSequenceC\w+ .*task question_answering needs BertForQuestionAnswering; use a",
+        ),
+        (
+            "single_label_classification",
+            r"problem_type: single_label_c\w+ .*task question_answering needs none.*; set task: single_label ",
+        ),
     ):
-        inspect_checkpoint(tmp_path / "labels", complete=True, task=TASK)
+        config = BertConfig(**SHAPES, vocab_size=len(tokenizer), **{**fields, "problem_type": problem_type})
+        save_checkpoint(new_classifier(config), tokenizer, tmp_path / "labels")
+        with pytest.raises(ModelError, match=expected):
+            inspect_checkpoint(tmp_path / "labels", complete=True, task=TASK)
 
 
 def test_logits_are_cached_by_content(tokenizer, split, tmp_path):
