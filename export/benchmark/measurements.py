@@ -240,6 +240,7 @@ def quantile_sample(texts: Sequence[TextOrPair], num: int) -> list[TextOrPair]:
 def long_text(texts: Sequence[TextOrPair], num_tokens: int) -> TextOrPair:
     """Join words of ``texts``, in order and in a cycle, into a text or pair of ``num_tokens`` words.
 
+    The two texts of a pair have lengths in the proportion of ``texts``: a question is much shorter than its context.
     It has at most six characters for each of the tokens, and fewer words where they are long, as in scripts without
     spaces.
     """
@@ -250,7 +251,9 @@ def long_text(texts: Sequence[TextOrPair], num_tokens: int) -> TextOrPair:
         num += len(taken[-1]) + 1
     if isinstance(texts[0], str):
         return " ".join(taken)[: _MOST_CHARACTERS * num_tokens]
-    middle = (len(taken) + 1) // 2
+    lengths = [[len(part) for part in each] for each in texts if not isinstance(each, str)]
+    share = sum(first for first, _ in lengths) / max(1, sum(map(sum, lengths)))
+    middle = max(1, min(len(taken) - 1, round(share * len(taken))))
     return " ".join(taken[:middle]), " ".join(taken[middle:]) or taken[0]
 
 

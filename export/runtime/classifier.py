@@ -216,7 +216,8 @@ class TextClassifier:
     def cut_to(self, num_tokens: int) -> TextClassifier:
         """Return the same model with texts truncated to another number of tokens.
 
-        Its calls raise ``ArtifactError`` for texts that are longer than the graph has positions for.
+        A context is truncated so that it has that many tokens together with its question, and is read in windows as
+        before. Calls of other tasks raise ``ArtifactError`` for texts that are longer than the graph has positions for.
         """
         other = copy(self)
         other._predictor, other.max_length = self._predictor.with_max_length(num_tokens), num_tokens

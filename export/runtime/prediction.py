@@ -54,9 +54,12 @@ class Predictor:
         self._pad_token_id = config.pad_token_id
         self._takes_pairs = config.takes_pairs
         self._of_tokens = self.decoder.of_tokens
-        self._questions: QuestionReader | None = None
-        if isinstance(self.decoder, WindowDecoder):
-            self._questions = QuestionReader(tokenizer, self.feeds, self.run, self._answers)
+        self._questions = self._question_reader()
+
+    def _question_reader(self) -> QuestionReader | None:
+        if not isinstance(self.decoder, WindowDecoder):
+            return None
+        return QuestionReader(self.tokenizer, self.feeds, self.run, self._answers)
 
     def check(self) -> None:
         """Run the model once, so that labels, tokens, padding or weights that do not fit fail here, not later.
@@ -86,6 +89,7 @@ class Predictor:
         """Return the same predictor, with texts truncated to another number of tokens."""
         other = copy(self)
         other.tokenizer = self.tokenizer.cut_to(num_tokens)
+        other._questions = other._question_reader()
         return other
 
     def run(self, feed: dict[str, np.ndarray]) -> np.ndarray:

@@ -99,6 +99,7 @@ class Tokenizer:
         other.tokenizer.enable_truncation(num_tokens, direction=side)
         other.max_length = num_tokens
         other._long = max(_LONG_TEXT, _CHARACTERS_PER_TOKEN * num_tokens)
+        other._windowing = None if self._windowing is None else self._windowing.cut_to(num_tokens)
         return other
 
     def last_id(self) -> int | None:

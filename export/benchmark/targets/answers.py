@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from .base import Opened, OpenOptions
@@ -10,7 +11,7 @@ from .base import Opened, OpenOptions
 if TYPE_CHECKING:
     import numpy as np
 
-    from ....training.tasks.spans.windows import Window
+    from ....training.tasks.spans.windows import Window, Windowing
 
 
 def open_answerer(
@@ -18,7 +19,7 @@ def open_answerer(
 ) -> Opened:
     """Wrap a model of spans in a function from pairs to answers, in inference mode.
 
-    All windows of a batch of pairs are run together, and decoded as in the runtime.
+    All windows of a batch of pairs are run together, fewer where they are long, and decoded as in the runtime.
 
     Args:
         model: The model, on its device.
@@ -38,23 +39,25 @@ def open_answerer(
     assert isinstance(decoder, WindowDecoder)
     windowing = Windowing.of_transformers(tokenizer, options.max_length)
 
-    def answered(pairs: list[tuple[str, str]]) -> list[dict[str, Any]]:
+    def answered(pairs: list[tuple[str, str]], windowing: Windowing) -> list[dict[str, Any]]:
         windows = windowing.windows(pairs)
-        found = _run(model, windows, int(tokenizer.pad_token_id), device)
-        rows = [own[: len(each)] for own, each in zip(found, windows, strict=True)]
+        rows = _run(model, windows, int(tokenizer.pad_token_id), device)
         contexts = [context for _, context in pairs]
         return decoder.decode_windows(contexts, windows, Ragged.of(rows, np.float32, (2,)), None)
 
-    def call(texts: Any, batch_size: int = 1) -> Any:
+    def call(texts: Any, batch_size: int = 1, windowing: Windowing = windowing) -> Any:
         pairs = list(texts) if isinstance(texts, list) else [texts]
         found = [
             answer
             for start in range(0, len(pairs), batch_size)
-            for answer in answered(pairs[start : start + batch_size])
+            for answer in answered(pairs[start : start + batch_size], windowing)
         ]
         return found if isinstance(texts, list) else found[0]
 
-    return Opened(call, logits, label_names(model.config), windows=windowing.windows)
+    def at_length(num_tokens: int) -> Any:
+        return partial(call, windowing=windowing.cut_to(num_tokens))
+
+    return Opened(call, logits, label_names(model.config), windows=windowing.windows, at_length=at_length)
 
 
 def window_inputs(model: Any, windows: Sequence[Window], pad_token_id: int) -> dict[str, Any]:
@@ -77,10 +80,17 @@ def window_inputs(model: Any, windows: Sequence[Window], pad_token_id: int) -> d
     return without_unread_types(model, given)
 
 
-def _run(model: Any, windows: Sequence[Window], pad_token_id: int, device: str) -> np.ndarray:
-    """Return the logits float32[B, L, 2] of windows."""
+def _run(model: Any, windows: Sequence[Window], pad_token_id: int, device: str) -> list[np.ndarray]:
+    """Return the logits float32[L, 2] of each window; as many windows are run together as memory allows."""
     import torch
 
-    with torch.inference_mode():
-        given = {name: each.to(device) for name, each in window_inputs(model, windows, pad_token_id).items()}
-        return model(**given).logits.float().cpu().numpy()
+    from ...runtime.session.feeds import runs_of
+
+    found: dict[int, np.ndarray] = {}
+    for places in runs_of([len(each) for each in windows], len(windows)):
+        batch = window_inputs(model, [windows[place] for place in places], pad_token_id)
+        with torch.inference_mode():
+            logits = model(**{name: each.to(device) for name, each in batch.items()}).logits
+        for place, own in zip(places, logits.float().cpu().numpy(), strict=True):
+            found[place] = own[: len(windows[place])]
+    return [found[place] for place in range(len(windows))]

@@ -30,7 +30,7 @@ def open_classifier(options: OpenOptions, **load: Any) -> Opened:
         num_nodes=classifier.num_nodes,
         tokens=classifier.tokens if classifier.of_tokens and not classifier.of_windows else None,
         windows=classifier.windows if classifier.of_windows else None,
-        at_length=None if classifier.of_windows else classifier.cut_to,
+        at_length=classifier.cut_to,
     )
 
 

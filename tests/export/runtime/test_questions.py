@@ -19,6 +19,8 @@ from distiltune.errors import ArtifactError, InputError
 from distiltune.export.artifact.seal import seal_artifact
 from distiltune.export.benchmark.accuracy.judge import judge
 from distiltune.export.benchmark.accuracy.predictions import unpack_answers
+from distiltune.export.benchmark.measurements import PerformanceBenchmark, long_text
+from distiltune.export.benchmark.targets import answers
 from distiltune.export.benchmark.targets.base import OpenOptions
 from distiltune.export.benchmark.targets.onnx import open_classifier
 from distiltune.export.benchmark.targets.outputs import SPLITS, ScoredModel, outputs_of
@@ -29,6 +31,7 @@ from distiltune.export.out_of_scope.answers import fit_answers, probabilities
 from distiltune.export.out_of_scope.fit_scores import ValidationTexts, fit_scores, refit_scores
 from distiltune.export.runtime.classifier import TextClassifier
 from distiltune.export.runtime.probes import run_probes
+from distiltune.export.runtime.session import feeds
 from distiltune.export.runtime.tasks import DECODERS
 from distiltune.export.variants.build import build_variant
 from distiltune.training.ragged import Ragged
@@ -116,8 +119,8 @@ def expected_answer(
     return {"answer": pair[1][start:end], "score": weights[best] / total, "start": start, "end": end}
 
 
-def check(answers: list[dict[str, Any]], expected: list[dict[str, Any]]) -> None:
-    for found, other in zip(answers, expected, strict=True):
+def check(given: list[dict[str, Any]], expected: list[dict[str, Any]]) -> None:
+    for found, other in zip(given, expected, strict=True):
         assert list(found) == ["answer", "score", "start", "end"]
         assert {**found, "score": 0} == {**other, "score": 0}
         assert found["score"] == pytest.approx(other["score"], abs=1e-4)
@@ -302,12 +305,53 @@ def test_every_runtime_is_judged_by_the_same_answers(student, variant, classifie
     assert first["calibration"]["temperature"] == pytest.approx(
         second["calibration"]["temperature"], rel=0.05
     )
-    answers = unpack_answers(first["answers"]["test"]["without_threshold"])
+    unpacked = unpack_answers(first["answers"]["test"]["without_threshold"])
     metric = QUESTION_ANSWERING.metric("f1", ["start", "end"])
-    assert answers.right is not None and metric.measure(answers.predictions, answers.labels) == pytest.approx(  # pyright: ignore[reportArgumentType]
+    assert unpacked.right is not None and metric.measure(
+        unpacked.predictions, unpacked.labels
+    ) == pytest.approx(  # pyright: ignore[reportArgumentType]
         first["metrics"]["f1"]["test"]
     )
     assert isinstance(outputs_of(ours, PAIRS).logits, Ragged)
+
+
+def test_a_length_is_that_of_a_question_with_its_context(student, variant, classifier, monkeypatch):
+    monkeypatch.setattr("distiltune.export.benchmark.targets.pytorch.set_threads", lambda _: None)
+    opened = open_checkpoint(OpenOptions(str(student), MAX_LENGTH, None, 1, None, task="question_answering"))
+    ours = open_classifier(OpenOptions(str(variant), MAX_LENGTH, None, 1, None, task="question_answering"))
+    assert opened.at_length is not None and ours.at_length is not None
+    for num_tokens in (16, MAX_LENGTH, 150):
+        pair = long_text(PAIRS, num_tokens)
+        cut = ours.at_length(num_tokens)
+        assert isinstance(pair, tuple) and isinstance(cut, TextClassifier)
+        windows = cut.windows([pair])
+        assert max(map(len, windows)) == min(num_tokens, MAX_LENGTH)
+        read = {tuple(span) for each in windows for span in each.spans.tolist() if span[0] >= 0}
+        num_others = sum(span[0] < 0 for span in windows[0].spans.tolist())
+        assert len(read) + num_others == num_tokens
+        assert cut(pair)["answer"] == opened.at_length(num_tokens)(pair)["answer"] != ""
+    assert len(cut.windows([pair])) > 3
+    assert classifier.windows(ASKED)[0].ids == ours.windows(ASKED)[0].ids, "the first one has not changed"
+    times = PerformanceBenchmark(ours.pipeline, PAIRS, num_runs=2).time_lengths(ours.at_length, [16, 99], 0.1)
+    assert list(times) == ["16", "99"]
+
+
+def test_windows_of_a_long_context_are_run_in_several_batches(student, monkeypatch):
+    sizes, inputs = [], answers.window_inputs
+
+    def counted(model, windows, pad_token_id):
+        sizes.append((len(windows), max(map(len, windows))))
+        return inputs(model, windows, pad_token_id)
+
+    monkeypatch.setattr(answers, "window_inputs", counted)
+    monkeypatch.setattr("distiltune.export.benchmark.targets.pytorch.set_threads", lambda _: None)
+    opened = open_checkpoint(OpenOptions(str(student), MAX_LENGTH, None, 1, None, task="question_answering"))
+    whole = opened.pipeline(ASKED, batch_size=len(ASKED))
+    assert len(sizes) == 1 and sizes[0][0] > len(ASKED)
+    monkeypatch.setattr(feeds, "_MOST_PAIRS", 4 * MAX_LENGTH**2)
+    sizes.clear()
+    check(opened.pipeline(ASKED, batch_size=len(ASKED)), whole)
+    assert len(sizes) > 2 and all(num * length**2 <= 4 * MAX_LENGTH**2 for num, length in sizes)
 
 
 def predict(variant: Path, capsys: Any, **given: Any) -> str:

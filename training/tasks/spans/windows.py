@@ -67,19 +67,29 @@ class Windowing:
     Args:
         tokenizer: A tokenizer that neither truncates nor pads.
         max_length: Most tokens of a window.
+        num_tokens: Tokens of a question, its context and what is added to them, to which the context is cut; None: it
+            is not cut.
 
     Raises:
         ValueError: ``max_length`` leaves no room beside the added tokens.
     """
 
-    def __init__(self, tokenizer: tokenizers.Tokenizer, max_length: int) -> None:
+    def __init__(
+        self, tokenizer: tokenizers.Tokenizer, max_length: int, num_tokens: int | None = None
+    ) -> None:
         self._tokenizer = tokenizer
+        self._max_length = max_length
         self._template = _template(tokenizer)
-        self._room = max_length - self._template.num_added
+        self._room = min(max_length, num_tokens or max_length) - self._template.num_added
+        self._most = None if num_tokens is None else num_tokens - self._template.num_added
         if self._room < 1:
             raise ValueError(
                 f"max_length is {max_length}, but the tokenizer adds {self._template.num_added} tokens to every pair"
             )
+
+    def cut_to(self, num_tokens: int) -> Windowing:
+        """Return the same windowing, with contexts cut so that a question with its context has that many tokens."""
+        return Windowing(self._tokenizer, self._max_length, num_tokens)
 
     @classmethod
     def of_transformers(cls, tokenizer: Any, max_length: int) -> Windowing:
@@ -114,6 +124,7 @@ class Windowing:
     ) -> list[Window]:
         template = self._template
         asked = question[: self._room // _QUESTION_DIVISOR]
+        context = context if self._most is None else context[: self._most - len(asked)]
         room = self._room - len(asked)
         step = room - room // _OVERLAP_DIVISOR
         head = [*template.before, *((each, template.types[0]) for each in asked), *template.between]
@@ -122,7 +133,7 @@ class Windowing:
             part = context[start : start + room]
             tokens = [*head, *((each, template.types[1]) for each in part), *template.after]
             places = np.full((len(tokens), 2), NO_CONTEXT, dtype=np.int32)
-            places[len(head) : len(head) + len(part)] = spans[start : start + room]
+            places[len(head) : len(head) + len(part)] = spans[start : start + len(part)]
             windows.append(Window([each for each, _ in tokens], [kind for _, kind in tokens], places, number))
         return windows
 
