@@ -93,7 +93,8 @@ class LogitsFileConfig(Section):
     path: Name = Field(
         description="A file with a row for each text, in any format of `data.train`: the text, and `logits.LABEL` or "
         "`probabilities.LABEL` for each label, `logits` or `probabilities` with objects of label and number, or "
-        "`label` and `confidence`. `distiltune label` writes one."
+        "`label` and `confidence` (several labels: a list, or an object of label and confidence; regression: the "
+        "number). `distiltune label` writes one."
     )
     text_column: Name = Field(default="text", description="Its column with the text.")
     text_pair_column: Name | None = Field(

@@ -4,7 +4,8 @@ A row has the text (or the two texts of a pair), or the id of a row of the data,
 
 - ``logits.LABEL`` or ``probabilities.LABEL``: a column of numbers for each label;
 - ``logits`` or ``probabilities``: one column of objects, label -> number;
-- ``label``, and ``confidence`` where it is known: the label that the teacher predicts, and its probability.
+- ``label``, and ``confidence`` where it is known: the label that the teacher predicts, and its probability; a list of
+  labels, or an object of label and probability, where a text may have several; or the number that it predicts.
 """
 
 from __future__ import annotations
@@ -199,9 +200,9 @@ def _as_logits(probabilities: list[tuple[int, np.ndarray]], task: Task) -> list[
     return [(row, values) for (row, _), values in zip(probabilities, logits, strict=True)]
 
 
-def _object(value: object) -> object:
-    """Return the mapping that a JSON text or the pairs of an Arrow map stand for; any other value as it is."""
-    if isinstance(value, str) and value.lstrip().startswith("{"):
+def _object(value: object, begins: tuple[str, ...] = ("{",)) -> object:
+    """Return what a JSON text with this beginning or the pairs of an Arrow map stand for; any other value as it is."""
+    if isinstance(value, str) and value.lstrip().startswith(begins):
         try:
             return json.loads(value)
         except ValueError:
@@ -264,43 +265,92 @@ def _logits_of_labels(
     task: Task,
     faults: FaultList,
 ) -> list[tuple[int, np.ndarray]]:
-    """Return the rows that have a label, each with logits float64[C]; other labels share the rest of the confidence."""
-    if not task.has_classes:
+    """Return the rows that have a label, labels or a number, each with logits float64[C]."""
+    read = _label_reader(names, match, task)
+    if read is None:
         raise DataError(
-            f"{_SECTION}: {table.origin} has one label for each text, but the task is {task.name}; give "
-            f"{LOGITS}.LABEL or {PROBABILITIES}.LABEL for each label"
+            f"{_SECTION}: {table.origin} has one label for each text, but the task is {task.name} with {len(names)} "
+            f"outputs; give {LOGITS}.LABEL for each of them"
         )
     labels = table.column(LABEL)
-    confidences = table.column(CONFIDENCE) if CONFIDENCE in table.names else None
-    place = {name: number for number, name in enumerate(names)}
+    confidences = table.column(CONFIDENCE) if CONFIDENCE in table.names else [None] * len(labels)
     found = []
     for row in kept:
-        label = name_of(labels[row])
-        if is_blank(label):
+        if is_blank(labels[row]):
             continue
-        label = match.renamed.get(str(label), str(label))
-        confidence = 1.0 if confidences is None or is_blank(confidences[row]) else _number(confidences[row])
-        if label not in place:
-            if not match.drop:
-                hint = nearest(label, names)
-                faults.add(
-                    lambda r=row, v=label, h=hint: (
-                        f"{table.place(r)}: label {shown(v)} is not one of the data's labels{h}; rename it with "
-                        "teacher.labels, or drop it with teacher.drop_labels"
-                    )
-                )
-        elif confidence is None or not 1 / len(names) <= confidence <= 1:
-            faults.add(
-                lambda r=row: (
-                    f"{table.place(r)}: confidence is {shown(confidences[r] if confidences else None)}; accepted: "
-                    f"{1 / len(names):.3g} to 1"
-                )
+        values = read(labels[row], confidences[row])
+        if isinstance(values, str):
+            faults.add(lambda r=row, fault=values: f"{table.place(r)}: {fault}")
+        elif values is not None:
+            found.append((row, values))
+    return _as_logits(found, task) if found and task.has_named_labels else found
+
+
+_Read = Callable[[object, object], "np.ndarray | str | None"]
+
+
+def _label_reader(names: Sequence[str], match: LabelMatch, task: Task) -> _Read | None:
+    """Return the function from a row's label and confidence to float64[C], its fault, or None for a dropped label.
+
+    It returns probabilities, of a task of numbers the number itself. It is None if the task has no such function.
+    """
+    place = {name: number for number, name in enumerate(names)}
+
+    def position(label: object) -> int | str | None:
+        name = match.renamed.get(str(name_of(label)), str(name_of(label)))
+        if name in place:
+            return place[name]
+        return (
+            None
+            if match.drop
+            else (
+                f"label {shown(name)} is not one of the data's labels{nearest(name, names)}; rename it with "
+                "teacher.labels, or drop it with teacher.drop_labels"
             )
-        else:
-            probabilities = np.full(len(names), (1 - confidence) / max(1, len(names) - 1))
-            probabilities[place[label]] = confidence
-            found.append((row, probabilities))
-    return _as_logits(found, task) if found else []
+        )
+
+    def one(label: object, given: object) -> np.ndarray | str | None:
+        """Read one label; the others share the rest of its confidence."""
+        found, confidence = position(label), _confidence(given, 1 / len(names))
+        if not isinstance(found, int):
+            return found
+        if isinstance(confidence, str):
+            return confidence
+        probabilities = np.full(len(names), (1 - confidence) / max(1, len(names) - 1))
+        probabilities[found] = confidence
+        return probabilities
+
+    def several(labels: object, given: object) -> np.ndarray | str | None:
+        """Read a list of labels, or an object of label and confidence; labels that are not named have none."""
+        held, probabilities = _object(labels, ("{", "[")), np.zeros(len(names))
+        if not isinstance(held, Mapping | list | tuple):
+            return f"label is {shown(labels)}, not a list of labels, or an object of label and confidence"
+        for label in held:
+            own = held[label] if isinstance(held, Mapping) else given
+            found, confidence = position(label), _confidence(own, 0.0)
+            if isinstance(found, str):
+                return found
+            if isinstance(confidence, str):
+                return confidence
+            if found is not None:
+                probabilities[found] = confidence
+        return probabilities
+
+    def number(value: object, _: object) -> np.ndarray | str:
+        found = _number(value)
+        return f"label is {shown(value)}, not a finite number" if found is None else np.array([found])
+
+    if task.has_named_labels:
+        return several if task.has_label_sets else one if task.has_classes else None
+    return number if len(names) == 1 else None
+
+
+def _confidence(value: object, least: float) -> float | str:
+    """Return a confidence, 1 if it is blank, or its fault."""
+    found = 1.0 if is_blank(value) else _number(value)
+    if found is None or not least <= found <= 1:
+        return f"confidence is {shown(value)}; accepted: {least:.3g} to 1"
+    return found
 
 
 def check_coverage(config: LogitsFileConfig, texts: Sequence[TextOrPair], logits: np.ndarray) -> int:

@@ -107,6 +107,49 @@ def test_hard_labels_with_confidence(tmp_path):
     assert missing_rows(left_out).all()
 
 
+@pytest.mark.parametrize("suffix", [".jsonl", ".csv", ".parquet"])
+def test_lists_of_labels_and_labels_with_confidences(tmp_path, suffix):
+    given = [["a", "Z"], [], {"a": 0.9, "b": 0.25}, {"c": None}, ["b"]]
+    confidences = [None, None, None, 0.5, 0.75]
+    values = given if suffix == ".jsonl" else [json.dumps(each) for each in given]
+    texts = [f"text {number}" for number in range(5)]
+    rows = list(zip(texts, values, confidences, strict=True))
+    path = write_rows(tmp_path / f"llm{suffix}", rows, ("text", "label", "confidence"))
+    found = read(path, MULTI_LABEL, renamed={"Z": "c"}).of(texts)
+    expected = [[1, 0, 1], [0, 0, 0], [0.9, 0.25, 0], [0, 0, 1], [0, 0.75, 0]]
+    np.testing.assert_allclose(1 / (1 + np.exp(-found)), expected, atol=1e-5)
+    assert np.isfinite(found).all()
+    np.testing.assert_array_equal(read(path, MULTI_LABEL, drop=True).of(texts)[0] > 0, [True, False, False])
+
+
+def test_a_number_is_the_output_itself(tmp_path):
+    rows = [["x", 3.5, 0.9], ["y", "-1e2", ""], ["z", "", ""]]
+    path = table(tmp_path / "llm.csv", ["text", "label", "confidence"], rows)
+    found = read(path, REGRESSION, names=["label"]).of(["x", "y", "z"])
+    np.testing.assert_array_equal(found, np.array([[3.5], [-100], [np.nan]], dtype=np.float32))
+    with pytest.raises(DataError, match=r"task is regression with 2 outputs; give logits\.LABEL"):
+        read(path, REGRESSION, names=["valence", "arousal"])
+
+
+@pytest.mark.parametrize(
+    ("task", "label", "confidence", "parts"),
+    [
+        (MULTI_LABEL, "a", "", ["line 2", "label is 'a', not a list"]),
+        (MULTI_LABEL, '["a"', "", ["line 2", "not a list"]),
+        (MULTI_LABEL, '["d"]', "", ["line 2", "label 'd'", "teacher.labels"]),
+        (MULTI_LABEL, '{"a": 1.5}', "", ["line 2", "confidence is 1.5", "0 to 1"]),
+        (MULTI_LABEL, '["a"]', "high", ["line 2", "confidence is 'high'"]),
+        (REGRESSION, "much", "", ["line 2", "label is 'much', not a finite number"]),
+        (REGRESSION, "inf", "", ["line 2", "not a finite number"]),
+    ],
+)
+def test_wrong_labels_of_other_tasks_are_one_clear_error(tmp_path, task, label, confidence, parts):
+    path = table(tmp_path / "llm.csv", ["text", "label", "confidence"], [["x", label, confidence]])
+    with pytest.raises(DataError) as caught:
+        read(path, task, names=["label"] if task is REGRESSION else NAMES)
+    assert all(part in str(caught.value) for part in parts), caught.value
+
+
 def test_labels_are_matched_as_those_of_a_checkpoint(tmp_path):
     path = tmp_path / "teacher.parquet"
     write_logits(path, TEXTS, ["A", "b", "c", "extra"], np.column_stack([LOGITS, LOGITS[:, 0]]))
