@@ -197,6 +197,7 @@ def test_a_label_of_another_task_names_the_task(tmp_path) -> None:
 OF_OTHER_TASKS: dict[str, tuple[Any, str]] = {
     "tags": (["B-name", "O", "O"], "token_classification"),
     "tags in a string": ("B-name O O", "token_classification"),
+    "tags as Python": ("['B-name', 'O', 'O']", "token_classification"),
     "tags outside of entities": (["O", "O", "O"], "token_classification"),
     "spans": ([{"start": 0, "end": 4, "label": "name"}], "token_classification"),
     "spans as lists": ([[0, 4, "name"]], "token_classification"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
@@ -10,7 +9,7 @@ from typing import Any, ClassVar
 from ....errors import DataError, shown
 from ..rows import LabelError, Split, fault_of, is_blank, name_of, read_name
 from .base import LabelFormat
-from .other_tasks import naming_other_tasks
+from .other_tasks import literal, naming_other_tasks
 from .vocabulary import NO_LABEL, NamedKind
 
 _TRUTH = {"1": True, "1.0": True, "true": True, "0": False, "0.0": False, "false": False}
@@ -125,13 +124,9 @@ def _split_string(value: str, separator: str | None) -> list[object]:
         return [part.strip() for part in value.split(separator) if part.strip()]
     if not value.strip():
         return []
-    for parse in (json.loads, ast.literal_eval):
-        try:
-            found = parse(value) if value.lstrip().startswith("[") else None
-        except (ValueError, SyntaxError, RecursionError, MemoryError):
-            continue
-        if isinstance(found, list):
-            return found
+    found = literal(value) if value.lstrip().startswith("[") else None
+    if isinstance(found, list):
+        return found
     raise LabelError(f"label is {shown(value)}, not a list of labels")
 
 

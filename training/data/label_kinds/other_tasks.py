@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 from collections.abc import Callable, Mapping
 from typing import Any, Final, TypeVar
@@ -73,13 +74,21 @@ def _is_span(value: object) -> bool:
 
 
 def _parsed(value: object) -> object:
-    """Return what a string holds: a list or an object in JSON, or tags divided by blanks; else the value itself."""
+    """Return what a string holds: a list or an object, or tags divided by blanks; else the value itself."""
     if not isinstance(value, str):
         return value
     if value.lstrip()[:1] in ("[", "{"):
-        try:
-            return json.loads(value)
-        except (ValueError, RecursionError):
-            return value
+        found = literal(value)
+        return value if found is None else found
     parts = value.split() if OUTSIDE in value else []
     return parts if len(parts) > 1 and all(map(is_tag, parts)) else value
+
+
+def literal(value: str) -> Any:
+    """Return what a string holds in the syntax of JSON or of Python, as pandas writes lists; None if it is neither."""
+    for parse in (json.loads, ast.literal_eval):
+        try:
+            return parse(value)
+        except (ValueError, SyntaxError, RecursionError, MemoryError):
+            continue
+    return None
