@@ -17,10 +17,10 @@ from distiltune.export.onnx.convert import export_onnx
 from distiltune.export.runtime.classifier import TextClassifier
 from distiltune.export.variants.build import build_variant
 from distiltune.texts import as_columns
-from distiltune.training.checkpoints.load import load_classifier, load_model
+from distiltune.training.checkpoints.load import load_classifier, load_model, save_checkpoint
 from distiltune.training.models.first_token import first_token_in_last_layer, reads_first_token
 from distiltune.training.models.token_types import reads_token_types
-from distiltune.training.tasks import SINGLE_LABEL
+from distiltune.training.tasks import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 
 PAIRS = [*drawn_pairs(12, seed=5), ("red " * 40, "blue grey"), ("green", "white black " * 30)]
 READS = {"bert": True, "distilbert": False, "roberta": False}
@@ -106,6 +106,28 @@ def test_the_artifact_says_what_it_takes_to_other_libraries(bert, students):
     np.testing.assert_allclose(
         [each["score"] for each in answers], [each["score"] for each in expected], atol=1e-4
     )
+
+
+@pytest.mark.parametrize("task", [MULTI_LABEL, REGRESSION], ids=lambda task: task.name)
+def test_other_tasks_answer_pairs_as_the_pipeline_of_transformers(task, bert, students, tmp_path):
+    model, tokenizer = load_classifier(students["bert"])
+    model.config.problem_type = task.problem_type
+    save_checkpoint(model, tokenizer, tmp_path / "student")
+    build("onnx", tmp_path / "student", tmp_path / "onnx", task=task.name, base_onnx=bert / "model.onnx")
+    classifier = TextClassifier.load(tmp_path / "onnx")
+    assert classifier.takes_pairs and classifier.reads_token_types and classifier.task == task.name
+    classify = pipeline("text-classification", model=model, tokenizer=tokenizer, device="cpu", top_k=None)
+    rows = classify([as_columns(pair) for pair in PAIRS], truncation=True, max_length=MAX_LENGTH)
+    expected = [{each["label"]: each["score"] for each in row} for row in rows]
+    for answers in (classifier(PAIRS), [classifier(pair) for pair in PAIRS]):
+        for answer, scores in zip(answers, expected, strict=True):
+            if task is REGRESSION:
+                assert answer["values"] == pytest.approx(scores, abs=5e-4)
+            else:
+                found = {each["label"]: each["score"] for each in answer["labels"]}
+                assert found == pytest.approx({n: s for n, s in scores.items() if s > 0.5}, abs=5e-4)
+    swapped = classifier.logits([(second, first) for first, second in PAIRS])
+    assert np.abs(swapped - classifier.logits(PAIRS)).max() > 0.1, "the order of the texts matters"
 
 
 @pytest.mark.parametrize("family", ["bert", "distilbert"])
