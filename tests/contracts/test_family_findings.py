@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from families_page import HOW, PAGE, as_markdown, put, read_record
-from family_probes import LABELS, MAX_LENGTH, PROBES, Subject, with_other_form
+from family_probes import LABELS, LEAST_AGREEMENT, MAX_LENGTH, PROBES, Subject, with_other_form
 from models import tiny_classifier, tiny_data
 from tiny_families import OTHER_FORMS, TINY, TOPICS, config_of, tiny_model, tokenizer_of
 from transformers import CONFIG_MAPPING, AutoModelForMaskedLM
@@ -89,7 +89,11 @@ def test_a_capability_works_or_is_refused_with_the_reason(
     if request.config.getoption("--write-families"):
         put(family, capability, found)
     else:
-        assert found == read_record()[family][capability], f"docs/families.json is out of date; {HOW}"
+        expected = read_record()[family][capability]
+        # Rounding differs between processors; the probe requires the least agreement.
+        assert ("agreement" in found) == ("agreement" in expected), HOW
+        same = {**found, "agreement": 0} == {**expected, "agreement": 0}
+        assert same, f"docs/families.json is out of date; {HOW}"
 
 
 def test_the_page_is_that_of_the_record(request: pytest.FixtureRequest) -> None:
@@ -98,6 +102,8 @@ def test_the_page_is_that_of_the_record(request: pytest.FixtureRequest) -> None:
     record = read_record()
     assert list(record) == FAMILIES and all(set(found) == set(PROBES) for found in record.values())
     assert as_markdown(record) == PAGE.read_text(encoding="utf-8"), HOW
+    for capability, least in LEAST_AGREEMENT.items():
+        assert all(found[capability]["agreement"] >= least for found in record.values())
 
 
 PROBES_OF_FORMS = ("depth", "heads", "rows", "first_token", "students", "token_types", "runtime", "int8")

@@ -13,7 +13,7 @@ DOCS = Path(__file__).parents[2] / "docs"
 RECORD, PAGE = DOCS / "families.json", DOCS / "families.md"
 HOW = "run: pytest -m '' tests/contracts/test_family_findings.py --write-families"
 Findings = dict[str, dict[str, dict[str, Any]]]
-"""Family, capability, and what was found: ``works``, and a ``note``."""
+"""Family, capability, and what was found: ``works``, a ``note``, and an ``agreement`` in percent."""
 
 _HEAD = """# Model families
 
@@ -38,8 +38,10 @@ _TAIL = """
 
 `tests/contracts/test_family_findings.py` writes them: it tries every capability on a tiny model of every family, with a
 tokenizer of the family's own class. Only MiniLM's weights are at hand where this package is built, so no accuracy is
-claimed for the others: after some steps of training, the 8-bit graph predicts what the 32-bit one does, and the runtime
-what PyTorch does. What does not work is refused by name, with the reason, before a job begins.
+claimed for the others: after some steps of training, the quantized graphs predict what the 32-bit one does for the
+share of texts in the table, and the runtime what PyTorch does. The shares were measured where the page was written; on
+other processors some text may differ, and the suite requires the shares above. What does not work is refused by name,
+with the reason, before a job begins.
 
 ```bash
 pytest -m '' tests/contracts/test_family_findings.py --write-families   # this page
@@ -109,6 +111,7 @@ def as_markdown(findings: Findings) -> str:
 
 def _cell(found: dict[str, Any], reasons: dict[str, int]) -> str:
     answer, note = "yes" if found["works"] else "no", found.get("note")
+    answer = f"{answer}, {found['agreement']:g} %" if "agreement" in found else answer
     return f"{answer} [{reasons.setdefault(note, len(reasons) + 1)}]" if note else answer
 
 
