@@ -177,3 +177,60 @@ def test_students_without_attention_learn_every_task(kind, home) -> None:
     assert done.returncode == 0, done.stderr
     search = json.loads((folder / f"distiltune-runs/runs/{kind}/stages/search.json").read_text())["result"]
     assert search["best"]["value"] > 0.5
+
+
+# ---- Numbers of pairs -----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def paired(tmp_path_factory) -> Path:
+    """A finished run on pairs of texts, of which the number is the difference of their words' values."""
+    folder = tmp_path_factory.mktemp("paired")
+    random, lines = np.random.default_rng(1), ["first,second,relatedness"]
+    values = dict(zip(WORDS.values(), (1.0, 2.0, 4.0), strict=True))
+    for _ in range(400):
+        first, second = (random.choice([*values], 1)[0] for _ in range(2))
+        one, other = (
+            " ".join(random.permutation([each, *random.choice(FILLERS, 2)])) for each in (first, second)
+        )
+        number = 3 + values[first] - 0.5 * values[second] + random.normal(0, 0.1)
+        lines.append(f"{one},{other},{number:.2f}")
+    (folder / "data.csv").write_text("\n".join(lines) + "\n")
+    scratch = {**JOB["teacher"]["scratch"], "num_train_epochs": 16, "learning_rate": 2e-3, "batch_size": 16}
+    job = {
+        **JOB,
+        "task": "regression",
+        "data": {
+            "source": "files", "train": "data.csv", "text_column": "first", "text_pair_column": "second",
+            "label_column": "relatedness",
+        },
+        "teacher": {"scratch": scratch},
+        "training": {"max_length": 24, "learning_rate": 2e-3, "batch_size": 16},
+        "search": {"num_trials": 1, "space": {"alpha": 0.5, "num_train_epochs": 10}},
+    }  # fmt: skip
+    (folder / "job.yaml").write_text(yaml.safe_dump(job))
+    done = distiltune("run", "job.yaml", "--run-id", "one", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def test_a_number_of_a_pair_is_learned_sealed_and_answered(paired: Path) -> None:
+    assert stage(paired, "teacher")["validation_pearson"] > 0.8
+    assert stage(paired, "search")["best"]["value"] > 0.75
+    artifact = paired / "distiltune-runs/runs/one/artifact"
+    classifier = TextClassifier.load(artifact)
+    assert classifier.task == "regression" and classifier.takes_pairs and classifier.reads_token_types
+    pairs = [
+        (f"today {one} again", f"early {other} at noon") for one in WORDS.values() for other in WORDS.values()
+    ]
+    found = np.array([each["value"] for each in classifier(pairs)])
+    swapped = np.array([classifier((second, first))["value"] for first, second in pairs])
+    values = dict(zip(WORDS.values(), (1.0, 2.0, 4.0), strict=True))
+    expected = [3 + values[one.split()[1]] - 0.5 * values[other.split()[1]] for one, other in pairs]
+    assert np.corrcoef(found, expected)[0, 1] > 0.8
+    assert np.abs(found - swapped).max() > 0.5, "the order of the texts matters"
+    predicted = distiltune("predict", str(artifact), *pairs[0], "--json", cwd=paired)
+    assert predicted.returncode == 0, predicted.stderr
+    assert json.loads(predicted.stdout)[0]["value"] == pytest.approx(classifier(pairs[0])["value"], abs=1e-4)
+    verified = distiltune("verify", str(artifact), cwd=paired)
+    assert verified.returncode == 0, verified.stderr
