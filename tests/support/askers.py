@@ -6,14 +6,22 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from transformers import BertConfig, DistilBertConfig, RobertaConfig
+from transformers import (
+    AutoModelForQuestionAnswering,
+    AutoTokenizer,
+    BertConfig,
+    DistilBertConfig,
+    RobertaConfig,
+)
 
 from distiltune.training.checkpoints.load import new_classifier, save_checkpoint
 from distiltune.training.data.collator import DistillationCollator
 from distiltune.training.data.tokenized import TokenizedDataset
 from distiltune.training.distillation.arguments import DistillationTrainingArguments
 from distiltune.training.distillation.trainer import DistillationTrainer
+from distiltune.training.models.token_types import reads_token_types
 from distiltune.training.tasks import QUESTION_ANSWERING
 from distiltune.training.teacher.from_scratch import train_tokenizer
 
@@ -101,3 +109,54 @@ def tiny_asker(
         ).train()  # fmt: skip
     save_checkpoint(model.eval(), tokenizer, directory)
     return directory
+
+
+def _possible_answers(
+    student: Path, question: str, context: str, max_length: int
+) -> tuple[dict[tuple[int, int], list[float]], float]:
+    """The values of every span of every window, and that of no answer, by transformers' model and windows."""
+    model: Any = AutoModelForQuestionAnswering.from_pretrained(str(student)).eval()
+    tokenizer: Any = AutoTokenizer.from_pretrained(str(student))
+    room = max_length - tokenizer.num_special_tokens_to_add(pair=True)
+    asked = tokenizer(question, add_special_tokens=False, return_offsets_mapping=True)
+    kept = asked["offset_mapping"][: room // 2]
+    question = question[: kept[-1][1]]
+    given = tokenizer(
+        question, context, truncation="only_second", max_length=max_length, stride=(room - len(kept)) // 3,
+        return_overflowing_tokens=True, padding=True, return_tensors="pt", return_token_type_ids=True,
+    )  # fmt: skip
+    names = ["input_ids", "attention_mask", *(["token_type_ids"] if reads_token_types(model) else [])]
+    with torch.inference_mode():
+        found = model(**{name: given[name] for name in names})
+    every: dict[tuple[int, int], list[float]] = {}
+    null = float("inf")
+    for row, encoding in enumerate(given.encodings):
+        starts, ends = found.start_logits[row].tolist(), found.end_logits[row].tolist()
+        null = min(null, starts[0] + ends[0])
+        inside = [place for place, sequence in enumerate(encoding.sequence_ids) if sequence == 1]
+        for first in inside:
+            for last in inside:
+                if first <= last < first + 30:
+                    span = encoding.offsets[first][0], encoding.offsets[last][1]
+                    every.setdefault(span, []).append(starts[first] + ends[last])
+    return every, null
+
+
+def independent_answer(
+    student: Path,
+    pair: tuple[str, str],
+    max_length: int,
+    threshold: float | None = None,
+    temperature: float = 1.0,
+) -> dict[str, Any]:
+    """The answer by brute force over PyTorch's logits of transformers' windows, in the runtime's form."""
+    every, null = _possible_answers(student, *pair, max_length)
+    best = max(every, key=lambda span: max(every[span]))
+    weights = {span: sum(np.exp(value / temperature) for value in values) for span, values in every.items()}
+    total = sum(weights.values()) + (0.0 if threshold is None else np.exp(null / temperature))
+    if threshold is not None and null - max(every[best]) > threshold:
+        return {"answer": "", "score": np.exp(null / temperature) / total, "start": 0, "end": 0}
+    start, end = best
+    inside = pair[1][start:end]  # some tokenizers count the blank before a word as a part of it
+    start, end = start + len(inside) - len(inside.lstrip()), end - len(inside) + len(inside.rstrip())
+    return {"answer": pair[1][start:end], "score": weights[best] / total, "start": start, "end": end}

@@ -10,9 +10,8 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-import torch
-from askers import questions, tiny_asker, write_squad
-from transformers import AutoConfig, AutoModelForQuestionAnswering, AutoTokenizer
+from askers import independent_answer, questions, tiny_asker, write_squad
+from transformers import AutoConfig, AutoModelForQuestionAnswering
 
 from distiltune.cluster.commands.evaluate import evaluate
 from distiltune.errors import ArtifactError, InputError
@@ -72,51 +71,8 @@ def classifier(variant: Path) -> TextClassifier:
     return TextClassifier.load(variant)
 
 
-def possible_answers(
-    student: Path, question: str, context: str
-) -> tuple[dict[tuple[int, int], list[float]], float]:
-    """Return the values of every span of every window, and that of no answer, by transformers' model and windows."""
-    model = AutoModelForQuestionAnswering.from_pretrained(str(student)).eval()
-    tokenizer: Any = AutoTokenizer.from_pretrained(str(student))
-    room = MAX_LENGTH - tokenizer.num_special_tokens_to_add(pair=True)
-    asked = tokenizer(question, add_special_tokens=False, return_offsets_mapping=True)
-    kept = asked["offset_mapping"][: room // 2]
-    question = question[: kept[-1][1]]
-    given = tokenizer(
-        question, context, truncation="only_second", max_length=MAX_LENGTH, stride=(room - len(kept)) // 3,
-        return_overflowing_tokens=True, padding=True, return_tensors="pt", return_token_type_ids=True,
-    )  # fmt: skip
-    reads_types = model.config.model_type == "bert"
-    with torch.inference_mode():
-        found = model(
-            input_ids=given["input_ids"], attention_mask=given["attention_mask"],
-            **({"token_type_ids": given["token_type_ids"]} if reads_types else {}),
-        )  # fmt: skip
-    every: dict[tuple[int, int], list[float]] = {}
-    null = float("inf")
-    for row, encoding in enumerate(given.encodings):
-        starts, ends = found.start_logits[row].tolist(), found.end_logits[row].tolist()
-        null = min(null, starts[0] + ends[0])
-        inside = [place for place, sequence in enumerate(encoding.sequence_ids) if sequence == 1]
-        for first in inside:
-            for last in inside:
-                if first <= last < first + 30:
-                    span = encoding.offsets[first][0], encoding.offsets[last][1]
-                    every.setdefault(span, []).append(starts[first] + ends[last])
-    return every, null
-
-
-def expected_answer(
-    student: Path, pair: tuple[str, str], threshold: float | None = None, temperature: float = 1.0
-) -> dict[str, Any]:
-    every, null = possible_answers(student, *pair)
-    best = max(every, key=lambda span: max(every[span]))
-    weights = {span: sum(np.exp(value / temperature) for value in values) for span, values in every.items()}
-    total = sum(weights.values()) + (0.0 if threshold is None else np.exp(null / temperature))
-    if threshold is not None and null - max(every[best]) > threshold:
-        return {"answer": "", "score": np.exp(null / temperature) / total, "start": 0, "end": 0}
-    start, end = best
-    return {"answer": pair[1][start:end], "score": weights[best] / total, "start": start, "end": end}
+def expected_answer(student: Path, pair: tuple[str, str], *fitted: float | None) -> dict[str, Any]:
+    return independent_answer(student, pair, MAX_LENGTH, *fitted)
 
 
 def check(given: list[dict[str, Any]], expected: list[dict[str, Any]]) -> None:
