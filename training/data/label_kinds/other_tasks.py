@@ -15,6 +15,7 @@ from .tags import BEGIN, INSIDE, OUTSIDE, is_tag
 _Label = TypeVar("_Label")
 _TAGS, _ANSWERS, _SETS = "token_classification", "question_answering", "multi_label"
 _SPAN_KEYS: Final = {"start", "end"}
+_SPAN_LENGTH: Final = 3  # of a span as a list: start, end and label
 
 
 def naming_other_tasks(
@@ -66,11 +67,14 @@ def _task_of(value: object) -> str | None:
     return _TAGS if is_tagged or all(map(_is_span, value)) else _SETS
 
 
-def _is_span(value: object) -> bool:
+def _is_span(value: Any) -> bool:
     if isinstance(value, Mapping):
         return set(value) >= _SPAN_KEYS
-    is_triple = isinstance(value, list | tuple) and len(value) == len(("start", "end", "label"))
-    return is_triple and all(type(each) is int for each in value[:2])
+    return (
+        isinstance(value, list | tuple)
+        and len(value) == _SPAN_LENGTH
+        and all(type(e) is int for e in value[:2])
+    )
 
 
 def _parsed(value: object) -> object:
