@@ -1,6 +1,6 @@
 """Measure the front of accuracy, latency and size: the students of a file, each with several seeds.
 
-    python benchmarks/frontier.py benchmarks/compression/frontier.yaml --storage DIR [--only NAME ...]
+    python benchmarks/frontier.py benchmarks/compression/frontier.yaml --storage DIR [--only NAME[:SEED,...] ...]
         [--seeds 42 43 44] [--json FILE] [--picture FILE] [--untimed]
 
 The file is one of ``benchmarks/techniques.py``; paths in it are relative to the working directory. Every change runs
@@ -56,7 +56,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("file", type=Path, help="YAML file with a job and its changes")
     parser.add_argument("--storage", default="distiltune-runs", help="run store (default: distiltune-runs)")
-    parser.add_argument("--only", nargs="*", metavar="NAME", help="only these changes")
+    parser.add_argument(
+        "--only", nargs="*", metavar="NAME", help="only these changes; accurate:42,43 has own seeds"
+    )
     parser.add_argument("--seeds", type=int, nargs="+", default=[42, 43, 44], help="seeds of the students")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures here")
     parser.add_argument("--picture", type=Path, metavar="FILE", help="also draw them into this PNG file")
@@ -64,13 +66,13 @@ def main() -> None:
     arguments = parser.parse_args()
     given = load_yaml(arguments.file)
     job, changes = given["job"], given["changes"]
+    seeds = dict(seeds_of(each, arguments.seeds) for each in arguments.only or changes)
     runs = {
         name: [
             run_changed(job, {**changes[name], "training.seed": seed}, f"{name}-{seed}", arguments.storage)
-            for seed in arguments.seeds
+            for seed in own
         ]
-        for name in changes
-        if not arguments.only or name in arguments.only
+        for name, own in seeds.items()
     }
     if arguments.untimed:
         return
@@ -80,11 +82,17 @@ def main() -> None:
     found |= {TEACHER: teacher_figures, REFERENCE: {"with_threshold": [], "in_scope": []}}
     add_times(found, job, {name: each[0] for name, each in runs.items()})
     if arguments.json:
-        record = {"machine": describe_machine(), "seeds": arguments.seeds, "models": found}
+        record = {"machine": describe_machine(), "seeds": seeds, "models": found}
         arguments.json.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     sys.stdout.write(table_of(found))
     if arguments.picture:
         draw(found, arguments.picture)
+
+
+def seeds_of(given: str, seeds: list[int]) -> tuple[str, list[int]]:
+    """Return the name of a change and its seeds, from ``NAME`` or ``NAME:SEED,SEED``."""
+    name, _, own = given.partition(":")
+    return name, [int(each) for each in own.split(",")] if own else seeds
 
 
 def artifact_figures(runs: Sequence[Run]) -> dict[str, Any]:
