@@ -187,11 +187,11 @@ def _is_disturbed(row: dict[str, Any]) -> bool:
 
 
 def losses_table(labels: Sequence[dict[str, Any]]) -> Markdown:
-    """Return a Markdown table of ``report["against_teacher"]["labels"]``: texts that both classify correctly."""
+    """Return a Markdown table of ``report["against_teacher"]["labels"]``: texts (or entities) that each has right."""
     rows = [
         [each["label"], each["num_texts"], each["teacher_num_right"], each["num_right"]] for each in labels
     ]
-    return table(["label", "test texts", "teacher right", "chosen right"], rows)
+    return table(["label", "support on test", "teacher right", "chosen right"], rows)
 
 
 def scope_table(variants: Sequence[dict[str, Any]], chosen: str | None) -> Markdown:

@@ -31,7 +31,7 @@ def weights(
         Shares that add up to 1 for each metric, or the reason why there are none.
     """
     if len(finished) < FEWEST_TRIALS:
-        return f"{len(finished)} trials have finished, but {FEWEST_TRIALS} are needed"
+        return f"finished trials: {len(finished)}, but {FEWEST_TRIALS} are needed"
     names = _judged(finished)
     if len(names) < 2:
         return "fewer than two searched arguments vary enough to compute their importance"

@@ -60,7 +60,7 @@ def test_every_label_has_a_row() -> None:
     text = markdown_report(report(breakdown()))
     dash = "\N{EN DASH}"
     rows = cells(text, "label")
-    assert rows[0] == ["label", "test texts", "precision", "recall", "F1", "teacher recall"]
+    assert rows[0] == ["label", "support on test", "precision", "recall", "F1", "teacher recall"]
     assert rows[1:] == [[f"label {n}", "10", dash, "0.5000", "0.2500", "0.7500"] for n in range(3)]
     assert "**onnx** on the test split, the lowest F1 first." in text
     assert "![confusion matrix](confusion.png)" in text

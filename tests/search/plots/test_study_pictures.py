@@ -82,7 +82,7 @@ def test_the_same_trials_give_the_same_pictures(tmp_path, drawn):
 @pytest.mark.parametrize("count", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_few_trials(tmp_path, count):
     drawn = draw_study(search(count, 2), tmp_path, **TWO)
-    assert drawn.left_out == {IMPORTANCE_FILE: f"{count} trials have finished, but 10 are needed"}
+    assert drawn.left_out == {IMPORTANCE_FILE: f"finished trials: {count}, but 10 are needed"}
     for path in drawn.paths:
         check_picture(path)
 
