@@ -157,7 +157,7 @@ def load_with_labels(
     nn.init.normal_(head.weight, std=getattr(model.config, "initializer_range", 0.02))
     if head.bias is not None:
         nn.init.zeros_(head.bias)
-    if task.scales_head and labels is not None and len(labels):
+    if task.starts_head and labels is not None and len(labels):
         task.start_head(head, labels)
     return model
 

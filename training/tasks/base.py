@@ -71,6 +71,7 @@ class Task(Measured):
             tokenized split. Predictions and metrics are still those of questions, with one answer each.
         padding_logit: Logit of padding in padded logits [B, L, C] that a loss receives as they are.
         has_label_sets: Whether a text may have any number of labels, each predicted by a logit above 0.
+        starts_head: Whether a new head is adapted to the labels of the training texts, see ``start_head``.
         scales_head: Whether the learning rate of the head depends on the labels, see ``head_scale``.
         has_temperature: Whether the soft loss depends on the temperature.
         has_label_smoothing: Whether the hard loss has label smoothing.
@@ -96,6 +97,7 @@ class Task(Measured):
     of_windows: ClassVar[bool] = False
     padding_logit: ClassVar[float] = 0.0
     has_label_sets: ClassVar[bool] = False
+    starts_head: ClassVar[bool] = False
     scales_head: ClassVar[bool] = False
     has_temperature: ClassVar[bool] = True
     has_label_smoothing: ClassVar[bool] = True
@@ -187,8 +189,8 @@ class Task(Measured):
         return 1.0
 
     def labels_of_head(self, labels: Sequence[Any]) -> np.ndarray:
-        """Return the labels for ``head_scale`` and ``start_head``, or an empty array if these read none."""
-        return np.asarray(labels if self.scales_head else [], dtype=self.label_dtype)
+        """Return the labels for ``start_head``, or an empty array if it reads none."""
+        return np.asarray(labels if self.starts_head else [], dtype=self.label_dtype)
 
     def start_head(self, head: Any, labels: np.ndarray) -> None:
         """Adapt a new head, a ``torch.nn.Linear``, to the labels of the training texts, in place."""

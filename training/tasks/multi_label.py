@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -52,6 +52,7 @@ class MultiLabel(Task):
         name: "max" for name in _OF_COUNTS if name not in ("macro_f1", "micro_f1")
     }
     label_metrics: ClassVar[Mapping[str, Mode]] = dict.fromkeys(_OF_LABEL, "max")
+    starts_head: ClassVar[bool] = True
     has_label_sets: ClassVar[bool] = True
 
     def missing_labels(self, num_texts: int, num_outputs: int) -> np.ndarray:
@@ -63,6 +64,21 @@ class MultiLabel(Task):
     def num_outputs(self, label_names: Sequence[str]) -> int:
         """Return the number of labels; each has one logit."""
         return len(label_names)
+
+    def start_head(self, head: Any, labels: np.ndarray) -> None:
+        """Initialize the bias of a new head so that each label begins with about its share of the texts as its score.
+
+        Most labels are rare. A head that begins with scores of 0.5 first learns to lower all of them, which drives the
+        layers below into saturation, and hardly recovers. (Lin et al., "Focal Loss for Dense Object Detection", 2017,
+        section 4.1, initialize a detector's rare classes in this way.)
+        """
+        import torch
+
+        if head.bias is None:
+            return
+        shares = (labels.sum(axis=0, dtype=np.float64) + 0.5) / (len(labels) + 1)
+        with torch.no_grad():
+            head.bias.copy_(torch.from_numpy(np.log(shares / (1 - shares))))
 
     def hard_loss(
         self,

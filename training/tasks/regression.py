@@ -30,6 +30,7 @@ class Regression(Task):
     auto_class: ClassVar[str] = "AutoModelForSequenceClassification"
     problem_type: ClassVar[str | None] = "regression"
     metric_modes: ClassVar[Mapping[str, Mode]] = {"pearson": "max", "spearman": "max", "rmse": "min"}
+    starts_head: ClassVar[bool] = True
     scales_head: ClassVar[bool] = True
     has_temperature: ClassVar[bool] = False
     has_label_smoothing: ClassVar[bool] = False

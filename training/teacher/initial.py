@@ -53,7 +53,7 @@ def initial_teacher(
         recipe = config.scratch or ScratchConfig()
         tokenizer = train_tokenizer(texts_of(data.splits["train"]), recipe.vocab_size)
         model = new_model(recipe, tokenizer, names, max_length, task)
-        if task.scales_head:
+        if task.starts_head:
             task.start_head(head_of(model), labels)
         initial = InitialTeacher(model, tokenizer, recipe, task)
     check_max_length(initial.model, max_length, "teacher")

@@ -258,6 +258,18 @@ def test_rows_without_labels_have_neither_loss_nor_gradient() -> None:
         assert given.grad is not None and given.grad[:2].abs().min() > 0 and not given.grad[2:].any()
 
 
+def test_a_head_of_several_labels_begins_with_their_shares() -> None:
+    labels = np.zeros((999, 3), dtype=np.int8)
+    labels[:499, 0] = labels[:49, 1] = 1  # the last one has no text
+    head = torch.nn.Linear(8, 3)
+    before = head.weight.detach().clone()
+    MULTI_LABEL.start_head(head, labels)
+    scores = head.bias.detach().sigmoid().numpy()
+    np.testing.assert_allclose(scores, [0.4995, 0.0495, 0.0005], rtol=1e-4)
+    assert torch.equal(head.weight.detach(), before)
+    MULTI_LABEL.start_head(torch.nn.Linear(8, 3, bias=False), labels)
+
+
 def test_a_head_of_numbers_begins_at_their_mean_and_learns_at_their_scale() -> None:
     _, _, labels = drawn_numbers(num=2)
     missing = REGRESSION.missing_labels(3, 2)

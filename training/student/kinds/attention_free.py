@@ -146,7 +146,7 @@ class AttentionFreeStudent(TrimmedStudent):
             kept = pieces_of(tokenizer, self.vocabulary, inputs.texts, inputs.more_texts)
         pieces = kept if self.loses_pieces else range(num_pieces)
         name = self._fill_table(model, pieces, inputs) if self.table == "teacher" else None
-        if inputs.task.scales_head and len(inputs.labels):
+        if inputs.task.starts_head and len(inputs.labels):
             labels = inputs.task.labels_of_head(inputs.labels)
             inputs.task.start_head(head_of(model, "student"), labels)
         record: dict[str, Any] = {
