@@ -11,7 +11,7 @@ _MOST_CHARACTERS = 60  # of a slice's value
 
 
 def labels_table(labels: Sequence[dict[str, Any]]) -> Markdown:
-    """Return the table of every label: support (texts, or entities), precision, recall and F1, and the teacher's recall where it is known."""
+    """Return the table of every label: texts or entities, precision, recall, F1, teacher's recall if known."""
     has_teacher = any(each["teacher_recall"] is not None for each in labels)
     headers = [
         "label",
