@@ -16,9 +16,9 @@ from ..models import convolution as convolution  # these register their model ty
 from ..models import static as static
 from ..models.structured_pruning import KEPT_HEADS
 from ..tasks.config import CONFIG_FILE as CONFIG_FILE
+from ..tasks.config import MOST_BYTES
 from .loading import loading
 
-_MOST_BYTES = 16 << 20
 _MOST_LAYERS = 10_000
 _MOST_LABELS = 1_000_000
 _LARGEST = 2**31 - 1
@@ -91,7 +91,7 @@ def read_config(directory: Path) -> PreTrainedConfig:
 
 def _read_values(path: Path) -> dict[str, Any]:
     try:
-        values = read_json(read_regular(path, _MOST_BYTES).decode())
+        values = read_json(read_regular(path, MOST_BYTES).decode())
         if not isinstance(values, dict):
             raise ValueError("it is not a JSON object")
     except (OSError, ValueError) as error:

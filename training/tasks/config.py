@@ -16,7 +16,7 @@ from . import MULTI_LABEL, QUESTION_ANSWERING, TASKS, TOKEN_CLASSIFICATION
 TaskName = Annotated[str, RegisteredName(lambda: TASKS, "a task")]
 
 CONFIG_FILE = "config.json"
-_MOST_BYTES = 2**24  # of that file
+MOST_BYTES = 2**24  # of that file
 
 
 def task_description() -> str:
@@ -60,7 +60,7 @@ def task_of_checkpoint(name: str) -> str | None:
     try:
         folder = Path(name).expanduser()
         path = folder / CONFIG_FILE if folder.is_dir() else _downloaded_config(name)
-        config = {} if path is None else json.loads(read_regular(path, _MOST_BYTES))
+        config = {} if path is None else json.loads(read_regular(path, MOST_BYTES))
     except (OSError, RuntimeError, ValueError):  # RuntimeError: the home directory of an unknown user
         return None
     return task_of_model(config) if isinstance(config, dict) else None

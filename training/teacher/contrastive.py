@@ -82,7 +82,7 @@ class ContrastiveTrainer(DistillationTrainer):
         """Compute loss and gradients of a whole batch; its passes are those of ``compute_loss``."""
         del (
             num_items_in_batch
-        )  # the loss is averaged over pairs; with it, each pass would have a loss of its own
+        )  # with it, each pass would have a loss of its own; this one is averaged over pairs
         return super().training_step(model, inputs)
 
     def compute_loss(

@@ -298,15 +298,11 @@ def _label_reader(names: Sequence[str], match: LabelMatch, task: Task) -> _Read 
 
     def position(label: object) -> int | str | None:
         name = match.renamed.get(str(name_of(label)), str(name_of(label)))
-        if name in place:
-            return place[name]
+        if name in place or match.drop:
+            return place.get(name)
         return (
-            None
-            if match.drop
-            else (
-                f"label {shown(name)} is not one of the data's labels{nearest(name, names)}; rename it with "
-                "teacher.labels, or drop it with teacher.drop_labels"
-            )
+            f"label {shown(name)} is not one of the data's labels{nearest(name, names)}; rename it with "
+            "teacher.labels, or drop it with teacher.drop_labels"
         )
 
     def one(label: object, given: object) -> np.ndarray | str | None:

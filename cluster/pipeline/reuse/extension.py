@@ -193,12 +193,10 @@ def _check_extension(run: Run, config: JobConfig, keys: list[str]) -> None:
     check_not_cut(run, "its search cannot be extended")
     num_trials = sum(map(is_trial_name, run.store.names(run.search)))
     if config.search.num_trials < num_trials:
-        is_finished = record.get("state") == "finished"
-        instead = (
-            f"select one of them: {command('choose', run, 'TRIAL')}"
-            if is_finished
-            else f"end the search with those that are done: {command('resume', run, END_SEARCH)}"
-        )
+        if record.get("state") == "finished":
+            instead = f"select one of them: {command('choose', run, 'TRIAL')}"
+        else:
+            instead = f"end the search with those that are done: {command('resume', run, END_SEARCH)}"
         raise InputError(
             f"--set search.num_trials: {config.search.num_trials} given, but run {run.id} has {num_trials} trials; "
             f"give a larger number, or {instead}"
