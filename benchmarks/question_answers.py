@@ -46,9 +46,10 @@ def main() -> None:
     pairs = [(question, context) for question, context in texts_of(test)]
     chosen = run.stage_record("gate")["result"]["chosen"]
     teacher = Path(run.store.fetch(run.stage_record("teacher")["result"]["key"]))
-    options = OpenOptions(str(teacher), job.training.num_tokens, None, 1, None, job.task)
+    artifact = TextClassifier.load(run.store.fetch(run.variant(chosen)))
+    options = OpenOptions(str(teacher), artifact.max_length, None, 1, None, job.task)
     taught = targets.get("pytorch").open(options).pipeline(pairs, batch_size=BATCH_SIZE)
-    found = TextClassifier.load(run.store.fetch(run.variant(chosen)))(pairs, batch_size=BATCH_SIZE)
+    found = artifact(pairs, batch_size=BATCH_SIZE)
     equal = sum(
         (own["start"], own["end"]) == (other["start"], other["end"])
         for own, other in zip(found, taught, strict=True)
