@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -40,9 +39,11 @@ def pull(
 ) -> None:
     """Copy a sealed artifact of a run or a hub; every hash is verified before the directory appears."""
     from ...export.artifact.files import HUB_PREFIX
+    from ..store.artifact_folder import predict_command
+    from ..store.runs import own_name
 
     copy = (_pull_from_hub if run_id.startswith(HUB_PREFIX) else partial(_pull_from_run, storage))(run_id, to)
-    typer.echo(f"{copy}: verified; try: distiltune predict {shlex.quote(str(copy))} 'a text'")
+    typer.echo(f"{copy}: verified; try: {predict_command(own_name(), copy, str(copy))}")
 
 
 def _pull_from_hub(name: str, to: str) -> Path:

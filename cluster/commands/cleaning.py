@@ -35,7 +35,7 @@ YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Delete without ask
 
 @app.command()
 def rm(
-    run_ids: Annotated[list[str], typer.Argument(metavar="RUN...", help="Ids of runs, or `latest`.")],
+    run_ids: Annotated[list[str], typer.Argument(metavar="RUN", help="Ids of runs, or `latest`.")],
     yes: YesOption = False,
     storage: StorageOption = None,
     as_json: JsonOption = False,

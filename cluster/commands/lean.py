@@ -20,16 +20,15 @@ def _annotation(parameter: Parameter) -> Any:
         return StorageOption  # also reads the environment
     if parameter.option is None:
         kind: Any = list[str] | None if parameter.is_many else str
-        metavar = f"[{parameter.metavar}]..." if parameter.is_many else parameter.metavar
-        return Annotated[kind, typer.Argument(metavar=metavar, help=parameter.help)]
+        return Annotated[kind, typer.Argument(metavar=parameter.metavar, help=parameter.help)]
     if parameter.kind is bool:
         return Annotated[bool, typer.Option(parameter.option, help=parameter.help)]
     kind = parameter.kind if parameter.default is not None else parameter.kind | None
     info = typer.Option(
         parameter.option,
         metavar=parameter.metavar,
-        min=parameter.least,
-        max=parameter.most,
+        min=parameter.least if parameter.kind is int else None,
+        max=parameter.most if parameter.kind is int else None,
         help=parameter.help,
     )
     return Annotated[kind, info]

@@ -71,7 +71,7 @@ RunArgument = Annotated[
 SourceArgument = Annotated[
     str | None,
     typer.Argument(
-        metavar="[CONFIG|PRESET]",
+        metavar="CONFIG|PRESET",
         callback=_not_empty,
         help=f"A YAML file, or one of the presets {', '.join(preset_names())}; default: quickstart.",
         autocompletion=_sources,

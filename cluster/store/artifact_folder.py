@@ -1,14 +1,18 @@
-"""Find the artifact that a command names: a folder, or a run whose artifact is fetched."""
+"""Find the artifact that a command names: a folder, or a run whose artifact is fetched; and how to try one."""
 
 from __future__ import annotations
 
 import os
+import shlex
 from importlib.util import find_spec
 from pathlib import Path
 
-from ...errors import InputError, RunNotFoundError, shown
+from ...errors import ArtifactError, InputError, RunNotFoundError, shown
 from ...export.artifact.contents import no_folder
 from ...export.artifact.files import HUB_PREFIX, is_folder
+from ...export.artifact.manifest import SETTINGS_FILE
+from ...export.runtime.classifier_config import read_config
+from ...export.runtime.tasks import DECODERS
 
 STORAGE_VARIABLE = "DISTILTUNE_STORAGE"
 
@@ -59,6 +63,27 @@ def _artifact_of_run(run_id: str, storage: str | None) -> Path:
             f"DIR: run {run.id} is {run.state} and has no artifact yet; see `distiltune show {run.id}`"
         )
     return Path(run.store.fetch(run.artifact))
+
+
+def predict_command(program: str, directory: Path, shown_as: str) -> str:
+    """Return a command line that tries an artifact: with one text, or with two if it takes pairs.
+
+    Args:
+        program: Command of this program, quoted for a shell.
+        directory: Folder of the artifact; if its settings cannot be read, one text is shown.
+        shown_as: Path of the folder to show.
+    """
+    texts = ["a text"]
+    try:
+        config = read_config((directory / SETTINGS_FILE).read_bytes(), directory / SETTINGS_FILE)
+    except (OSError, ArtifactError):
+        config = None
+    if config is not None and config.takes_pairs:
+        is_question = DECODERS[config.task].of_windows
+        texts = (
+            ["a question", "the context that answers it"] if is_question else ["a text", "its second text"]
+        )
+    return f"{program} predict {shlex.join([shown_as, *texts])}"
 
 
 def check_storage(given: str, name: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from rich.text import Text
 
 from ...errors import PermanentStorageError
 from ...training.tasks import title_of
+from ..store.artifact_folder import predict_command
 from ..store.garbage import run_sizes
 from ..store.runs import READERS, STAGES, Run, Storage, command, own_name
 from .console import bytes_text, tables
@@ -231,7 +231,7 @@ def _print_next_steps(console: Console, run: Run, found: dict[str, Any]) -> None
     steps = {
         "artifact": artifact,
         "report": f"{_short(Path(found['report']))}/report.md" if here else command("report", run),
-        "predict": f"{own_name()} predict {shlex.quote(artifact)} 'a text'",
+        "predict": predict_command(own_name(), Path(found["artifact"]), artifact),
         "trials": command("tensorboard", run),
         "pull": command("pull", run, "--to DIR"),
     }

@@ -29,8 +29,8 @@ class Parameter:
         metavar: Name of an argument, or of the value of an option, in help and messages.
         option: Name on the command line with its dashes; None for a positional argument.
         kind: Type of the value; ``bool`` is a flag.
-        least: Smallest number accepted.
-        most: Largest number accepted.
+        least: Smallest whole number accepted.
+        most: Largest whole number accepted; None: no limit.
         is_many: Whether an argument takes all remaining values, possibly none.
     """
 
@@ -41,7 +41,7 @@ class Parameter:
     kind: type = str
     default: Any = None
     least: int = 0
-    most: int = 2**31 - 1
+    most: int | None = None
     is_many: bool = False
 
     @property
@@ -119,12 +119,15 @@ def _reader(parameter: Parameter) -> Callable[[str], Any]:
     def read(given: str) -> Any:
         if parameter.kind is not int:
             return given
-        wanted = f"a whole number from {parameter.least} to {parameter.most}"
+        least, most = parameter.least, parameter.most
+        wanted = (
+            f"a whole number, {least} or more" if most is None else f"a whole number from {least} to {most}"
+        )
         try:
             value = int(given)
         except ValueError:
             raise argparse.ArgumentTypeError(f"{given!r:.60} given; specify {wanted}") from None
-        if not parameter.least <= value <= parameter.most:
+        if value < least or (most is not None and value > most):
             raise argparse.ArgumentTypeError(f"{given:.60} given; specify {wanted}")
         return value
 

@@ -14,6 +14,7 @@ from distiltune.cluster.app import app
 from distiltune.cluster.cli import main
 from distiltune.cluster.commands.examples import EXAMPLES
 from distiltune.cluster.specification.preset_files import preset_names
+from distiltune.export import commands as lean
 
 COMMANDS = {name: each for name, each in typer.main.get_command(app).commands.items() if name != "cluster"}  # pyright: ignore[reportAttributeAccessIssue]
 
@@ -39,6 +40,25 @@ def test_the_help_ends_with_the_example(name: str, capsys, monkeypatch) -> None:
     assert f"Example: {EXAMPLES[name]}" in shown
     if name == "run":
         assert all(preset in shown for preset in preset_names())
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_help_shows_names_of_values_without_doubled_brackets(name: str, capsys) -> None:
+    assert main([name, "--help"]) == 0
+    usage = capsys.readouterr().out.split("Usage:")[1].splitlines()[0]
+    assert "[[" not in usage
+    assert "......" not in usage
+    assert "...}..." not in usage
+
+
+@pytest.mark.parametrize("name", lean.COMMANDS)
+def test_only_options_that_take_numbers_have_limits(name: str, capsys, monkeypatch) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    assert main([name, "--help"]) == 0
+    limited = [
+        line.split()[1] for line in capsys.readouterr().out.splitlines() if re.search("x>=|<=x<=", line)
+    ]
+    assert limited == [each.option for each in lean.COMMANDS[name].parameters if each.kind is int]
 
 
 def completed(words: str, directory: Path) -> list[str]:

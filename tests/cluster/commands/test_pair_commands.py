@@ -7,6 +7,7 @@ import json
 import pytest
 from artifacts import LABELS, tiny_artifact
 
+from distiltune.cluster.store.artifact_folder import predict_command
 from distiltune.export.artifact.seal import seal_artifact
 from distiltune.export.runtime.classifier import TextClassifier
 
@@ -27,6 +28,19 @@ def labels(artifact):
 def table(path, names, rows=PAIRS):
     with path.open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([names, *rows])
+
+
+def test_the_command_that_tries_an_artifact_has_as_many_texts_as_it_takes(artifact, tmp_path):
+    made = tiny_artifact(tmp_path / "single")
+    assert predict_command("distiltune", made, "my model") == "distiltune predict 'my model' 'a text'"
+    pairs = predict_command("distiltune", artifact, "model")
+    assert pairs == "distiltune predict model 'a text' 'its second text'"
+    settings = artifact / "distiltune.json"
+    changed = json.loads(settings.read_text()) | {"task": "question_answering", "labels": ["start", "end"]}
+    settings.write_text(json.dumps(changed))
+    assert predict_command("x", artifact, "model").endswith("'a question' 'the context that answers it'")
+    settings.write_text("{")
+    assert predict_command("x", artifact, "model") == "x predict model 'a text'"
 
 
 def test_predict_takes_two_texts_for_each_pair(here, artifact, labels, capsys):
