@@ -187,26 +187,27 @@ def draw(found: Figures, path: Path) -> None:
     figure = new_figure(9.0, 4.6)
     axes = tidy(figure.add_subplot())
     has_threshold = any(found[TEACHER]["with_threshold"])
+    times = [each["times"]["own_ms"] for each in found.values()]
     for name, each in found.items():
         values = [100 * value for value in each["with_threshold" if has_threshold else "in_scope"] if value]
         milliseconds, size = each["times"]["own_ms"], each["bytes"] / 1e6
+        cost = f"{milliseconds:.3g} ms, {size:.3g} MB"
         if not values:
             axes.axvline(milliseconds, color=_GREY, linestyle="--", linewidth=1)
-            text, place, coordinates = "\n(latency and size only)", 0.03, ("data", "axes fraction")
+            lines = [name, cost, "(latency and size only)"]
+            place, coordinates = 0.03, ("data", "axes fraction")
             offset, alignment, color = (-6, 0), "right", _GREY
         else:
             place, coordinates, color = statistics.fmean(values), "data", _GREY if name == TEACHER else _BLUE
             axes.plot([milliseconds] * 2, [min(values), max(values)], color=color, linewidth=1.5, zorder=2)
             axes.scatter(milliseconds, place, s=20 + 8 * size, color=color, zorder=3)
-            text = "" if name == TEACHER else f", {each['times']['faster']:,.0f}x"
-            offset, alignment = (8 + (size**0.5), -4), "left"
-        label = (
-            f"{name}\n"
-            + (f"{place:.1f} %, " if values else "")
-            + f"{milliseconds:.3g} ms, {size:.3g} MB{text}"
-        )
+            faster = "" if name == TEACHER else f", {each['times']['faster']:,.0f}x"
+            lines = [name, f"{place:.1f} %{faster}", cost]
+            is_fastest = milliseconds == min(times)  # its label would cover the next model
+            offset = ((-1 if is_fastest else 1) * (8 + size**0.5), -4)
+            alignment = "right" if is_fastest else "left"
         axes.annotate(
-            label,
+            "\n".join(lines),
             (milliseconds, place),
             xycoords=coordinates,
             xytext=offset,
@@ -219,8 +220,9 @@ def draw(found: Figures, path: Path) -> None:
     axes.set(xscale="log", xlabel="latency of one text, ms (one CPU thread, text to label; logarithmic)")
     axes.set_xticks(_TICKS, labels=list(map(str, _TICKS)))
     axes.minorticks_off()
+    axes.set_xlim(min(times) / 5, max(times) * 1.5)
     axes.set_ylabel("test accuracy with threshold, %" if has_threshold else "test accuracy, %")
-    axes.margins(x=0.1, y=0.25)
+    axes.margins(y=0.25)
     save(figure, path)
 
 

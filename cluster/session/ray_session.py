@@ -24,7 +24,7 @@ from ..specification.resources import ResourcesConfig, TaskResources
 from .private_ray import PrivateDirectory, own_job_config, start_private_ray
 from .shipped_code import runtime_env
 
-_LEAST_CPUS = 4  # per parallel training: a batch of short texts keeps few cores busy
+_LEAST_CPUS = 4  # per parallel training, unless only two run: a batch of short texts keeps few cores busy
 
 
 @contextmanager
@@ -128,15 +128,15 @@ def node_share(wanted: TaskResources, num_tasks: int, report: ReportProgress | N
 def cpus_of_each(num_tasks: int, num_cpus: float, num_gpus: float = 0) -> float:
     """Return the CPUs of each of several equal trainings that share a node.
 
-    Each training gets one GPU if there are any, else at least ``_LEAST_CPUS`` CPUs. If the node is too small for two,
-    each gets the whole node, and they run one after another.
+    Each training gets one GPU if there are any, else at least ``_LEAST_CPUS`` CPUs; on a smaller node, two share it.
+    On a node with one CPU or GPU, each gets the whole node, and they run one after another.
 
     Args:
         num_tasks: Number of trainings.
         num_cpus: CPUs of the node.
         num_gpus: GPUs of the node that the trainings use.
     """
-    num_places = int(num_gpus) if num_gpus else int(num_cpus // _LEAST_CPUS)
+    num_places = int(num_gpus) if num_gpus else int(max(num_cpus // _LEAST_CPUS, min(num_cpus, 2)))
     at_once = min(num_tasks, num_places)
     return num_cpus if at_once < 2 else float(max(1, num_cpus // at_once))
 

@@ -254,8 +254,9 @@ def test_parallel_teachers_label_in_parallel() -> None:
     ("num_tasks", "num_cpus", "num_gpus", "expected"),
     [
         (1, 32, 0, 32),
-        (4, 2, 0, 2),
-        (4, 7, 0, 7),
+        (4, 1, 0, 1),
+        (4, 2, 0, 1),
+        (4, 7, 0, 3),
         (4, 8, 0, 4),
         (2, 32, 0, 16),
         (3, 32, 0, 10),
@@ -275,7 +276,8 @@ def test_equal_trainings_divide_a_node_of_enough_cpus_or_gpus(
 
 def test_the_forecast_divides_the_node_as_the_job_does() -> None:
     whole = "resources.teacher=null"
-    assert places_of(job("teacher.ensemble=4", whole), 2).num_teachers == 1
+    assert places_of(job("teacher.ensemble=4", whole), 1).num_teachers == 1
+    assert places_of(job("teacher.ensemble=4", whole), 2).num_teachers == 2
     places = places_of(job("teacher.ensemble=4", whole), 16)
     assert (places.num_teachers, places.teacher_threads) == (4, 4)
     given = places_of(job("teacher.ensemble=4", "resources.teacher={cpu: 8}"), 16)
