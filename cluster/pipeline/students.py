@@ -60,7 +60,7 @@ class Students:
         if is_measured(self._config.search):
             for name, record in records.items():
                 report(Progress(f"latency of {name}"))
-                record.update(self._measure(record["key"], teacher, report))
+                record.update(self._measure(record, teacher, report))
         students = {name: Student(record["key"], _shared(name, record)) for name, record in records.items()}
         return {**next(iter(records.values())), "students": records}, students
 
@@ -75,12 +75,15 @@ class Students:
         arguments = (teacher, self._data, key, searched)
         return self._dispatcher.do("student", tasks.make_student, self._wanted, *arguments, report=report)
 
-    def _measure(self, student: str, teacher: str, report: ReportProgress) -> dict[str, float]:
+    def _measure(self, student: dict[str, Any], teacher: str, report: ReportProgress) -> dict[str, float]:
         rows = self._data.splits["validation"].select(
             range(min(_NUM_TEXTS, len(self._data.splits["validation"])))
         )
         wanted = self._config.resources.benchmark
-        arguments = (student, teacher, rows, self._data.label_names)
+        arguments = (
+            *(student["key"], teacher, rows, self._data.label_names),
+            student.get("num_embeddings"),
+        )
         return self._dispatcher.do_alone("student", measure_student, wanted, *arguments, report=report)
 
 

@@ -23,14 +23,30 @@ _IRRELEVANT_KEYS = {"baselines", "model2vec", "targets", "gpu_batch_sizes", "len
 
 
 def measure_student(
-    task: Task, student_key: str, teacher_key: str, texts: Any, label_names: list[str]
+    task: Task,
+    student_key: str,
+    teacher_key: str,
+    texts: Any,
+    label_names: list[str],
+    num_embeddings: int | None,
 ) -> dict[str, float]:
-    """Return a student's median ``latency_ms`` and its ``size_mb``, as exported; measured once per kind of machine."""
+    """Return a student's median ``latency_ms`` and its ``size_mb``, as exported; measured once per kind of machine.
+
+    Args:
+        task: The task.
+        student_key: Key of the student's starting checkpoint.
+        teacher_key: Key of the prepared teacher.
+        texts: Validation texts.
+        label_names: Names of the labels.
+        num_embeddings: Distinct rows of the student's token embedding, if known: its configuration has the number of
+            all rows, and equal rows are exported once.
+    """
     config, student, machine = task.config, task.store.fetch(student_key), describe_machine()
     settings = {
         "metrics": MEASURED_METRICS,
         "teacher": teacher_key,
         "student": _config_of(student),
+        "num_embeddings": num_embeddings,
         "export": config.export.model_dump(mode="json"),
         "benchmark": config.benchmark.model_dump(mode="json", exclude=_IRRELEVANT_KEYS),
         "max_length": config.training.num_tokens,

@@ -14,6 +14,9 @@ from ..config import ChooseConfig
 from .against_teacher import INTERVAL
 from .gate import ACCURACY, accuracy_kind, answers_of, compare_answers, value_of
 
+AS_GOOD = 0.01
+"""Loss of the metric up to which a baseline is as good: the default limit of the gate (``max_drop_from_student``)."""
+
 
 @dataclass(frozen=True)
 class BaselineComparison:
@@ -29,7 +32,9 @@ class BaselineComparison:
             accuracy, a paired bootstrap's for any other metric. Where lower is better, the sign is reversed.
         p_value: Two-sided p-value of no difference.
         num_texts: N.
-        faster, smaller: Ratios of the baseline's to the variant's latency (p50 of one text) and size.
+        faster: Ratio of the baseline's to the variant's latency (p50 of one text).
+        smaller: Ratio of their sizes: of the baseline's vocabulary and weights, and of every file that the variant's
+            runtime reads.
     """
 
     name: str
@@ -59,16 +64,18 @@ class BaselineComparison:
 
     @property
     def verdict(self) -> str | None:
-        """A plain statement where the baseline is as good or better; None where the variant is better."""
+        """What the comparison does not show, in plain words; None where the variant is better."""
         if self.low > 0:
             return None
         title = BASELINES[self.name].title
         if self.high < 0:
-            return f"{title} is better on these texts: attention may not be needed"
-        return (
-            f"{title} is as good on these texts, since {self.num_texts:,} test texts show no difference: attention may "
-            "not be needed"
-        )
+            return f"{title} is better on these texts: a model without attention may be enough"
+        if self.high <= AS_GOOD:
+            return (
+                f"{title} is as good on these texts, at most {100 * self.high:.1f} points below: a model without "
+                "attention may be enough"
+            )
+        return f"{self.num_texts:,} test texts do not show that it is better than {title}: more would tell"
 
     def to_json(self) -> dict[str, Any]:
         """Return the comparison as JSON values, with ``text`` and ``verdict``."""
@@ -121,8 +128,13 @@ def _compared(
         p_value=paired.p_value,
         num_texts=paired.num_texts,
         faster=baseline.p50_ms / variant.p50_ms,
-        smaller=baseline.megabytes / variant.megabytes,
+        smaller=_num_bytes(baseline) / _num_bytes(variant),
     )
+
+
+def _num_bytes(measured: Measurement) -> float:
+    """Return the bytes of every file that the runtime reads where they are known, else those of the model."""
+    return measured.megabytes * 2**20 if measured.files_mb is None else measured.files_mb * 10**6
 
 
 def _times(ratio: float, more: str, less: str, equal: str) -> str:

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from optuna.samplers import BaseSampler
     from optuna.trial import FrozenTrial
 
+_LEAST = 4  # trials of a generation
+
 
 @SAMPLERS.register
 class Nsga2(Sampler):
@@ -25,10 +27,10 @@ class Nsga2(Sampler):
     type: Literal["nsga2"] = "nsga2"
     population_size: int | None = Field(
         default=None,
-        ge=4,
+        ge=_LEAST,
         le=10_000,
         description="Trials of a generation; those of the first one are random. Default: a fifth of num_trials, from "
-        "10 to 50.",
+        "10 to 50, but at most half of them.",
     )
 
     one_objective: ClassVar[bool] = False
@@ -37,7 +39,8 @@ class Nsga2(Sampler):
 
     def num_startup_trials(self, given: int, num_trials: int) -> int:
         """Return the size of the first generation; ``given`` is not used."""
-        return self.population_size or min(50, max(10, num_trials // 5))
+        by_default = max(_LEAST, min(50, max(10, num_trials // 5), num_trials // 2))
+        return self.population_size or by_default
 
     def create(self, inputs: SamplerInputs) -> BaseSampler:
         """Return Optuna's NSGA-II sampler."""

@@ -18,6 +18,7 @@ from distiltune.search.config import Constraint, Objective, SearchConfig
 from distiltune.search.parameters import Choice, Fixed, FloatRange, IntRange
 from distiltune.search.samplers.base import SAMPLERS, Sampler, SamplerInputs
 from distiltune.search.samplers.gp import Gp
+from distiltune.search.space.combinations import combination_faults
 from distiltune.search.space.space import searched
 from distiltune.search.space.validation import check_space
 from distiltune.training.distillation.config import TrainingConfig
@@ -378,10 +379,22 @@ def test_a_sampler_that_is_added_from_outside_suggests_trials():
         assert {(each["x"], each["k"]) for each in search.run(4)} == {(0, 1), (0, 9), (1, 1), (1, 9)}
 
 
-@pytest.mark.parametrize(("size", "num_trials"), [(4, 4), (30, 20), (10_000, 9_999)])
+@pytest.mark.parametrize(("size", "num_trials"), [(4, 4), (30, 20), (10_000, 9_999), (None, 4)])
 def test_a_generation_as_large_as_the_search_is_refused(size, num_trials):
     sampler = {"type": "nsga2", "population_size": size}
     several = {"objectives": [{"metric": "validation_loss", "mode": "min"}]}
     message = refusal(SearchConfig.model_validate({"sampler": sampler, "num_trials": num_trials, **several}))
-    for part in ("search.sampler.population_size", str(size), f"below {num_trials}", "search.num_trials"):
+    for part in (
+        "search.sampler.population_size",
+        str(size or 4),
+        f"search.num_trials is {num_trials}",
+        "raise",
+    ):
         assert part in message
+
+
+def test_by_default_a_small_search_breeds_half_of_its_trials():
+    several = {"objectives": [{"metric": "validation_loss", "mode": "min"}]}
+    config = SearchConfig.model_validate({"sampler": "nsga2", "num_trials": 8, **several})
+    assert not combination_faults(config)
+    assert config.sampler.num_startup_trials(10, config.num_trials) == 4

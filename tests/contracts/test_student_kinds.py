@@ -23,7 +23,10 @@ from distiltune.cluster.specification.reading import parse_yaml
 from distiltune.cluster.specification.reference import as_markdown
 from distiltune.cluster.store.input_files import ship_inputs, with_local_inputs
 from distiltune.errors import ConfigError, ModelError
+from distiltune.export.config import ExportConfig
 from distiltune.export.onnx.convert import export_onnx
+from distiltune.export.runtime.classifier import TextClassifier
+from distiltune.export.variants.build import build_variant
 from distiltune.export.variants.parity import onnx_logits
 from distiltune.search.config import SearchConfig
 from distiltune.search.space.validation import space_faults
@@ -311,3 +314,22 @@ def test_a_student_without_layers_is_exported_with_equal_logits(config, teacher,
         expected = model(**batch).logits.numpy()
     found = onnx_logits(tmp_path / "model.onnx")(batch["input_ids"].numpy(), batch["attention_mask"].numpy())
     np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_an_artifact_of_a_student_without_layers_answers_as_pytorch_does(config, teacher, tmp_path):
+    """The torch-free runtime, with the texts of its own tokenizer, in 32 and in 8 bits."""
+    if config.has_layers:
+        return  # the families' contract
+    built(config, teacher, tmp_path / "student")
+    model = trained(tmp_path / "student", tmp_path / "trained", 1).model.eval()
+    model.save_pretrained(tmp_path / "student")
+    tokenizer = load_tokenizer(tmp_path / "student")
+    texts = [*TEXTS[:7], "a", "", "unseen w\u00f6rds, more of them than the table has pieces for"]
+    for name, tolerance in (("onnx", 1e-5), ("onnx-int8", 0.1)):
+        build_variant(name, tmp_path / "student", tmp_path / name, config=ExportConfig(), max_length=16)
+        found = TextClassifier.load(tmp_path / name).logits(texts)
+        for text, row in zip(texts, found, strict=True):
+            batch = tokenizer([text], truncation=True, max_length=16, return_tensors="pt")
+            with torch.no_grad():
+                expected = model(batch["input_ids"], batch["attention_mask"]).logits[0].numpy()
+            np.testing.assert_allclose(row, expected, atol=tolerance * np.abs(expected).max(), err_msg=text)

@@ -56,6 +56,8 @@ def job_defaults(student: Any) -> Mapping[str, Mapping[str, Any]]:
 def as_kind(config: StudentConfig, kind: str) -> StudentConfig:
     """Return a section as one of another kind: with the given keys that this kind has too, and its own defaults.
 
+    A value that only the section's own kind accepts, such as a way of pooling, is left out as well.
+
     Raises:
         ConfigError: The kind is not registered, or needs a key that the section does not have.
     """
@@ -71,6 +73,10 @@ def as_kind(config: StudentConfig, kind: str) -> StudentConfig:
     }
     try:
         return section(**given)
+    except ValidationError as error:
+        rejected = {str(each["loc"][0]) for each in error.errors() if each["loc"]}
+    try:
+        return section(**{name: value for name, value in given.items() if name not in rejected})
     except ValidationError as error:
         keys = ", ".join(f"student.{'.'.join(map(str, each['loc']))}" for each in error.errors())
         raise ConfigError(

@@ -89,8 +89,30 @@ def test_a_baseline_that_is_as_good_is_said_plainly(num_wrong, word) -> None:
     assert (found.low <= 0 <= found.high) == (word == "as good")
     assert found.verdict is not None
     assert found.verdict.startswith(f"{BASELINES['tfidf-svm'].title} is {word} on these texts")
-    assert found.verdict.endswith("attention may not be needed")
+    assert found.verdict.endswith("a model without attention may be enough")
     assert found.text.endswith("2.0x slower, 2.0x larger")
+
+
+def test_few_texts_are_not_called_a_draw() -> None:
+    """Of 1,000 texts, five more or five fewer right, where sixty answers differ, leave a point on either side open."""
+    own, base = LABELS.copy(), LABELS.copy()
+    own[:28], base[100:133] = 3, 3
+    variant, other = (
+        row(name, kind, 0, 1.0, 1.0) for name, kind in (("onnx", "onnx"), ("tfidf-svm", "baseline"))
+    )
+    for each, predictions in ((variant, own), (other, base)):
+        each.answers["test"] = {"without_threshold": pack_answers(predictions, predictions == LABELS, LABELS)}
+    [found] = compared(other, variant=variant)
+    assert found.low < 0 and found.high > 0.01
+    assert found.verdict == (
+        f"1,000 test texts do not show that it is better than {BASELINES['tfidf-svm'].title}: more would tell"
+    )
+
+
+def test_sizes_are_those_of_all_files_that_the_runtime_reads() -> None:
+    variant = row("onnx-int8", "onnx", 50, 0.5, 10.0, files_mb=4 * 2**20 * 10 / 1e6)
+    [found] = compared(row("tfidf-svm", "baseline", 79, 1.0, 20.0), variant=variant)
+    assert found.smaller == pytest.approx(0.5)
 
 
 @pytest.mark.parametrize(

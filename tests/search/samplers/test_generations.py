@@ -58,7 +58,7 @@ def test_a_conditional_argument_has_a_dimension_of_its_own():
 
 
 @pytest.mark.parametrize(
-    ("num_trials", "size"), [(5, 10), (20, 10), (54, 10), (249, 49), (250, 50), (10_000, 50)]
+    ("num_trials", "size"), [(5, 4), (9, 4), (19, 9), (20, 10), (54, 10), (249, 49), (250, 50), (10_000, 50)]
 )
 def test_a_generation_is_a_fifth_of_the_trials(num_trials, size):
     assert Nsga2().num_startup_trials(10, num_trials) == size

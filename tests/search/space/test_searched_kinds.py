@@ -200,6 +200,8 @@ def test_a_section_of_another_kind_keeps_the_keys_that_it_has():
         student_config(checkpoint="some/encoder", width={"intermediate_size": 16}, seed=6), "layers"
     )
     assert other == LayersStudent.model_validate({"width": {"intermediate_size": 16}, "seed": 6})
+    pooled = as_kind(student_config(kind="convolution", pooling="max", hidden_size=32), "static")
+    assert (pooled.pooling, pooled.hidden_size) == ("max_mean", 32)  # static students have no pooling "max"
     with pytest.raises(ConfigError, match=r"student\.kind: 'cnn'.*accepted: layers, checkpoint"):
         as_kind(own, "cnn")
     with pytest.raises(ConfigError, match=r"'checkpoint' needs student\.checkpoint"):
