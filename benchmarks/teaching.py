@@ -9,7 +9,7 @@ their logits (alpha 0), on the training texts and on as many transfer texts as t
 - ``as it is``: the job's transfer texts;
 - ``by disagreement``: the generated texts are selected from ``--pool`` times as many candidates, those on which a
   student of ``as it is`` is furthest from the teacher (KL at the job's temperature); ``half by disagreement``: half of
-  the generated texts;
+  the generated texts; ``in two rounds``: half of them, and the others with a student that has learnt from these;
 - ``EMA D``: at the end, the weights are replaced by their exponential moving average with decay D; ``last N epochs``:
   by the mean of the weights after each of the last N epochs;
 - ``twice the epochs``; and students of other kinds.
@@ -69,12 +69,14 @@ class Recipe:
     Attributes:
         student: Section ``student`` of the job.
         chosen: Share of the generated texts that are selected by disagreement, 0 to 1.
+        rounds: Number of students that select them, each after the texts of those before it.
         epochs: Factor of the number of epochs.
         average: Creates the callback that averages weights; None: they are not averaged.
     """
 
     student: dict[str, Any] = field(default_factory=lambda: CONVOLUTION)
     chosen: float = 0.0
+    rounds: int = 1
     epochs: float = 1.0
     average: Callable[[], Averaged] | None = None
 
@@ -117,6 +119,7 @@ RECIPES = {
     "as it is": Recipe(),
     "by disagreement": Recipe(chosen=1.0),
     "half by disagreement": Recipe(chosen=0.5),
+    "by disagreement, in two rounds": Recipe(chosen=1.0, rounds=2),
     "EMA 0.99": Recipe(average=lambda: Averaged(0.99)),
     "EMA 0.999": Recipe(average=lambda: Averaged(0.999)),
     "last 3 epochs": Recipe(average=lambda: Averaged(last=3)),
@@ -202,20 +205,32 @@ class Bench:
             trainer.train()
         return model.eval()
 
-    def chosen(self, student: Any, share: float) -> list[LabelledSplit]:
-        """Return the transfer set, with a share of the generated texts selected by the student's disagreement."""
-        found = [each for name, each in self.extra.items() if name not in self.pool]
-        for name, texts in self.pool.items():
-            own = self.extra[name]
-            wide = self._with_logits(texts)
-            distance = self.distances(student, wide)
-            num_chosen = round(share * len(own))
-            kept = np.arange(len(own) - num_chosen)  # the job's own texts are the first candidates
-            others = np.setdiff1d(np.arange(len(wide)), kept)
-            rows = np.concatenate([kept, others[np.argsort(-distance[others], kind="stable")[:num_chosen]]])
-            assert wide.teacher_logits is not None
-            found.append(LabelledSplit(selected(wide.tokens, rows.tolist()), wide.teacher_logits[rows]))
-        return found
+    def chosen(self, share: float, rounds: int) -> list[LabelledSplit]:
+        """Return the transfer set, with a share of the generated texts selected by the students' disagreement."""
+        own = {name: len(self.extra[name]) for name in self.pool}
+        wide = {name: self._with_logits(texts) for name, texts in self.pool.items()}
+        # The job's own texts are the first candidates.
+        rows = {name: np.arange(num - round(share * num)) for name, num in own.items()}
+        transfer = list(self.extra.values())
+        for number in range(1, rounds + 1):
+            student = self._base() if number == 1 else self._taught_before(transfer)
+            for name, split in wide.items():
+                distance = self.distances(student, split)
+                others = np.setdiff1d(np.arange(len(split)), rows[name])
+                num_more = own[name] - round(share * own[name] * (1 - number / rounds)) - len(rows[name])
+                more = others[np.argsort(-distance[others], kind="stable")[:num_more]]
+                rows[name] = np.concatenate([rows[name], more])
+            transfer = [each for name, each in self.extra.items() if name not in self.pool]
+            transfer += [_rows_of(split, rows[name]) for name, split in wide.items()]
+        return transfer
+
+    def _base(self) -> Any:
+        if self.base is None:
+            self.base = self._taught_before(list(self.extra.values()))
+        return self.base
+
+    def _taught_before(self, transfer: list[LabelledSplit]) -> Any:
+        return self.taught(Recipe(), self.given.first_seed - 1, transfer)
 
     def logits(self, student: Any, split: LabelledSplit) -> np.ndarray:
         """Return the student's logits float32[N, C]."""
@@ -253,12 +268,15 @@ class Bench:
         """Teach a student by a recipe and measure it."""
         transfer = list(self.extra.values())
         if recipe.chosen:
-            if self.base is None:
-                self.base = self.taught(Recipe(), self.given.first_seed - 1, transfer)
-            transfer = self.chosen(self.base, recipe.chosen)
+            transfer = self.chosen(recipe.chosen, recipe.rounds)
         began = time.monotonic()
         student = self.taught(recipe, seed, transfer)
         return {**self.measured(student), "seconds": time.monotonic() - began}
+
+
+def _rows_of(split: LabelledSplit, rows: np.ndarray) -> LabelledSplit:
+    assert split.teacher_logits is not None
+    return LabelledSplit(selected(split.tokens, rows.tolist()), split.teacher_logits[rows])
 
 
 def _share(predicted: Any, labels: Any, known: Any, split: str) -> float:

@@ -34,6 +34,7 @@ def _needed(kind: str) -> dict[str, Any]:
         ("num_filters", 2**21, "less than or equal to 1048576"),
         ("num_blocks", -1, "greater than or equal to 0"),
         ("block_size", 0, "greater than or equal to 1"),
+        ("block_window_size", 0, "greater than or equal to 1"),
         ("pooling", "median", "'max_mean' or 'max'"),
         ("window_sizes", 3, "valid list"),
         ("window_sizes", [0], "greater than or equal to 1"),

@@ -59,6 +59,7 @@ class ConvolutionStudent(AttentionFreeStudent):
         "num_filters",
         "num_blocks",
         "block_size",
+        "block_window_size",
         "pooling",
         "classifier_size",
     )
