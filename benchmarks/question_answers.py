@@ -1,9 +1,10 @@
-"""Compare the answers of a run's artifact with those of its teacher on the test split, beside a trivial baseline.
+"""Compare the answers of a run's variants with those of its teacher on the test split, beside a trivial baseline.
 
     distiltune run benchmarks/tasks/xquad.yaml --run-id xquad
     python benchmarks/question_answers.py distiltune-runs/runs/xquad
 
-The baseline answers with the sentence of the context that has most words in common with the question.
+The variants answer one question at a time. The baseline answers with the sentence of the context that has most words
+in common with the question.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from distiltune.training.tasks.spans.scoring import (
 )
 
 HEADERS = ("model", "F1", "exact match", "spans equal to the teacher's")
-BATCH_SIZE = 8
+TEACHER_BATCH_SIZE = 8
 
 
 def main() -> None:
@@ -44,21 +45,22 @@ def main() -> None:
     task = get_task(job.task)
     test = load_data(job.data, task.label_kind).splits["test"]
     pairs = [(question, context) for question, context in texts_of(test)]
-    chosen = run.stage_record("gate")["result"]["chosen"]
+    gate = run.stage_record("gate")["result"]
+    names = [row["name"] for row in gate["variants"] if targets.get(row["kind"]).is_onnx]
+    artifacts = {name: TextClassifier.load(run.store.fetch(run.variant(name))) for name in names}
     teacher = Path(run.store.fetch(run.stage_record("teacher")["result"]["key"]))
-    artifact = TextClassifier.load(run.store.fetch(run.variant(chosen)))
-    options = OpenOptions(str(teacher), artifact.max_length, None, 1, None, job.task)
-    taught = targets.get("pytorch").open(options).pipeline(pairs, batch_size=BATCH_SIZE)
-    found = artifact(pairs, batch_size=BATCH_SIZE)
-    equal = sum(
-        (own["start"], own["end"]) == (other["start"], other["end"])
-        for own, other in zip(found, taught, strict=True)
-    ) / len(pairs)
-    models: dict[str, tuple[list[str], str]] = {
-        "teacher, PyTorch": ([each["answer"] for each in taught], ""),
-        chosen: ([each["answer"] for each in found], f"{equal:.4f}"),
-        "sentence nearest to the question": ([nearest_sentence(*pair) for pair in pairs], ""),
-    }
+    options = OpenOptions(str(teacher), artifacts[gate["chosen"]].max_length, None, 1, None, job.task)
+    taught = targets.get("pytorch").open(options).pipeline(pairs, batch_size=TEACHER_BATCH_SIZE)
+    models = {"teacher, PyTorch": ([each["answer"] for each in taught], "")}
+    for name, artifact in artifacts.items():
+        found = [artifact(pair) for pair in pairs]
+        equal = sum(
+            (own["start"], own["end"]) == (other["start"], other["end"])
+            for own, other in zip(found, taught, strict=True)
+        )
+        shown = f"{name} (selected)" if name == gate["chosen"] else name
+        models[shown] = ([each["answer"] for each in found], f"{equal / len(pairs):.4f}")
+    models["sentence nearest to the question"] = ([nearest_sentence(*pair) for pair in pairs], "")
     labels = task.measured_labels(pairs, test["label"][:])
     rows = [[name, *f1_and_exact(answers, labels), same] for name, (answers, same) in models.items()]
     sys.stdout.write(table(HEADERS, rows))
