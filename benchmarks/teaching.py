@@ -10,6 +10,8 @@ their logits (alpha 0), on the training texts and on as many transfer texts as t
 - ``by disagreement``: the generated texts are selected from ``--pool`` times as many candidates, those on which a
   student of ``as it is`` is furthest from the teacher (KL at the job's temperature); ``half by disagreement``: half of
   the generated texts; ``in two rounds``: half of them, and the others with a student that has learnt from these;
+- ``least certain``: the generated texts are those candidates for which the mean of the teachers' distributions has the
+  highest entropy, as with ``candidates`` in a job; ``all candidates``: all of them;
 - ``EMA D``: at the end, the weights are replaced by their exponential moving average with decay D; ``last N epochs``:
   by the mean of the weights after each of the last N epochs;
 - ``twice the epochs``; and students of other kinds.
@@ -37,6 +39,7 @@ import torch
 import transformers
 from transformers import TrainerCallback
 
+from distiltune.cluster.remote.teacher_labels import SELECTION_TEMPERATURE
 from distiltune.cluster.specification.config import load_config
 from distiltune.cluster.specification.goal import goal_of
 from distiltune.export.out_of_scope.thresholds import best_threshold, threshold_curve
@@ -47,7 +50,7 @@ from distiltune.training.checkpoints.load import load_classifier, load_tokenizer
 from distiltune.training.data.collator import DistillationCollator
 from distiltune.training.data.text_data import load_data
 from distiltune.training.data.tokenized import JoinedDataset, LabelledSplit, selected, tokenize_split
-from distiltune.training.data.transfer_set import extra_texts
+from distiltune.training.data.transfer_set import extra_texts, least_certain
 from distiltune.training.distillation.arguments import DistillationTrainingArguments
 from distiltune.training.distillation.trainer import DistillationTrainer
 from distiltune.training.models.inference import compute_logits
@@ -56,6 +59,7 @@ from distiltune.training.ragged import flat
 from distiltune.training.student.build import build_student
 from distiltune.training.student.config import student_config
 from distiltune.training.student.piece_states import StatesCache
+from distiltune.training.tasks import TASKS
 from distiltune.training.teacher.logits_cache import teacher_logits
 
 CONVOLUTION = {"kind": "convolution", "hidden_size": 64, "num_filters": 512, "pooling": "max"}
@@ -70,6 +74,8 @@ class Recipe:
         student: Section ``student`` of the job.
         chosen: Share of the generated texts that are selected by disagreement, 0 to 1.
         rounds: Number of students that select them, each after the texts of those before it.
+        least_certain: Whether they are selected by the teachers' entropy.
+        pool: Whether all candidates are used.
         epochs: Factor of the number of epochs.
         average: Creates the callback that averages weights; None: they are not averaged.
     """
@@ -77,6 +83,8 @@ class Recipe:
     student: dict[str, Any] = field(default_factory=lambda: CONVOLUTION)
     chosen: float = 0.0
     rounds: int = 1
+    least_certain: bool = False
+    pool: bool = False
     epochs: float = 1.0
     average: Callable[[], Averaged] | None = None
 
@@ -120,6 +128,8 @@ RECIPES = {
     "by disagreement": Recipe(chosen=1.0),
     "half by disagreement": Recipe(chosen=0.5),
     "by disagreement, in two rounds": Recipe(chosen=1.0, rounds=2),
+    "least certain": Recipe(least_certain=True),
+    "all candidates": Recipe(pool=True),
     "EMA 0.99": Recipe(average=lambda: Averaged(0.99)),
     "EMA 0.999": Recipe(average=lambda: Averaged(0.999)),
     "last 3 epochs": Recipe(average=lambda: Averaged(last=3)),
@@ -224,6 +234,16 @@ class Bench:
             transfer += [_rows_of(split, rows[name]) for name, split in wide.items()]
         return transfer
 
+    def least_certain(self) -> list[LabelledSplit]:
+        """Return the transfer set with the candidates that the teachers are least certain about."""
+        found = [each for name, each in self.extra.items() if name not in self.pool]
+        for name, texts in self.pool.items():
+            split = self._with_logits(texts)
+            logits = np.asarray(split.teacher_logits) / SELECTION_TEMPERATURE
+            rows = least_certain(TASKS["single_label"].class_probabilities(logits), len(self.extra[name]))
+            found.append(_rows_of(split, rows))
+        return found
+
     def _base(self) -> Any:
         if self.base is None:
             self.base = self._taught_before(list(self.extra.values()))
@@ -269,6 +289,11 @@ class Bench:
         transfer = list(self.extra.values())
         if recipe.chosen:
             transfer = self.chosen(recipe.chosen, recipe.rounds)
+        elif recipe.least_certain:
+            transfer = self.least_certain()
+        elif recipe.pool:
+            transfer = [each for name, each in self.extra.items() if name not in self.pool]
+            transfer += [self._with_logits(texts) for texts in self.pool.values()]
         began = time.monotonic()
         student = self.taught(recipe, seed, transfer)
         return {**self.measured(student), "seconds": time.monotonic() - began}

@@ -19,7 +19,7 @@ from ...training.checkpoints.load import load_tokenizer
 from ...training.checkpoints.unfinished import UnfinishedTraining
 from ...training.data.text_data import TextData
 from ...training.data.tokenized import LabelledSplit, TokenizedSplit, selected
-from ...training.data.transfer_set import extra_splits, extra_texts
+from ...training.data.transfer_set import extra_splits, extra_texts, least_certain
 from ...training.ragged import Rows
 from ...training.student.vocabulary import respelled
 from ...training.teacher.config import naming_teacher
@@ -32,6 +32,8 @@ from ..store.runs import LOGITS
 from .tasks import Task
 
 TEST = "test"
+SELECTION_TEMPERATURE = 2.0
+"""Temperature of the distribution whose entropy selects texts; at 1, it is near zero for most of them."""
 
 
 def make_teacher(task: Task, data: TextData, number: int, key: str) -> dict[str, Any]:
@@ -114,7 +116,9 @@ def label_with_teachers(
     logits = {name: [each[name].logits for each in found] for name in own}
     mixture = fit_mixture(config, logits[VALIDATION], own[VALIDATION].labels, tasks.get(task.config.task))
     splits = {
-        name: LabelledSplit(each, mixture.of(logits[name])) for name, each in own.items() if name != TEST
+        name: _selected(task.config, name, LabelledSplit(each, mixture.of(logits[name])))
+        for name, each in own.items()
+        if name != TEST
     }
     for name in (each for each in splits if each != VALIDATION):
         labelled = [each[name] for each in found]
@@ -129,6 +133,17 @@ def label_with_teachers(
             config, mixture, measured, partial(_metrics, task, data, own), metric, mode
         )
     return splits, record
+
+
+def _selected(config: JobConfig, kind: str, split: LabelledSplit) -> LabelledSplit:
+    """Return the texts of a kind that are used: all, or those candidates that the teachers are least certain about."""
+    num, logits = config.data.augmentation.num_selected.get(kind), split.teacher_logits
+    if num is None or num >= len(split) or not isinstance(logits, np.ndarray):
+        return split
+    probabilities = tasks.get(config.task).class_probabilities(logits / SELECTION_TEMPERATURE)
+    assert probabilities is not None, "checked with the specification"
+    rows = least_certain(probabilities, num)
+    return LabelledSplit(selected(split.tokens, rows.tolist()), logits[rows], rows)
 
 
 def _metrics(
@@ -278,7 +293,8 @@ def tokenize_for_student(
             texts = texts_of(data.splits[name])
             tokens = learned.tokenize(data.splits[name], tokenizer, length)
         elif name in extra:
-            tokens, texts = learned.tokenize_texts(extra[name], tokenizer, length, outputs), extra[name]
+            texts = extra[name] if split.selected is None else [extra[name][row] for row in split.selected]
+            tokens = learned.tokenize_texts(texts, tokenizer, length, outputs)
         else:  # masked word pieces have no text to tokenize
             tokens, texts = respelled(split.tokens, teachers, tokenizer, length), []
         own = LabelledSplit(tokens, split.teacher_logits)

@@ -35,6 +35,7 @@ from .resolve import read_with_overrides
 from .resources import ResourcesConfig, StorageConfig
 from .sections import (
     SEED,
+    fault_of_selection,
     fault_of_texts,
     fault_of_tokens,
     is_judged_with_threshold,
@@ -216,7 +217,11 @@ class JobConfig(Section):
                 "data.augmentation.masked: the masked pieces are the teacher's, but "
                 f"student.{own.source_key} has its own; remove one of them"
             )
-        fault = fault_of_texts(self.data, self.teacher, self.benchmark.query) or _unused_teacher(self)
+        fault = (
+            fault_of_texts(self.data, self.teacher, self.benchmark.query)
+            or fault_of_selection(TASKS[self.task], self.data)
+            or _unused_teacher(self)
+        )
         if TASKS[self.task].of_tokens:
             fault = fault or fault_of_tokens(TASKS[self.task], self.data, self.teacher, _students(self))
         if fault is not None:

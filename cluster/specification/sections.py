@@ -136,6 +136,18 @@ def fault_of_texts(data: DataConfig, teacher: TeacherConfig, query: str | None) 
     return None
 
 
+def fault_of_selection(task: Task, data: DataConfig) -> str | None:
+    """Return the fault of a job that selects texts by the certainty of a task without probabilities of classes."""
+    kinds = [] if task.has_classes else list(data.augmentation.num_selected)
+    if kinds:
+        named = ", ".join(f"data.augmentation.{kind}.candidates" for kind in kinds)
+        return (
+            f"{named}: texts are selected by the entropy of the teacher's classes, which the task {task.name} does not "
+            "have; remove it"
+        )
+    return None
+
+
 def _files(teacher: TeacherConfig) -> list[str]:
     """Return the keys of the teachers that are files of logits."""
     return [".".join((*path, "logits")) for path, each in teacher.sections() if each.logits is not None]

@@ -41,8 +41,27 @@ class UnlabelledConfig(Section):
 class SplicedConfig(Section):
     """How many texts to generate from the training texts."""
 
-    count: Count = Field(description="Number of texts to generate.")
+    count: Count = Field(description="Number of texts.")
+    candidates: Count | None = Field(
+        default=None,
+        description="Number of texts to generate and label, of which the `count` are used that the teacher is least "
+        "certain about. Default: `count`.",
+    )
     seed: Seed = Field(default=0, description="Seed of the generation. Default: the job's `seed`.")
+
+    @model_validator(mode="after")
+    def _enough_candidates(self) -> SplicedConfig:
+        if self.candidates is not None and self.candidates < self.count:
+            raise ValueError(
+                f"candidates: {self.candidates} given, but {self.count} of them are to be used (count); accepted: "
+                f"{self.count} or more"
+            )
+        return self
+
+    @property
+    def num_generated(self) -> int:
+        """Number of texts to generate."""
+        return self.count if self.candidates is None else self.candidates
 
 
 class DroppedConfig(SplicedConfig):
@@ -65,3 +84,11 @@ class AugmentationConfig(Section):
     )
     dropped: DroppedConfig | None = Field(default=None, description="Texts with some words dropped.")
     masked: MaskedConfig | None = Field(default=None, description="Texts with some word pieces masked.")
+
+    @property
+    def num_selected(self) -> dict[str, int]:
+        """The number of texts to select, by kind, of those of which more are generated than used."""
+        sections: dict[str, SplicedConfig | None] = dict(self)
+        return {
+            kind: each.count for kind, each in sections.items() if each and each.num_generated > each.count
+        }

@@ -98,10 +98,12 @@ class LabelledSplit:
     Attributes:
         tokens: Token ids and labels; ``IGNORED_LABEL`` where only the teacher labels a text.
         teacher_logits: float32[N, C], aligned with the texts, or rows of [L, C]; None if no teacher is needed.
+        selected: Positions of the texts among all candidates of their kind, int[N]; None if none was left out.
     """
 
     tokens: TokenizedSplit
     teacher_logits: Rows | None = None
+    selected: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -119,7 +121,10 @@ class LabelledSplit:
             example_ids=tokens.example_ids[:count],
             token_types=None if tokens.token_types is None else tokens.token_types[:end],
         )
-        return LabelledSplit(part, None if self.teacher_logits is None else self.teacher_logits[:count])
+        logits, rows = self.teacher_logits, self.selected
+        return LabelledSplit(
+            part, None if logits is None else logits[:count], None if rows is None else rows[:count]
+        )
 
 
 def tokenize_split(

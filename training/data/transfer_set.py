@@ -45,7 +45,7 @@ class Unlabelled(Protocol):
 
 
 def extra_texts(config: DataConfig, data: TextData) -> dict[str, list[TextOrPair]]:
-    """Return the texts of the transfer set by kind; none is in validation or test.
+    """Return the texts of the transfer set by kind, with all candidates; none is in validation or test.
 
     They do not depend on the tokenizer. ``masked`` texts exist only as token ids, and are not included.
     """
@@ -55,14 +55,26 @@ def extra_texts(config: DataConfig, data: TextData) -> dict[str, list[TextOrPair
     known.update(map(normalised, data.unlabelled))
     if augmentation.spliced is not None:
         spliced = augmentation.spliced
-        texts["spliced"] = splice(train, spliced.count, seed=spliced.seed, known=known)
+        texts["spliced"] = splice(train, spliced.num_generated, seed=spliced.seed, known=known)
         known.update(map(normalised, texts["spliced"]))
     if augmentation.dropped is not None:
         dropped = augmentation.dropped
         texts["dropped"] = drop_words(
-            train, dropped.count, share=dropped.share, seed=dropped.seed, known=known
+            train, dropped.num_generated, share=dropped.share, seed=dropped.seed, known=known
         )
     return {kind: found for kind, found in texts.items() if found}
+
+
+def least_certain(probabilities: np.ndarray, count: int) -> np.ndarray:
+    """Return the rows of the texts whose classes have the highest entropy, int[count], in ascending order.
+
+    Args:
+        probabilities: Of the classes, float[N, C].
+        count: How many to select, at most N; of equally uncertain texts, the first ones.
+    """
+    logarithms = np.log(np.clip(probabilities, np.finfo(np.float32).tiny, None))
+    entropy = -(probabilities * logarithms).sum(axis=1)
+    return np.sort(np.argsort(-entropy, kind="stable")[:count])
 
 
 def extra_splits(
@@ -104,7 +116,7 @@ def extra_splits(
     known = {int(example) for split in [*tokens.values(), *splits.values()] for example in split.example_ids}
     split = mask_pieces(
         tokens["train"],
-        masked.count,
+        masked.num_generated,
         share=masked.share,
         seed=masked.seed,
         mask_token_id=mask_token_id,

@@ -96,7 +96,10 @@ def measure_teacher_part(request: Request, wait: Wait, number: int = 0) -> dict[
         if each.teacher_logits is not None
     }
     if number == 0:
-        kept = {name: each for name, each in labelled.items() if name in learned}
+        used = config.data.augmentation.num_selected
+        kept = {
+            name: each.first(used.get(name, len(each))) for name, each in labelled.items() if name in learned
+        }
         (request.work / _SPLITS).write_bytes(pickle.dumps(kept))
     return {
         **measured,

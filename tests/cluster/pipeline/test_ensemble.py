@@ -19,11 +19,13 @@ from distiltune.cluster.remote.teacher_labels import (
     label_with_teacher,
     label_with_teachers,
     make_teacher,
+    tokenize_for_student,
 )
-from distiltune.cluster.specification.config import JobConfig
+from distiltune.cluster.specification.config import JobConfig, load_config
 from distiltune.errors import ConfigError
 from distiltune.training.checkpoints.load import load_classifier
 from distiltune.training.data.text_data import TextData
+from distiltune.training.data.tokenized import LabelledSplit
 from distiltune.training.distillation.config import TrainingConfig
 from distiltune.training.models.inference import compute_logits
 from distiltune.training.teacher.prepare import teacher_key
@@ -96,6 +98,53 @@ def test_a_student_learns_the_mean_of_their_logits(data, tmp_path):
     again, record = label_with_teachers(here, data, ["t0", "t1"])
     assert record["texts_computed"] == 0
     np.testing.assert_array_equal(again["train"].teacher_logits, splits["train"].teacher_logits)
+
+
+def test_of_more_candidates_those_are_learned_that_the_teachers_are_least_certain_about(data, tmp_path):
+    def labelled(**spliced: int) -> dict[str, LabelledSplit]:
+        given = job(ensemble=2).model_dump() | {"data": {"augmentation": {"spliced": spliced}}}
+        here = task(tmp_path, JobConfig.model_validate(given))
+        for number in range(2):
+            make_teacher(here, data, number, f"t{number}")
+        splits = label_with_teachers(here, data, ["t0", "t1"])[0]
+        own = tokenize_for_student(here, data, "t0", "t1", splits)["spliced"]  # of the same tokenizer
+        np.testing.assert_array_equal(own.tokens.input_ids, splits["spliced"].tokens.input_ids)
+        return splits
+
+    every, splits = labelled(count=20), labelled(count=6, candidates=20)
+    logits = np.asarray(every["spliced"].teacher_logits) / 2
+    shares = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    entropy = -(shares * np.log(shares)).sum(axis=1)
+    found = splits["spliced"]
+    assert found.selected is not None
+    rows = found.selected.tolist()
+    assert rows == sorted(set(rows)) != list(range(6)), "in their order, and not the first ones"
+    assert entropy[rows].min() >= np.delete(entropy, rows).max() - 1e-6
+    np.testing.assert_array_equal(found.tokens.example_ids, every["spliced"].tokens.example_ids[rows])
+    np.testing.assert_array_equal(found.teacher_logits, np.asarray(every["spliced"].teacher_logits)[rows])
+    few = found.first(2)
+    assert few.selected is not None
+    assert few.selected.tolist() == rows[:2]
+    assert splits["train"].selected is None
+    assert len(splits["train"]) == len(TEXTS)
+
+
+@pytest.mark.parametrize(
+    ("given", "parts"),
+    [
+        ({"data.augmentation.spliced": {"count": 8, "candidates": 7}}, ["candidates: 7 given", "8 or more"]),
+        (
+            {"task": "multi_label", "data.augmentation.dropped": {"count": 8, "candidates": 9}},
+            ["data.augmentation.dropped.candidates", "multi_label", "remove it"],
+        ),
+        ({"data.augmentation.spliced": {"count": 8, "candidates": 0}}, ["candidates"]),
+    ],
+)
+def test_a_selection_that_cannot_be_made_is_refused(given, parts):
+    with pytest.raises(ConfigError) as error:
+        load_config("quickstart-scratch", [f"{key}={json.dumps(value)}" for key, value in given.items()])
+    for part in parts:
+        assert part in str(error.value)
 
 
 def test_each_teacher_may_label_in_a_task_of_its_own(data, tmp_path):
