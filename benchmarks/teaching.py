@@ -203,7 +203,8 @@ class Bench:
             args = DistillationTrainingArguments(
                 output_dir=work, num_train_epochs=round(recipe.epochs * self.given.epochs), alpha=0.0,
                 temperature=training.temperature, learning_rate=3e-3, per_device_train_batch_size=128, seed=seed,
-                save_strategy="no", eval_strategy="no", report_to="none", disable_tqdm=True, use_cpu=True, bf16=False,
+                save_strategy="no", eval_strategy="no", logging_strategy="no",
+                report_to="none", disable_tqdm=True, use_cpu=True, bf16=False,
             )  # fmt: skip
             trainer = DistillationTrainer(
                 model=model,
