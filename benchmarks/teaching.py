@@ -241,8 +241,9 @@ class Bench:
         for name, texts in self.pool.items():
             split = self._with_logits(texts)
             logits = np.asarray(split.teacher_logits) / SELECTION_TEMPERATURE
-            rows = least_certain(TASKS["single_label"].class_probabilities(logits), len(self.extra[name]))
-            found.append(_rows_of(split, rows))
+            probabilities = TASKS["single_label"].class_probabilities(logits)
+            assert probabilities is not None
+            found.append(_rows_of(split, least_certain(probabilities, len(self.extra[name]))))
         return found
 
     def _base(self) -> Any:
