@@ -10,9 +10,6 @@ from pathlib import Path
 from ...errors import ArtifactError, InputError, RunNotFoundError, shown
 from ...export.artifact.contents import no_folder
 from ...export.artifact.files import HUB_PREFIX, is_folder
-from ...export.artifact.manifest import SETTINGS_FILE
-from ...export.runtime.classifier_config import read_config
-from ...export.runtime.tasks import DECODERS
 
 STORAGE_VARIABLE = "DISTILTUNE_STORAGE"
 
@@ -73,6 +70,10 @@ def predict_command(program: str, directory: Path, shown_as: str) -> str:
         directory: Folder of the artifact; if its settings cannot be read, one text is shown.
         shown_as: Path of the folder to show.
     """
+    from ...export.artifact.manifest import SETTINGS_FILE
+    from ...export.runtime.classifier_config import read_config
+    from ...export.runtime.tasks import DECODERS
+
     texts = ["a text"]
     try:
         config = read_config((directory / SETTINGS_FILE).read_bytes(), directory / SETTINGS_FILE)
