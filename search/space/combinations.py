@@ -25,10 +25,11 @@ def combination_faults(config: SearchConfig) -> list[str]:
     ]
     startup = config.sampler.num_startup_trials(config.num_startup_trials, config.num_trials)
     if "population_size" in type(config.sampler).model_fields and startup >= config.num_trials:
-        given = "given" if "population_size" in config.sampler.model_fields_set else "are the fewest"
+        is_given = "population_size" in config.sampler.model_fields_set
         faults.append(
-            f"search.sampler.population_size: {startup} {given}, but search.num_trials is {config.num_trials}, so that "
-            f"all trials would be random; accepted: from 4 and below search.num_trials; raise search.num_trials"
+            f"search.sampler.population_size: {startup} {'given' if is_given else 'by default'}, but search.num_trials "
+            f"is {config.num_trials}, so that all trials would be random; accepted: from 4, and fewer than "
+            f"search.num_trials; {'give fewer, or ' if is_given else ''}raise search.num_trials"
         )
     if config.warm_start is not None and not config.sampler.learns:
         learning = ", ".join(SAMPLERS.name_of(each) for each in SAMPLERS if each.learns)
