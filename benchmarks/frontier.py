@@ -3,9 +3,10 @@
     python benchmarks/frontier.py benchmarks/compression/frontier.yaml --storage DIR [--only NAME[:SEED,...] ...]
         [--seeds 42 43 44] [--json FILE] [--picture FILE] [--untimed]
 
-The file is one of ``benchmarks/techniques.py``; paths in it are relative to the working directory. Every change runs
-once for each ``training.seed``; finished runs are not repeated. Accuracies are of the variant that the first seed's
-run selected, on the test split, which selects nothing: the mean over seeds with the least and greatest.
+The file has the format of ``benchmarks/techniques.py``; paths in it are relative to the working directory. Every change
+runs once for each ``training.seed``, as ``FILE-CHANGE-SEED``; finished runs are not repeated. Accuracies are of the
+variant that the first seed's run selected, on the test split, which selects nothing: the mean over seeds with the
+least and greatest.
 
 Then the artifact of each first seed is timed from text to label on one thread, in turns with BERT-base and the first
 teacher in PyTorch: with ``tokenizers``, and with the extra ``fast`` where it is installed. Nothing else should run on
@@ -62,25 +63,35 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[42, 43, 44], help="seeds of the students")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures here")
     parser.add_argument("--picture", type=Path, metavar="FILE", help="also draw them into this PNG file")
-    parser.add_argument("--untimed", action="store_true", help="only run: for several processes side by side")
+    parser.add_argument(
+        "--untimed", action="store_true", help="accuracies alone, such as for several processes side by side"
+    )
     arguments = parser.parse_args()
+    if arguments.untimed and arguments.picture:
+        parser.error("--picture shows latencies, which --untimed leaves out")
     given = load_yaml(arguments.file)
     job, changes = given["job"], given["changes"]
     seeds = dict(seeds_of(each, arguments.seeds) for each in arguments.only or changes)
+    if unknown := [name for name in seeds if name not in changes]:
+        parser.error(f"--only: {', '.join(unknown)} not in the file, which has {', '.join(changes)}")
     runs = {
         name: [
-            run_changed(job, {**changes[name], "training.seed": seed}, f"{name}-{seed}", arguments.storage)
+            run_changed(
+                job,
+                {**changes[name], "training.seed": seed},
+                f"{arguments.file.stem}-{name}-{seed}",
+                arguments.storage,
+            )
             for seed in own
         ]
         for name, own in seeds.items()
     }
-    if arguments.untimed:
-        return
     found = {name: artifact_figures(each) for name, each in runs.items()}
     first = next(iter(runs.values()))[0]
-    teacher_figures = {"variant": "teacher-pytorch", **accuracies([row_of(first, "teacher-pytorch")])}
-    found |= {TEACHER: teacher_figures, REFERENCE: {"with_threshold": [], "in_scope": []}}
-    add_times(found, job, {name: each[0] for name, each in runs.items()})
+    found[TEACHER] = {"variant": "teacher-pytorch", **accuracies([row_of(first, "teacher-pytorch")])}
+    if not arguments.untimed:
+        found[REFERENCE] = {"with_threshold": [], "in_scope": []}
+        add_times(found, job, {name: each[0] for name, each in runs.items()})
     if arguments.json:
         record = {"machine": describe_machine(), "seeds": seeds, "models": found}
         arguments.json.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
@@ -156,7 +167,7 @@ def table_of(found: Figures) -> str:
             name,
             spread(each["with_threshold"]),
             spread(each["in_scope"]),
-            f"{each['bytes'] / 1e6:.2f}",
+            f"{each['bytes'] / 1e6:.2f}" if "bytes" in each else "-",
             *(cell for key in ("times", "times_fast") for cell in time_cells(each.get(key), name)),
         ]
         for name, each in found.items()

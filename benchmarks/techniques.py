@@ -48,7 +48,9 @@ def main() -> None:
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the rows of every run here")
     arguments = parser.parse_args()
     given = load_yaml(arguments.file)
-    names = [name for name in given["changes"] if not arguments.only or name in arguments.only]
+    names = arguments.only or list(given["changes"])
+    if unknown := [name for name in names if name not in given["changes"]]:
+        parser.error(f"--only: {', '.join(unknown)} not in the file, which has {', '.join(given['changes'])}")
     found = {}
     for name in names:
         found[name] = rows_of(given["job"], given["changes"][name], name, arguments.storage)

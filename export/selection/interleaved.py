@@ -34,7 +34,8 @@ class LatencyRatio:
         low, high: Limits of its 95 % interval.
         num_rounds: Rounds that it is computed from.
         num_measured: Rounds that were measured; the most disturbed ones are dropped.
-        own_ms, base_ms: Median over those rounds of the time of one text, of the variant and of the other model.
+        own_ms, base_ms: Geometric mean over those rounds of the median time of one text, of the variant and of the
+            other model; their ratio is ``faster``.
         waiting: Largest share of a block during which a process waited for a processor; None where it is not known.
     """
 
@@ -154,10 +155,14 @@ def latency_ratio(own: Sequence[Block], base: Sequence[Block], num_rounds: int) 
         high=high,
         num_rounds=len(kept),
         num_measured=len(own),
-        own_ms=float(1000 * np.median(own_s)),
-        base_ms=float(1000 * np.median(base_s)),
+        own_ms=_mean_ms(own_s),
+        base_ms=_mean_ms(base_s),
         waiting=float(waited[kept].max()) if is_known else None,
     )
+
+
+def _mean_ms(seconds: np.ndarray) -> float:
+    return float(1000 * np.exp(np.log(seconds).mean()))
 
 
 def ratio_interval(own_s: np.ndarray, base_s: np.ndarray) -> tuple[float, float, float]:

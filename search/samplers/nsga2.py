@@ -30,7 +30,7 @@ class Nsga2(Sampler):
         ge=_LEAST,
         le=10_000,
         description="Trials of a generation; those of the first one are random. Default: a fifth of num_trials, from "
-        "10 to 50, but at most half of them.",
+        "10 to 50, but at most half of them and at least 4.",
     )
 
     one_objective: ClassVar[bool] = False

@@ -96,15 +96,13 @@ class AttentionFreeEncoder(AttentionFreePreTrainedModel):
         config: Has ``vocab_size`` V and ``pad_token_id``.
         num_columns: Columns of the table.
         num_more_rows: Rows after those of the word pieces, for ``rows_of`` to use.
-
-    Attributes:
-        num_rows: Rows of the table.
     """
 
     def __init__(self, config: PreTrainedConfig, num_columns: int, num_more_rows: int = 0) -> None:
         super().__init__(config)
-        self.num_rows: int = config.vocab_size + num_more_rows
-        self.word_embeddings = nn.Embedding(self.num_rows, num_columns, padding_idx=config.pad_token_id)
+        self.word_embeddings = nn.Embedding(
+            config.vocab_size + num_more_rows, num_columns, padding_idx=config.pad_token_id
+        )
 
     def rows_of(self, input_ids: Tensor) -> Tensor:
         """Return the numbers of the rows that texts of token ids [B, L] read, int64[B, M]; the ids themselves first."""

@@ -80,4 +80,4 @@ def _whole_table(encoder: AttentionFreeEncoder) -> nn.Embedding:
     if type(table) is nn.Embedding:
         return table
     with torch.no_grad():
-        return nn.Embedding.from_pretrained(table(torch.arange(encoder.num_rows)))
+        return nn.Embedding.from_pretrained(table(torch.arange(table.num_embeddings)))

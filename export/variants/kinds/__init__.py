@@ -61,7 +61,6 @@ def inapplicable(names: Iterable[str], model_type: str) -> dict[str, str]:
 
 
 def _why_not_fused(model_type: str) -> str | None:
-    from ....training.models import static  # noqa: F401 - its type is registered; loads torch
     from ....training.models.attention_free import has_no_attention
     from ....training.models.families import find_family
     from ...onnx.graphs import find_graph

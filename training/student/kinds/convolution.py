@@ -24,6 +24,8 @@ def _ascending(sizes: list[int]) -> list[int]:
 WindowSize = Annotated[int, Field(ge=1, le=64)]
 WindowSizes = Annotated[list[WindowSize], Field(min_length=1, max_length=16), AfterValidator(_ascending)]
 
+_OF_FILTERS = ("window_sizes", "num_filters", "num_blocks", "block_size", "block_window_size", "pooling")
+
 
 @STUDENT_KINDS.register
 class ConvolutionStudent(AttentionFreeStudent):
@@ -53,23 +55,13 @@ class ConvolutionStudent(AttentionFreeStudent):
         description="convolution: what is kept of a filter over the text: its maximum, or its mean as well.",
     )
 
-    searched_keys: ClassVar[tuple[str, ...]] = (
-        "hidden_size",
-        "window_sizes",
-        "num_filters",
-        "num_blocks",
-        "block_size",
-        "block_window_size",
-        "pooling",
-        "classifier_size",
-    )
+    searched_keys: ClassVar[tuple[str, ...]] = ("hidden_size", *_OF_FILTERS, "classifier_size")
 
     def new_model(self, shapes: Mapping[str, Any]) -> PreTrainedModel:
         """Return the model with new weights."""
         from ...models.convolution import ConvolutionConfig, ConvolutionForSequenceClassification
 
-        own = ("window_sizes", "num_filters", "num_blocks", "block_size", "block_window_size", "pooling")
-        config = ConvolutionConfig(**shapes, **{name: getattr(self, name) for name in own})
+        config = ConvolutionConfig(**shapes, **{name: getattr(self, name) for name in _OF_FILTERS})
         return ConvolutionForSequenceClassification(config)
 
     def shape_in_words(self) -> str:
