@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ...training.tasks import title_of
@@ -15,23 +15,23 @@ _SPLITS = ("validation", "test")
 def teachers_table(found: Mapping[str, Any]) -> Markdown:
     """Return a table of the teachers and their mixture: ``report["teachers"]``.
 
-    ``without`` is the job's metric on the test split of the mixture without that teacher.
+    The last columns are the metrics on the test split of the mixture without that teacher.
     """
     metric, scope = found["metric"], _scope(found)
     headers = ["teacher", "weight", "temperature", *(f"{split} {title_of(metric)}" for split in _SPLITS)]
     headers += [f"test {_SCOPE[name]}" for name in scope]
-    headers += ["mixture without it"]
+    headers += [f"{name} without it" for name in ("mixture", *(_SCOPE[each] for each in scope))]
     rows = [
         [
             each["teacher"],
             fixed(each["weight"], 2),
             fixed(each["temperature"], 2),
             *_metrics(each, metric, scope),
-            fixed(each["without"]["test"], 4),
+            *_of_test(each["others"], [metric, *scope]),
         ]
         for each in found["members"]
     ]
-    rows.append(["mixture", "", "", *_metrics(found["mixture"], metric, scope), ""])
+    rows.append(["mixture", "", "", *_metrics(found["mixture"], metric, scope), *[""] * (1 + len(scope))])
     return table(headers, rows)
 
 
@@ -80,5 +80,9 @@ def _scope(found: Mapping[str, Any]) -> list[str]:
 
 
 def _metrics(measured: Mapping[str, Any], metric: str, scope: list[str]) -> list[str]:
-    values = [(measured[split] or {}).get(metric) for split in _SPLITS]
-    return [fixed(each, 4) for each in (*values, *((measured["test"] or {}).get(name) for name in scope))]
+    validation = (measured["validation"] or {}).get(metric)
+    return [fixed(validation, 4), *_of_test(measured, [metric, *scope])]
+
+
+def _of_test(measured: Mapping[str, Any], names: Sequence[str]) -> list[str]:
+    return [fixed((measured["test"] or {}).get(name), 4) for name in names]

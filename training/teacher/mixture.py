@@ -235,7 +235,7 @@ def measure_mixture(
         ``weights`` (``given`` or ``fit``), ``metric``, ``mixture`` (the metrics by split), ``best`` (the place of the
         teacher that is best on the validation split, None if none is measured), and for each of ``members``
         ``teacher`` (its description), ``weight``, ``temperature``, and by split its metrics on the texts that it has
-        (None if it has none), ``missing``, the number of texts that it lacks, and ``without``, the metric of the
+        (None if it has none), ``missing``, the number of texts that it lacks, and ``others``, the metrics of the
         mixture without it.
     """
     members: list[dict[str, Any]] = []
@@ -245,12 +245,11 @@ def measure_mixture(
             "weight": mixture.weights[number],
             "temperature": mixture.temperatures[number],
             "missing": {},
-            "without": {},
+            "others": {},
         }
         for split, logits in splits.items():
             member[split], member["missing"][split] = _of_known(split, logits[number], measure)
-            others = _of_known(split, mixture.without(number).of(logits), measure)[0]
-            member["without"][split] = None if others is None else others[metric]
+            member["others"][split], _ = _of_known(split, mixture.without(number).of(logits), measure)
         members.append(member)
     whole = {split: _of_known(split, mixture.of(logits), measure)[0] for split, logits in splits.items()}
     sign = 1 if mode == "max" else -1

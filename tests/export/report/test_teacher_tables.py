@@ -4,6 +4,7 @@ import re
 
 from markdown_reader import tables
 
+from distiltune.export.markdown import fixed
 from distiltune.export.report.report import build_report, markdown_report
 from distiltune.export.report.teacher_tables import gain_in_words, teacher_lines
 
@@ -20,9 +21,10 @@ FOUND = {
     "best": 1,
     "members": [
         {**MEMBER, "teacher": "a|b", "weight": 0.25, "validation": metrics(0.8), "test": metrics(0.7, 0.75, 0.5),
-         "without": {"validation": 0.9, "test": 0.85}, "temperature": 2.5, "missing": {"validation": 0, "test": 1200}},
+         "others": {"validation": metrics(0.9), "test": metrics(0.85, 0.9, 0.4)},
+         "temperature": 2.5, "missing": {"validation": 0, "test": 1200}},
         {**MEMBER, "teacher": "logits of llm.csv", "weight": 0.75, "validation": metrics(0.9),
-         "test": metrics(0.8, 0.85, 0.6), "without": {"validation": 0.8, "test": 0.7}},
+         "test": metrics(0.8, 0.85, 0.6), "others": {"validation": metrics(0.8), "test": None}},
     ],
     "mixture": {"validation": metrics(0.93), "test": metrics(0.83, 0.88, 0.63)},
 }  # fmt: skip
@@ -41,9 +43,21 @@ def test_a_report_shows_each_teacher_and_the_mixture():
     table = next(each for each in tables(text) if each[0][0] == "teacher")
     assert table[0] == [
         "teacher", "weight", "temperature", "validation accuracy", "test accuracy", "test in-scope",
-        "test oos recall", "mixture without it",
+        "test oos recall", "mixture without it", "in-scope without it", "oos recall without it",
     ]  # fmt: skip
-    assert table[1] == ["a|b", "0.25", "2.50", "0.8000", "0.7000", "0.7500", "0.5000", "0.8500"]
+    assert table[1] == [
+        "a|b",
+        "0.25",
+        "2.50",
+        "0.8000",
+        "0.7000",
+        "0.7500",
+        "0.5000",
+        "0.8500",
+        "0.9000",
+        "0.4000",
+    ]
+    assert table[2][-3:] == [fixed(None, 4)] * 3
     assert table[3][:1] + table[3][3:7] == ["mixture", "0.9300", "0.8300", "0.8800", "0.6300"]
     assert "weights that were fitted on the validation split" in text and "divided by its temperature" in text
     assert "(logits of llm.csv) 0.8000: a difference of +0.0300" in text

@@ -316,7 +316,7 @@ def test_a_mixture_and_each_of_its_teachers_are_measured():
     assert first["validation"]["accuracy"] == 0.5 and first["missing"] == {"validation": 0, "test": 0}
     assert other["validation"]["accuracy"] == pytest.approx(3 / 7), "of the seven that it has"
     assert other["missing"] == {"validation": 1, "test": 0}
-    assert first["without"]["test"] == 0 and other["without"]["test"] == 1
+    assert first["others"]["test"]["accuracy"] == 0 and other["others"]["test"]["accuracy"] == 1
     assert [each["teacher"] for each in found["members"]] == ["hub/0", "hub/1"]
     assert (found["best"], found["weights"], found["metric"]) == (0, "given", "accuracy")
     assert math.isclose(sum(each["weight"] for each in found["members"]), 1)
@@ -328,5 +328,5 @@ def test_a_teacher_without_any_text_of_a_split_has_no_measurement():
     splits, mixture = dict.fromkeys(("validation", "test"), logits), Mixture((0.5, 0.5), (1.0, 1.0))
     found = measure_mixture(config_of(), mixture, splits, against(labels), "accuracy", "max")
     assert found["members"][1]["test"] is None and found["members"][1]["missing"]["test"] == 6
-    assert found["members"][0]["without"]["test"] is None, "nothing is left without the first"
+    assert found["members"][0]["others"]["test"] is None, "nothing is left without the first"
     assert found["mixture"]["test"]["accuracy"] == 1 and found["best"] == 0
