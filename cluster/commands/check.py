@@ -90,12 +90,13 @@ def _forecast(job: Any) -> tuple[Any, str]:
 
 def _overview(job: Any) -> dict[str, str]:
     """Return a line on what a checked job would do for each section."""
-    from ..pipeline.run_job import describe_data, few_labels_in_words, few_labels_of
+    from ..pipeline.run_job import describe_data, few_labels_of
 
-    config, data, few = job.config, job.data, few_labels_of(job)
+    config, data = job.config, job.data
+    few, few_in_words = few_labels_of(job)
     lines = {"data": describe_data(job)[1], "labels": _labels(data)}
     if few is not None and not few.are_most:
-        lines["labels"] += f"; {few_labels_in_words(job, few)}"
+        lines["labels"] += f"; {few_in_words}"
     if job.lengths is not None:
         lengths = job.lengths
         lines["lengths"] = (

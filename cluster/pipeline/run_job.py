@@ -278,7 +278,8 @@ def _gate(
 
 def describe_data(job: CheckedJob) -> StageResult:
     """Return the record of a job's data, and its summary in one line."""
-    data, lengths, few = job.data, job.lengths, few_labels_of(job)
+    data, lengths = job.data, job.lengths
+    few, few_in_words = few_labels_of(job)
     counts = {split: len(data.splits[split]) for split in data.splits}
     intents = len(data.label_names) - (data.out_of_scope_label is not None)
     outside = "" if data.out_of_scope_label is None else " + out-of-scope"
@@ -292,20 +293,18 @@ def describe_data(job: CheckedJob) -> StageResult:
         "num_labels": len(data.label_names),
         "out_of_scope_label": data.out_of_scope_label,
         "lengths": None if lengths is None else lengths.to_json(),
-        "few_labels": None if few is None else {**few.to_json(), "text": few_labels_in_words(job, few)},
+        "few_labels": None if few is None else {**few.to_json(), "text": few_in_words},
     }
-    scarcity = f"; {few_labels_in_words(job, few)}" if few is not None and few.are_most else ""
+    scarcity = f"; {few_in_words}" if few is not None and few.are_most else ""
     truncation = truncation_in_words(lengths, of_windows=of_windows)
     return record, f"{intents} {data.label_kind.unit}{outside}; {texts}{truncation}{scarcity}"
 
 
-def few_labels_of(job: CheckedJob) -> FewLabels | None:
-    """Return how many of a job's labels have few training texts; None if none has, or the task's labels are unique."""
+def few_labels_of(job: CheckedJob) -> tuple[FewLabels | None, str]:
+    """Return how many of a job's labels have few training texts, and in words what to do about it; None if none has."""
     from ...training.data.analysis.few_labels import few_labels
+    from ..specification.for_task import few_labels_in_words
 
-    return few_labels(job.data) if tasks.get(job.config.task).shares_labels else None
-
-
-def few_labels_in_words(job: CheckedJob, few: FewLabels) -> str:
-    """Describe how many labels have few training texts, and what the job can do about it."""
-    return f"{few.in_words()}: {few.advice(job.config.data, job.config.teacher.remedy_for_few_texts)}"
+    few, config = few_labels(job.data), job.config
+    task = tasks.get(config.task)
+    return few, "" if few is None else few_labels_in_words(few, task, config.data, config.teacher)

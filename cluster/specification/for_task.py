@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ...export.config import ExportConfig
+from ...training.data.analysis.few_labels import FewLabels
 from ...training.data.config import AnyDataConfig
 from ...training.distillation.config import TrainingConfig
 from ...training.tasks import TASKS, Task
@@ -119,3 +120,9 @@ def _fault_of_pairs(task: Task, teacher: TeacherConfig) -> str | None:
         f"{'.'.join(paths[0])}.fine_tune.contrastive: given, but in the task {task.name} there are no labels that two "
         f"texts may share; remove it, or set task to one of: {_able(lambda each: each.shares_labels)}"
     )
+
+
+def few_labels_in_words(few: FewLabels, task: Task, data: AnyDataConfig, teacher: TeacherConfig) -> str:
+    """Describe how many labels have few training texts, and what a job of a task can do about it."""
+    remedy = teacher.remedy_for_few_texts if task.shares_labels else None
+    return f"{few.in_words()}: {few.advice(data, remedy, has_classes=task.has_classes)}"

@@ -17,6 +17,7 @@ from ...training.data.analysis.few_labels import FEW_TEXTS, FewLabels, few_label
 from ...training.data.analysis.guess import ColumnGuess, guess_columns, guess_out_of_scope, rare_labels
 from ...training.tasks import SINGLE_LABEL, TASKS
 from .config import JobConfig
+from .for_task import few_labels_in_words
 from .printing import as_yaml
 
 if TYPE_CHECKING:
@@ -78,12 +79,12 @@ def new_job(
     written = {**section, "train": _relative(data, path.parent)}
     values = _values(written, texts_of(loaded.splits["train"]))
     config = JobConfig.model_validate({**_task(guess), **values})
-    few = few_labels(loaded) if TASKS[guess.task].shares_labels else None
+    task, few = TASKS[guess.task], few_labels(loaded)
     summary = list(_summary(loaded, guess, outside, few))
     content = as_yaml(config)
     if few is not None and few.are_most:
-        summary.append(f"{few.in_words()}: {few.advice(config.data, config.teacher.remedy_for_few_texts)}")
-        content = _with_pairs_hint(content)
+        summary.append(few_labels_in_words(few, task, config.data, config.teacher))
+        content = _with_pairs_hint(content) if task.shares_labels else content
     if guess.task == SINGLE_LABEL.name and (ratio := _skew(loaded)) > _SKEWED:
         content = _with_balance_hint(content, ratio)
     return NewJob(f"{_header(data, path, summary)}\n{content}", summary)

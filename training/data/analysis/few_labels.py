@@ -41,18 +41,20 @@ class FewLabels:
             f"has {self.median:g})"
         )
 
-    def advice(self, data: DataConfig, teacher_remedy: str | None) -> str:
+    def advice(self, data: DataConfig, teacher_remedy: str | None, *, has_classes: bool = True) -> str:
         """Return the remedies that a job has.
 
         Args:
             data: The section ``data``.
-            teacher_remedy: What the teacher can do, ``TeacherConfig.remedy_for_few_texts``.
+            teacher_remedy: What the teacher can do, ``TeacherConfig.remedy_for_few_texts``; None: nothing.
+            has_classes: Whether each text has one class, which can be balanced.
         """
         if not self.are_most:
-            return (
+            rare = (
                 "rare ones alone: data.min_examples_per_label with data.rare: drop or other leaves them out or merges "
-                "them, training.balance gives them more weight"
+                "them"
             )
+            return f"{rare}, training.balance gives them more weight" if has_classes else rare
         has_more = data.unlabelled is not None or any(each is not None for _, each in data.augmentation)
         texts = "let the teacher label more texts for the student (data.unlabelled, data.augmentation)"
         remedies = [teacher_remedy, None if has_more else texts]
@@ -64,7 +66,7 @@ class FewLabels:
 
 
 def few_labels(data: TextData) -> FewLabels | None:
-    """Count the labels with few training texts; None if there are none, or labels have no names."""
+    """Count the labels (or types of entities) with few training texts; None if none has, or they have no names."""
     counts = data.label_kind.counts(data.splits["train"]["label"][:], data.label_names) or {}
     in_scope = [count for name, count in counts.items() if name != data.out_of_scope_label]
     num_few = sum(count < FEW_TEXTS for count in in_scope)

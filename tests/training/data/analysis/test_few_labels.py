@@ -9,7 +9,8 @@ import pytest
 
 from distiltune.training.data.analysis.few_labels import FEW_TEXTS, few_labels
 from distiltune.training.data.config import data_config
-from distiltune.training.data.label_kinds import NAME_SETS, NAMES, NUMBERS, LabelKind
+from distiltune.training.data.label_kinds import ANSWERS, NAME_SETS, NAMES, NUMBERS, TAGS, LabelKind
+from distiltune.training.data.label_kinds.tags import tag_names
 
 CONTRAST = "teacher.fine_tune.contrastive: {}"
 
@@ -60,6 +61,20 @@ def test_each_label_of_a_text_counts() -> None:
 
 def test_labels_that_are_numbers_are_not_counted() -> None:
     assert few_labels(data(NUMBERS, ["price"], [[1.5], [-2.0]])) is None
+
+
+def test_types_of_entities_are_counted_and_answers_are_not() -> None:
+    stored = [[[0, 1, 0], [2, 3, 0], [4, 5, 1]]] * 10 + [[[0, 1, 0]]] * 10 + [[]] * 10
+    found = few_labels(data(TAGS, tag_names(["a", "b"]), stored))
+    assert found is not None and (found.num_few, found.num_labels, found.median) == (1, 2, 15)
+    assert few_labels(data(ANSWERS, ["start", "end"], [[[0, 4]]] * 3)) is None
+
+
+def test_classes_are_not_balanced_where_a_text_has_several_labels() -> None:
+    config, found = data_config(source="files", train="x.csv"), single([90, 80, 3])
+    assert "training.balance" in found.advice(config, None)
+    advice = found.advice(config, None, has_classes=False)
+    assert "training.balance" not in advice and "data.min_examples_per_label" in advice
 
 
 @pytest.mark.parametrize(
