@@ -99,13 +99,22 @@ def with_defaults_of_student(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _with_drawn_table(values: Mapping[str, Any]) -> dict[str, Any]:
-    teacher = values.get("teacher")
-    student: Any = values.get("student")
-    kind: Any = STUDENT.selected(student or {}) if isinstance(student, dict) else None
+    """Return a job's values with a random table of word pieces, if the teacher is a file and none is given.
+
+    A section that names no kind becomes one of the first searched kind that has a table and all of its keys; the other
+    searched kinds take the table over from it.
+    """
+    teacher, student = values.get("teacher"), values.get("student", {})
     is_file = isinstance(teacher, dict) and teacher.get("logits") is not None
-    if not is_file or kind is None or _TABLE not in kind.model_fields or _TABLE in student:
+    if not is_file or not isinstance(student, dict) or _TABLE in student:
         return dict(values)
-    return {**values, "student": {**student, _TABLE: "random"}}
+    searched = [] if STUDENT_KINDS.attribute in student else _searched_kinds(values)
+    of_kinds = [{STUDENT_KINDS.attribute: name} for name in searched]
+    for named in ({}, *of_kinds):
+        kind = STUDENT.selected({**named, **student})
+        if kind is not None and {_TABLE, *student} <= {*kind.model_fields}:
+            return {**values, "student": {**named, **student, _TABLE: "random"}}
+    return dict(values)
 
 
 def fault_of_texts(data: DataConfig, teacher: TeacherConfig, query: str | None) -> str | None:
