@@ -16,7 +16,10 @@ from typing import Any
 from distiltune.cluster.store.runs import Run, Storage
 from distiltune.export.markdown import table
 
-HEADERS = ("model", "test", "validation, against the teacher (95 %)", "MB", "ms", "faster", "gate")
+HEADERS = (
+    *("model", "test", "validation, against the teacher (95 %)", "MB", "ms", "faster"),
+    *("gate: against student and minimum", "against teacher"),
+)
 
 
 def main() -> None:
@@ -35,7 +38,7 @@ def table_of(directory: Path) -> str:
     models = [each for each in gate["variants"] if each["latency_ms"] is not None]
     teacher = next((each for each in models if each["name"] == "teacher-pytorch"), None)
     rows = [row_of(each, teacher, metric, gate["chosen"]) for each in models]
-    return f"**{run.id}** ({metric})\n\n{table(HEADERS, rows, left=(0, 6))}"
+    return f"**{run.id}** ({metric})\n\n{table(HEADERS, rows, left=(0, 6, 7))}"
 
 
 def row_of(model: dict[str, Any], teacher: dict[str, Any] | None, metric: str, chosen: str) -> list[object]:
@@ -52,6 +55,7 @@ def row_of(model: dict[str, Any], teacher: dict[str, Any] | None, metric: str, c
         f"{latency_ms:.3f}",
         "" if teacher is None else f"{teacher['latency_ms']['p50'] / latency_ms:.1f}x",
         model["gate"] or "",
+        model["teacher_gate"] or "",
     ]
 
 

@@ -213,7 +213,9 @@ class Tokenizer:
 
     def _start_or_end(self, text: str) -> str:
         """Return the start or end that is kept of a very long text, or the text if it fits in ``max_length``."""
-        if len(text) <= self._long:
+        if len(text) <= self._long or (
+            self._keeps_end and self.with_offsets
+        ):  # offsets are those in the text
             return text
         kept = text[-self._long :] if self._keeps_end else text[: self._long]
         return kept if self.tokenizer.encode(kept).overflowing else text

@@ -199,7 +199,7 @@ def make_trainer(
         args=args,
         teacher_model=teacher,
         train_dataset=JoinedDataset(train, with_teacher="teacher_logits" in needs),
-        data_collator=DistillationCollator(_pad_token_id(model), args.pad_to_multiple_of),
+        data_collator=DistillationCollator(_pad_token_id(model), args.pad_to_multiple_of, task.of_tokens),
         callbacks=callbacks,
         task=task,
     )

@@ -27,10 +27,17 @@ class DistillationCollator:
     for fractions; a label of several numbers adds its shape) and ``teacher_logits[B, C]`` (float32).
     Values for each token are padded as well: integer labels, one per token in every row, with -100,
     and ``teacher_logits[L, C]`` with 0.
+
+    Attributes:
+        pad_token_id: Token id for padding.
+        pad_to_multiple_of: Pad to a multiple of this number of tokens.
+        of_tokens: Whether integer labels may be those of tokens. Set it to False if a text has as many labels of its
+            own as some texts have tokens.
     """
 
     pad_token_id: int
     pad_to_multiple_of: int | None = None
+    of_tokens: bool = True
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
         """Collate rows into a batch; raise ``InputError`` if a row has no ``input_ids``."""
@@ -53,7 +60,10 @@ class DistillationCollator:
             batch["token_type_ids"] = _padded(rows, "token_type_ids", lengths, width, 0)
         label = next((name for name in LABEL_NAMES if first.get(name) is not None), None)
         if label is not None:
-            batch["labels"] = _labels([np.asarray(row[label]) for row in rows], lengths, width)
+            labels = [np.asarray(row[label]) for row in rows]
+            of_tokens = self.of_tokens and all(map(_is_of_tokens, labels, lengths))
+            padded = _pad_tokens(labels, width, np.int64(IGNORED_LABEL)) if of_tokens else _stacked(labels)
+            batch["labels"] = torch.from_numpy(padded)
         if first.get("teacher_logits") is not None:
             found = [np.asarray(row["teacher_logits"], dtype=np.float32) for row in rows]
             stacked = np.stack(found) if found[0].ndim == 1 else _pad_tokens(found, width, np.float32(0))
@@ -61,14 +71,14 @@ class DistillationCollator:
         return batch
 
 
-def _labels(labels: list[np.ndarray], lengths: list[int], width: int) -> Tensor:
-    """Stack a label or a row of numbers for each text, or pad one label for each token to the width."""
-    if all(
-        each.dtype.kind in "iu" and each.shape == (num,) for each, num in zip(labels, lengths, strict=True)
-    ):
-        return torch.from_numpy(_pad_tokens(labels, width, np.int64(IGNORED_LABEL)))
+def _is_of_tokens(label: np.ndarray, num_tokens: int) -> bool:
+    return label.dtype.kind in "iu" and label.shape == (num_tokens,)
+
+
+def _stacked(labels: list[np.ndarray]) -> np.ndarray:
+    """Stack a label or a row of numbers for each text."""
     stacked = np.stack(labels)
-    return torch.from_numpy(stacked.astype(np.float32 if stacked.dtype.kind == "f" else np.int64))
+    return stacked.astype(np.float32 if stacked.dtype.kind == "f" else np.int64)
 
 
 def _pad_tokens(rows: list[np.ndarray], width: int, fill: np.generic) -> np.ndarray:

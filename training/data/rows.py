@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from string import whitespace
 from typing import Any, Final, TypeGuard, TypeVar
 
 from ...errors import DataError, shown
@@ -85,6 +87,14 @@ class Split:
             {column: [values[i] for i in indices] for column, values in self.slices.items()},
             None if self.ids is None else [self.ids[i] for i in indices],
         )
+
+
+_BLANKS: Final = re.compile(f"[{whitespace}]+")
+
+
+def at_blanks(text: str) -> list[str]:
+    """Split a string at ASCII white space; other blanks, such as a no-break space in a number, divide no token."""
+    return list(filter(None, _BLANKS.split(text)))
 
 
 class LabelError(ValueError):

@@ -107,7 +107,7 @@ class DistillationTrainer(LeanTrainer):
         self.model_accepts_loss_kwargs = True
         if kwargs.get("data_collator") is None:
             multiple = args.pad_to_multiple_of
-            self.data_collator = DistillationCollator(self._pad_token_id(), multiple)
+            self.data_collator = DistillationCollator(self._pad_token_id(), multiple, task.of_tokens)
         if args.dropout is not None:
             longest = int(np.max(getattr(self.train_dataset, "lengths", 0), initial=0))
             set_dropout(self.bare_model(), args.dropout, on_cpu=args.device.type == "cpu", longest=longest)

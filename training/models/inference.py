@@ -144,7 +144,9 @@ def _collated(
 ) -> dict[str, Any]:
     """Return the batch of some rows on a device, and whether any of its texts is padded."""
     dataset, lengths = TokenizedDataset(split), split.lengths[rows]
-    batch = DistillationCollator(pad_token_id)([dataset[int(row)] for row in rows])
+    batch = DistillationCollator(pad_token_id, of_tokens=isinstance(split.labels, Ragged))(
+        [dataset[int(row)] for row in rows]
+    )
     if device.type == "cuda":  # a copy from other memory would wait in spite of ``non_blocking``
         batch = {name: each.pin_memory() for name, each in batch.items()}
     moved = {name: each.to(device, non_blocking=True) for name, each in batch.items()}

@@ -12,8 +12,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-_WITHOUT_BLANKS = "\u2e80"
-"""First character of the scripts that are written without blanks between words: CJK, Kana, Hangul."""
+_BY_CHARACTER = (
+    *(range(0x0E00, 0x0F00), range(0x1000, 0x10A0), range(0x1780, 0x1800)),  # Thai and Lao; Burmese; Khmer
+    *(range(0x1950, 0x19E0), range(0x1A20, 0x1AB0)),  # Tai Le and New Tai Lue; Tai Tham
+    range(0x2E80, 0x110000),  # Chinese characters, Kana, Hangul and all that follow
+)
+"""Scripts whose characters are words of their own. All but Hangul are written without blanks between words; the first
+lines are those whose line breaks need a dictionary (Unicode Standard Annex 14, class SA)."""
 
 
 class Words(NamedTuple):
@@ -31,8 +36,8 @@ class Words(NamedTuple):
 def find_words(text: str, offsets: Sequence[tuple[int, int]], word_ids: Sequence[int | None]) -> Words:
     """Join the pieces of a text into words.
 
-    A piece continues a word if it begins between two letters, marks or digits: punctuation and the characters of
-    scripts without blanks are words of their own, whatever the tokenizer.
+    A piece continues a word if it begins between two letters, marks or digits: punctuation, and the characters of
+    scripts without blanks with their marks, are words of their own, whatever the tokenizer.
 
     Args:
         text: The text.
@@ -62,11 +67,19 @@ def words_of(text: str) -> Words:
 def _continues(text: str, end: int, start: int) -> bool:
     """Return whether a piece from ``start`` continues the word that reaches to ``end``."""
     # The pieces of one character of several bytes overlap.
-    return start < end or (start == end and _is_inside(text[end - 1]) and _is_inside(text[start]))
+    if start != end:
+        return start < end
+    return _is_mark(text[start]) or (_is_inside(text[end - 1]) and _is_inside(text[start]))
+
+
+def _is_mark(character: str) -> bool:
+    return unicodedata.category(character)[0] == "M"
 
 
 def _is_inside(character: str) -> bool:
-    return character < _WITHOUT_BLANKS and unicodedata.category(character)[0] in "LMN"
+    code = ord(character)
+    is_alone = code >= _BY_CHARACTER[0].start and any(code in each for each in _BY_CHARACTER)
+    return not is_alone and unicodedata.category(character)[0] in "LMN"
 
 
 def tags_of_words(words: Words, entities: Sequence[Sequence[int]]) -> np.ndarray:

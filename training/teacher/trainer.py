@@ -103,7 +103,7 @@ def make_trainer(
             dataloader_pin_memory=use_gpu,
         ),
         train_dataset=TokenizedDataset(train),
-        data_collator=DistillationCollator(initial.tokenizer.pad_token_id),
+        data_collator=DistillationCollator(initial.tokenizer.pad_token_id, of_tokens=initial.task.of_tokens),
         callbacks=callbacks,
         task=initial.task,
         **more,

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from ....errors import DataError
 from ....texts import texts_of
 from ....training.tasks import get as get_task
 from ...specification.config import JobConfig
@@ -84,17 +85,37 @@ class CheckedJob:
 
     @cached_property
     def data(self) -> TextData:
-        """Texts of the job, loaded on first use."""
+        """Texts of the job, loaded on first use.
+
+        Raises:
+            DataError: The data is invalid, or the labels of a job that names no task are those of a regression.
+        """
         from ....training.data.text_data import load_data
 
         if not self.differs(("data", "task")) and self.since is not None:
             return self.since.data
-        return load_data(self.local_config.data, get_task(self.config.task).label_kind)
+        data = load_data(self.local_config.data, get_task(self.config.task).label_kind)
+        if "task" not in self.config.model_fields_set:
+            _check_are_names(data)
+        return data
 
     def differs(self, sections: tuple[str, ...]) -> bool:
         """Return whether one of these sections differs from that of the job that has passed the checks."""
         return self.since is None or any(
             getattr(self.config, each) != getattr(self.since.config, each) for each in sections
+        )
+
+
+def _check_are_names(data: TextData) -> None:
+    """Reject labels that measure something, which would become as many classes as there are different numbers."""
+    from ....training.data.analysis.guess import are_measured
+    from ....training.data.label_kinds import NAMES
+
+    names, kind = data.label_names, data.label_kind
+    if kind is NAMES and are_measured([names[label] for label in data.splits["train"]["label"][:]]):
+        raise DataError(
+            f"data: the labels are {len(names):,} different numbers, such as {names[0]} and {names[-1]}; set task: "
+            "regression, or task: single_label if each number is a class"
         )
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+import tokenizers
 import torch
 from taggers import TAGS, entities, sentences, tiny_tagger
 from transformers import pipeline
@@ -24,6 +25,7 @@ from distiltune.export.out_of_scope.fit_scores import ValidationTexts, fit_score
 from distiltune.export.runtime.classifier import TextClassifier
 from distiltune.export.runtime.probes import run_probes
 from distiltune.export.runtime.tasks import DECODERS, TokenDecoder, Tokens
+from distiltune.export.runtime.tokenizer import Tokenizer
 from distiltune.export.variants.build import build_variant
 from distiltune.export.variants.parity import measure_parity
 from distiltune.training.checkpoints.load import load_classifier
@@ -301,3 +303,18 @@ def test_predictions_are_printed_and_written(variant, classifier, tmp_path, caps
     assert rows == printed
     table = (tmp_path / "out.csv").read_text().splitlines()
     assert table[0] == "text,spans,blank" and '""label"": ""city""' in table[1]
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_places_in_a_very_long_text_are_those_in_the_whole_text(student: Path, side: str) -> None:
+    library = tokenizers.Tokenizer.from_file(str(student / "tokenizer.json"))
+    library.enable_truncation(MAX_LENGTH, direction=side)
+    content = library.to_str().encode()
+    own = Tokenizer(content, MAX_LENGTH, 0, student / "tokenizer.json", with_offsets=True)
+    text = f"{'ann goes to rome. ' * 5000}eve lee met max"
+    for encoding in (own.encode_one(text), own.encode([text, "ann"])[0]):
+        places = encoding.offsets[1:-1]
+        if side == "left":
+            assert [text[start:end] for start, end in places[-4:]] == ["eve", "lee", "met", "max"]
+        else:
+            assert places[0][0] == 0 and places[-1][1] < 100

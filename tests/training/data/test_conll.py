@@ -47,6 +47,12 @@ def test_a_field_between_tabs_may_have_blanks(tmp_path):
     assert texts(table(tmp_path, "New York\tB-loc\nis\tO\n")) == [(["New York", "is"], ["B-loc", "O"])]
 
 
+def test_a_no_break_space_belongs_to_its_token(tmp_path):
+    for blank in (" ", "\t"):
+        path = table(tmp_path, f"10\u00a0000{blank}B-sum\neuros{blank}I-sum\n")
+        assert texts(path) == [(["10\u00a0000", "euros"], ["B-sum", "I-sum"])]
+
+
 @pytest.mark.parametrize("name", ["a.conll", "a.iob", "a.iob2", "a.bio", "A.CONLL"])
 def test_a_file_with_each_extension_is_read(tmp_path, name):
     path = table(tmp_path, "Ann B-per\n", name)

@@ -192,6 +192,11 @@ def test_a_label_of_another_task_names_the_task(tmp_path) -> None:
     for label, task in ((["air"], "multi_label"), (0.5, "regression")):
         with pytest.raises(DataError, match=rf"not text \(a label of the task {task}\).*set task: {task}"):
             loaded(tmp_path / "data.jsonl", NAMES, rows_with(lambda n, label=label: label))
+    for text in ("['air', 'fire']", '["air"]'):
+        with pytest.raises(
+            DataError, match=r"label is .*, a label of the task multi_label.*set task: multi_label"
+        ):
+            loaded(tmp_path / "data.csv", NAMES, rows_with(lambda n, text=text: text))
 
 
 OF_OTHER_TASKS: dict[str, tuple[Any, str]] = {
@@ -382,6 +387,7 @@ def test_several_columns_are_several_numbers(tmp_path) -> None:
     [
         ("warm", ["label is 'warm', not a number"]),
         ("3,5", ["label is '3,5', not a number"]),
+        ("1_000", ["label is '1_000', not a number"]),
         ("nan", ["label is 'nan', not a finite number"]),
         ("inf", ["label is 'inf', not a finite number"]),
         (1e60, ["not a finite number in 32 bits"]),

@@ -13,7 +13,7 @@ from distiltune.errors import DataError
 from distiltune.training.data.config import data_config
 from distiltune.training.data.label_kinds import TAGS, LabelFormat
 from distiltune.training.data.label_kinds.tags import Entity
-from distiltune.training.data.rows import LabelError
+from distiltune.training.data.rows import LabelError, RawSplit
 from distiltune.training.data.text_data import TextData, load_data
 
 TOKENS = ["Ann", "lives", "in", "New", "York", "."]
@@ -21,7 +21,12 @@ IOB2 = ["B-per", "O", "O", "B-loc", "I-loc", "O"]
 TEXT = " ".join(TOKENS)
 ENTITIES = (Entity(0, 3, "per"), Entity(13, 21, "loc"))
 SPANS = [{"start": 13, "end": 21, "label": "loc"}, {"start": 0, "end": 3, "label": "per"}]
-read = TAGS.reader(LabelFormat())
+
+
+def read(row: tuple[Any, Any]) -> Any:
+    """Read the text or tokens of a row, and its tags or spans."""
+    [given] = TAGS.prepared(RawSplit("train", "a.csv", [row[0]], [row[1]], str)).labels
+    return TAGS.reader(LabelFormat())(given)
 
 
 @pytest.mark.parametrize(
@@ -31,11 +36,15 @@ read = TAGS.reader(LabelFormat())
         (TEXT, IOB2),
         (TEXT, " ".join(IOB2)),
         (TEXT, json.dumps(IOB2)),
+        (json.dumps(TOKENS), json.dumps(IOB2)),
+        (str(TOKENS), str(IOB2)),  # as pandas writes lists
+        (str(TOKENS), IOB2),
         (TOKENS, ["I-per", "O", "O", "I-loc", "I-loc", "O"]),  # IOB1
         (TOKENS, ["S-per", "O", "O", "B-loc", "E-loc", "O"]),  # BIOES
         (TOKENS, ["U-per", "O", "O", "B-loc", "L-loc", "O"]),  # BILOU
         (TEXT, SPANS),
         (TEXT, json.dumps(SPANS)),
+        (TEXT, str(SPANS)),
         (TEXT, [[0, 3, "per"], (13, 21, "loc")]),
         (
             TEXT,
@@ -53,6 +62,16 @@ def test_adjacent_entities_and_texts_without_any():
     assert read(("a b", [])) == read(("a b", ["O", "O"])) == read((["a"], ["O"])) == ()
     assert read(("a  b\tc", ["O", "B-x", "I-x"])) == (Entity(3, 6, "x"),), "places refer to the text itself"
     assert read((["a", "b"], ["B-a-b", "I-a-b"])) == (Entity(0, 3, "a-b"),)
+
+
+def test_tokens_in_a_string_become_the_text_and_a_text_in_brackets_stays_one():
+    texts, labels = [str(TOKENS), "[1] a note", '["a", "b"]', "10\u00a0000 euros"], [
+        str(IOB2), "O O B-x", [{"start": 2, "end": 3, "label": "x"}], "B-sum I-sum",
+    ]  # fmt: skip
+    found = TAGS.prepared(RawSplit("train", "a.csv", texts, labels, str))
+    assert list(found.texts) == [TEXT, *texts[1:]]
+    entities = list(map(TAGS.reader(LabelFormat()), found.labels))
+    assert entities == [ENTITIES, (Entity(6, 10, "x"),), (Entity(2, 3, "x"),), (Entity(0, 12, "sum"),)]
 
 
 @pytest.mark.parametrize(
@@ -85,7 +104,8 @@ def test_adjacent_entities_and_texts_without_any():
         (TEXT, [4], "span 1 is 4"),
         (TEXT, [[0, 8, "x"], [4, 12, "y"]], "the spans 0 to 8 and 4 to 12 overlap"),
         (TOKENS, SPANS, "6 tokens"),
-        (TEXT, "[0, 3", "not valid JSON"),
+        (TEXT, "[0, 3", r"'\[0, 3', not a list of tags or of spans"),
+        (str(TOKENS[:-1]), IOB2, "6 tags for 5 tokens"),
         (TEXT, None, "label is null"),
         (TEXT, "", "label is empty"),
         (TEXT, {"start": 0}, "not a list of tags or of spans"),

@@ -137,6 +137,11 @@ def test_a_batch_of_texts_with_several_numbers_is_not_padded():
     assert batch["labels"].tolist() == [[0, 1, 0], [1, 0, 0]] and batch["labels"].dtype == torch.float32
     whole = DistillationCollator(0)([{"input_ids": [1, 2], "labels": 1}, {"input_ids": [1], "labels": 0}])
     assert whole["labels"].tolist() == [1, 0]
+    rows = [
+        {"input_ids": [1, 2, 3], "labels": np.array([0, 1, 0], dtype=np.int8)}
+    ]  # as many labels as tokens
+    assert DistillationCollator(0, 8, of_tokens=False)(rows)["labels"].tolist() == [[0, 1, 0]]
+    assert DistillationCollator(0, 8)(rows)["labels"].shape == (1, 8)
 
 
 @pytest.mark.parametrize("num_items", [None, 7])

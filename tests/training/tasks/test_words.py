@@ -7,7 +7,7 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from tokenizers.pre_tokenizers import Metaspace, Split
 
-from distiltune.training.tasks.words import find_words, tags_of_words
+from distiltune.training.tasks.words import find_words, tags_of_words, words_of
 from distiltune.training.teacher.from_scratch import train_tokenizer
 
 TEXT = "in (New York), he's at 5pm  naïve"
@@ -66,6 +66,22 @@ def test_scripts_without_blanks_have_a_word_for_each_character_of_a_piece():
     tokenizer = Tokenizer(models.Unigram([("▁", -9.0), ("東", -1.0), ("京", -1.0), ("に", -1.0)], unk_id=0))
     tokenizer.pre_tokenizer = Metaspace()
     assert found(tokenizer, "東京 に") == ["東", "京", "に"]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("ไปกรุงเทพ 5 ครั้ง", ["ไ", "ป", "ก", "รุ", "ง", "เ", "ท", "พ", "5", "ค", "รั้", "ง"]),  # Thai
+        ("ວຽງ", ["ວ", "ຽ", "ງ"]),  # Lao
+        ("ភ្នំពេញ", ["ភ្", "នំ", "ពេ", "ញ"]),  # Khmer
+        ("ရန်ကုန်", ["ရ", "န်", "ကု", "န်"]),  # Burmese
+        ("서울 in 서울", ["서", "울", "in", "서", "울"]),
+        ("❤️ ok", ["❤️", "ok"]),
+    ],
+)
+def test_each_character_of_some_scripts_is_a_word_with_its_marks(text, words):
+    assert [text[start:end] for start, end in words_of(text).spans.tolist()] == words
+    assert found(byte_level(), text) == words
 
 
 def test_a_character_of_several_pieces_is_in_one_word():

@@ -142,7 +142,7 @@ def look_at(name: str, values: Sequence[object]) -> ColumnLook:
         is_binary=bool(filled) and len(filled) == len(values) and set(filled) <= _BINARY,
         is_list=bool(filled) and all(value.lstrip().startswith("[") for value in filled),
         separator=None if is_numeric else _separator(filled),
-        is_measured=is_numeric and _is_measured(filled),
+        is_measured=are_measured(filled),
         has_entities=_has_entities(values),
         has_answers=_has_answers(values),
     )
@@ -181,8 +181,11 @@ def _separator(filled: Sequence[str]) -> str | None:
     return None
 
 
-def _is_measured(filled: Sequence[str]) -> bool:
-    numbers = Counter(map(float, filled))
+def are_measured(filled: Sequence[str]) -> bool:
+    """Return whether values are numbers that measure something: some are fractions, and many are distinct."""
+    if not all(map(_is_number, filled)):
+        return False
+    numbers = set(map(float, filled))
     has_fractions = any(not number.is_integer() for number in numbers)
     return has_fractions and len(numbers) > min(_MOST_CLASSES_OF_NUMBERS, len(filled) // 4)
 

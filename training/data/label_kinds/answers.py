@@ -10,6 +10,7 @@ from typing import Any, ClassVar, NamedTuple
 from ....errors import DataError, shown
 from ..rows import LabelError, RawSplit, Split, fault_of, is_blank, is_name
 from .base import LabelFormat, LabelKind
+from .literals import literal
 
 ENDS = ("start", "end")
 """Names of a model's outputs for each token."""
@@ -137,10 +138,7 @@ class Answers(LabelKind):
 def is_answer(value: object) -> bool:
     """Return whether a value is an object with an answer's text and place, or a list of such objects, as in SQuAD."""
     if isinstance(value, str) and value.lstrip()[:1] in ("{", "[") and START in value:
-        try:
-            value = json.loads(value)
-        except (ValueError, RecursionError):
-            return False
+        value = literal(value)
     if isinstance(value, Mapping):
         return TEXT in value and START in value
     return (
@@ -178,10 +176,10 @@ def _columns_of(label: Any) -> tuple[list[Any], list[Any]]:
 def _parts_of(label: Any) -> tuple[list[Any], list[Any]]:
     """Return texts and first characters of an object with both, or of a list of such objects."""
     if isinstance(label, str) and label.strip():
-        try:
-            label = json.loads(label)
-        except (ValueError, RecursionError):
-            raise LabelError(f"answers is {shown(label)}, not an object with {TEXT} and {START}") from None
+        found = literal(label)
+        if found is None:
+            raise LabelError(f"answers is {shown(label)}, not an object with {TEXT} and {START}")
+        label = found
     if isinstance(label, Mapping):
         missing = next((key for key in (TEXT, START) if label.get(key) is None), None)
         if missing is not None:

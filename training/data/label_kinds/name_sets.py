@@ -9,7 +9,8 @@ from typing import Any, ClassVar
 from ....errors import DataError, shown
 from ..rows import LabelError, Split, fault_of, is_blank, name_of, read_name
 from .base import LabelFormat
-from .other_tasks import literal, naming_other_tasks
+from .literals import literal
+from .other_tasks import naming_other_tasks
 from .vocabulary import NO_LABEL, NamedKind
 
 _TRUTH = {"1": True, "1.0": True, "true": True, "0": False, "0.0": False, "false": False}

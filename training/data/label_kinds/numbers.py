@@ -105,7 +105,7 @@ def _number(value: object, column: str) -> float:
     found = None
     if isinstance(value, str) and value.strip():
         try:
-            found = float(value)
+            found = None if "_" in value else float(value)  # 1_000 is a number in Python alone
         except ValueError:
             raise LabelError(f"{column} is {shown(value)}, not a number") from None
     elif isinstance(value, int | float) and not isinstance(value, bool):

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import ast
-import json
 from collections.abc import Callable, Mapping
 from typing import Any, Final, TypeVar
 
 from ....errors import shown
 from ..rows import LabelError, is_blank
 from .answers import is_answer
+from .literals import literal
 from .tags import BEGIN, INSIDE, OUTSIDE, is_tag
 
 _Label = TypeVar("_Label")
@@ -23,7 +22,8 @@ def naming_other_tasks(
 ) -> Callable[[object], _Label]:
     """Return a reader of labels whose error names the task that reads a rejected value.
 
-    Tags, spans and answers are rejected even if the reader would accept them, as a list of names or as one long name.
+    Tags, spans and answers, and lists of names where ``others`` has their task, are rejected even if the reader would
+    accept them, as a list of names or as one long name.
 
     Args:
         read: The reader, which raises ``LabelError``.
@@ -31,7 +31,8 @@ def naming_other_tasks(
     """
 
     def reader(value: object) -> _Label:
-        if (task := _certain_task(value)) is not None:
+        task = _certain_task(value) or (_SETS if _SETS in others and _holds_names(value) else None)
+        if task is not None:
             raise LabelError(f"label is {shown(value)}, a label of the task {task}", task)
         try:
             return read(value)
@@ -51,6 +52,12 @@ def _certain_task(value: object) -> str | None:
     if task == _TAGS and isinstance(parsed, list | tuple) and all(isinstance(each, str) for each in parsed):
         return task if OUTSIDE in parsed and len(parsed) > 1 else None
     return task if task in (_TAGS, _ANSWERS) else None
+
+
+def _holds_names(value: object) -> bool:
+    """Return whether a string holds a list of names."""
+    parsed = _parsed(value) if isinstance(value, str) else None
+    return isinstance(parsed, list) and bool(parsed) and all(isinstance(each, str) for each in parsed)
 
 
 def _task_of(value: object) -> str | None:
@@ -86,13 +93,3 @@ def _parsed(value: object) -> object:
         return value if found is None else found
     parts = value.split() if OUTSIDE in value else []
     return parts if len(parts) > 1 and all(map(is_tag, parts)) else value
-
-
-def literal(value: str) -> Any:
-    """Return what a string holds in the syntax of JSON or of Python, as pandas writes lists; None if it is neither."""
-    for parse in (json.loads, ast.literal_eval):
-        try:
-            return parse(value)
-        except (ValueError, SyntaxError, RecursionError, MemoryError):
-            continue
-    return None

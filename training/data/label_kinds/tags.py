@@ -10,8 +10,9 @@ from itertools import pairwise
 from typing import Any, ClassVar, NamedTuple
 
 from ....errors import DataError, shown
-from ..rows import LabelError, RawSplit, Split, fault_of, is_blank, is_name
+from ..rows import LabelError, RawSplit, Split, at_blanks, fault_of, is_blank, is_name
 from .base import LabelFormat
+from .literals import literal
 from .vocabulary import NO_LABEL, NamedKind
 
 OUTSIDE, BEGIN, INSIDE = "O", "B-", "I-"
@@ -51,8 +52,9 @@ class Tags(NamedKind):
     """Labels that are tuples of a text's entities, in their order; a text without any has the empty tuple.
 
     A row's label is a list of tags, one for each token, or a list of spans, each an object with ``start``, ``end`` and
-    ``label``, or a list of these three; a string is a JSON list, or tags separated by blanks. The tokens of a row are a
-    list, or a text that is split at blanks; a list of tokens is joined by blanks to the row's text.
+    ``label``, or a list of these three; a string is such a list in the syntax of JSON or Python, or tags separated by
+    blanks. The tokens of a row are a list, a string that holds one, or a text that is split at blanks; a list of tokens
+    is joined by blanks to the row's text.
     """
 
     name: ClassVar[str] = "tags"
@@ -62,8 +64,9 @@ class Tags(NamedKind):
 
     def prepared(self, raw: RawSplit) -> RawSplit:
         """Return the split with lists of tokens joined to texts; a label becomes (text or tokens, label)."""
-        texts = [_joined(text) for text in raw.texts]
-        return replace(raw, texts=texts, labels=list(zip(raw.texts, raw.labels, strict=True)))
+        labels = [_listed(label) for label in raw.labels]
+        given = [_tokens_or_text(text, label) for text, label in zip(raw.texts, labels, strict=True)]
+        return replace(raw, texts=list(map(_joined, given)), labels=list(zip(given, labels, strict=True)))
 
     def reader(self, form: LabelFormat) -> Callable[[object], tuple[Entity, ...]]:
         """Return the function that converts (text or tokens, tags or spans) of a row to the entities."""
@@ -131,6 +134,28 @@ class Tags(NamedKind):
         return [tuple(sorted({each.type for each in label})) or (NO_LABEL,) for label in labels]
 
 
+def _listed(label: object) -> object:
+    """Return the list of tags or spans that a string holds, and anything else as it is."""
+    if not isinstance(label, str) or not label.strip():
+        return label
+    if not label.lstrip().startswith("["):
+        return at_blanks(label)
+    found = literal(label)
+    return found if isinstance(found, list) else label
+
+
+def _tokens_or_text(text: object, label: object) -> object:
+    """Return the list of tokens that the string of a row with tags holds, and any other text as it is."""
+    if not isinstance(text, str) or not text.lstrip().startswith("[") or not _are_strings(label):
+        return text
+    found = literal(text)
+    return found if _are_strings(found) else text
+
+
+def _are_strings(value: object) -> bool:
+    return isinstance(value, list | tuple) and bool(value) and all(isinstance(each, str) for each in value)
+
+
 def _joined(text: object) -> object:
     """Join a list of tokens to a text, and leave its faults to the reader; return anything else as it is."""
     return " ".join(map(str, text)) if isinstance(text, list | tuple) else text
@@ -144,13 +169,6 @@ def _read(value: object) -> tuple[Entity, ...]:
     """
     assert isinstance(value, tuple)
     text, label = value
-    if isinstance(label, str) and label.lstrip().startswith("["):
-        try:
-            label = json.loads(label)
-        except (ValueError, RecursionError):
-            raise LabelError(f"label is {shown(label)}, not valid JSON") from None
-    elif isinstance(label, str) and label.strip():
-        label = label.split()
     if not isinstance(label, list | tuple):
         what = fault_of(label) if is_blank(label) else f"is {shown(label)}, not a list of tags or of spans"
         raise LabelError(f"label {what}")
@@ -158,7 +176,7 @@ def _read(value: object) -> tuple[Entity, ...]:
         return _entities_of_spans(text, label)
     if not isinstance(text, str | list | tuple):
         return ()  # the fault of the text itself is reported elsewhere
-    tokens = text.split() if isinstance(text, str) else list(text)
+    tokens = at_blanks(text) if isinstance(text, str) else list(text)
     if not label and not tokens:
         return ()
     return _entities_of_tags(tokens, list(label), text if isinstance(text, str) else None)

@@ -12,9 +12,9 @@ from distiltune.cluster.pipeline.checks.preflight import CHECKS, check_job
 from distiltune.cluster.pipeline.run_job import run_job
 from distiltune.cluster.plan.run_plan import run_plan
 from distiltune.cluster.session import ray_session
-from distiltune.cluster.specification.config import load_config
+from distiltune.cluster.specification.config import JobConfig, load_config
 from distiltune.cluster.store.runs import Storage
-from distiltune.errors import InputError
+from distiltune.errors import DataError, InputError
 
 STEPS = {"key": "student.seed", "values": [1]}
 GREEK = ("καλημέρα σας", "τι κάνεις σήμερα")
@@ -222,3 +222,20 @@ def test_a_label_that_no_validation_text_has_is_refused(job, tmp_path):
     )
     with pytest.raises(InputError, match=r"^metric: 'recall\.no' given, but no text of the validation split"):
         check_job(config, Storage(config.storage.path), has_inputs=False)
+
+
+@pytest.mark.parametrize("task", [None, "single_label", "regression"])
+def test_numbers_with_fractions_are_classes_only_if_the_task_is_named(task, tmp_path):
+    rows = [f"text number {n},{1 + n % 40 / 10:g}" for n in range(240)]
+    (tmp_path / "scores.csv").write_text("text,label\n" + "\n".join(rows) + "\n")
+    config = JobConfig.model_validate(
+        {"data": {"train": str(tmp_path / "scores.csv")}, **({} if task is None else {"task": task})}
+    )
+    job = preflight.CheckedJob(config, Storage(str(tmp_path / "runs")))
+    if task is None:
+        with pytest.raises(
+            DataError, match=r"40 different numbers, such as 1 and 4\.9; set task: regression, or"
+        ):
+            _ = job.data
+    else:
+        assert len(job.data.label_names) == {"single_label": 40, "regression": 1}[task]

@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from string import whitespace
 from typing import Final
 
 from .....errors import DataError, shown
 from ...label_kinds.tags import is_tag
-from ...rows import FaultList
+from ...rows import FaultList, at_blanks
 from ..columns import Columns, Table
 from ..files import decode, read_bytes
 
@@ -73,6 +74,6 @@ def read_conll(path: Path, columns: Columns) -> Table:
 
 
 def _fields(line: str) -> list[str]:
-    if "\t" in line:
-        return [field.strip() for field in line.split("\t") if field.strip()]
-    return line.split()
+    if "\t" not in line:
+        return at_blanks(line)
+    return list(filter(None, (field.strip(whitespace) for field in line.split("\t"))))
