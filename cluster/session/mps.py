@@ -55,8 +55,10 @@ class MpsDaemon:
     def _environment(self) -> dict[str, str]:
         assert self._directory is not None
         path = self._directory.path
+        # The service would renumber the devices that it sees from 0, but trials name them as the node does.
+        inherited = {name: value for name, value in os.environ.items() if name != "CUDA_VISIBLE_DEVICES"}
         return {
-            **os.environ,
+            **inherited,
             "CUDA_MPS_PIPE_DIRECTORY": str(path),
             "CUDA_MPS_LOG_DIRECTORY": str(path / "log"),
         }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
@@ -102,12 +103,13 @@ def share_gpus(
 
 def _results(sent: list[Any]) -> list[Any]:
     import ray
-    from ray.exceptions import RayTaskError
+    from ray.exceptions import RayError, RayTaskError
 
     try:
         return ray.get(sent)
-    except RayTaskError as error:
-        reason = error.cause if isinstance(error.cause, Exception) else error
+    except RayError as error:  # also a process that was killed, such as for its memory
+        cause = error.cause if isinstance(error, RayTaskError) else None
+        reason = cause if isinstance(cause, Exception) else error
         raise RunFailedError(
             f"how many trials fit on a GPU cannot be measured: {first_line(reason)}"
         ) from error
@@ -135,11 +137,31 @@ def _rates(
         remote = ray.remote(num_gpus=fraction_of(num_trials), num_cpus=cpus_per_trial, max_retries=0)
         measure = remote(measure_steps).options(scheduling_strategy=here)
         own = replace(settings, gpu_share=packing_of(num_trials, memories).memory_share)
-        sent = [measure.remote(point, inputs, own) for _ in range(num_trials)]
+        meeting = ray.remote(num_cpus=0)(Meeting).remote(num_trials)
+        sent = [measure.remote(point, inputs, own, meeting) for _ in range(num_trials)]
         rates[num_trials] = rate_together(_results(sent))
         if not pays(rates):
             break
     return rates
+
+
+class Meeting:
+    """An actor at which the processes of some trials wait until all are ready to train.
+
+    Args:
+        num_trials: Number of trials.
+    """
+
+    def __init__(self, num_trials: int) -> None:
+        self._missing = num_trials
+        self._all_here = asyncio.Event()
+
+    async def arrive(self) -> None:
+        """Wait until all have arrived."""
+        self._missing -= 1
+        if self._missing <= 0:
+            self._all_here.set()
+        await self._all_here.wait()
 
 
 def largest_batch(config: SearchConfig, training: TrainingConfig) -> int:

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from transformers import TrainerCallback
 
 from ...storage.temporary import temporary_directory
 from ...training.data.sampling import LengthSortedSampler
-from ...training.data.tokenized import TokenizedSplit, selected
+from ...training.data.tokenized import TokenizedSplit
 from ...training.models.inference import KeptBatches
 from .device import own_device
 from .packing import GpuMemory
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 _CONTEXT_BYTES = 600 * 2**20  # used by CUDA and its libraries in each process
 _NUM_STEPS = 3  # the optimizer's moments exist after the first step, fragmentation shows after the second
 _SECONDS = 8.0
+_MEET_WITHIN_S = 120.0
+_ENDLESS = 10**9  # steps
 
 
 @dataclass(frozen=True)
@@ -114,20 +116,41 @@ def measure_memory(arguments: Mapping[str, Any], inputs: TrialInputs, settings: 
             trainer._get_train_sampler = lambda *_: LengthSortedSampler(lengths)
             trainer.add_callback(StepTimes(num_steps=_NUM_STEPS))
             trainer.train()
-            _evaluate_longest(trainer, inputs.of(arguments).validation)
+            _evaluate(trainer, inputs.of(arguments).validation)
         except torch.cuda.OutOfMemoryError:
             return GpuMemory(None, free, total, estimated)
         return GpuMemory(torch.cuda.max_memory_reserved() + _CONTEXT_BYTES, free, total, estimated)
 
 
-def measure_steps(arguments: Mapping[str, Any], inputs: TrialInputs, settings: TrialSettings) -> list[float]:
-    """Train a trial for some seconds, and return the end time of each step, as ``StepTimes.moments``."""
+def measure_steps(
+    arguments: Mapping[str, Any], inputs: TrialInputs, settings: TrialSettings, meeting: Any = None
+) -> list[float]:
+    """Train a trial for some seconds, and return the end time of each step, as ``StepTimes.moments``.
+
+    Args:
+        arguments: The trial's arguments.
+        inputs: The texts and students.
+        settings: Settings that all trials share.
+        meeting: An actor ``Meeting``, where it waits for the trials that train at the same time; None: there are none.
+    """
     times = StepTimes(seconds=_SECONDS)
     with own_device(use_gpu=settings.use_gpu, mps=settings.mps), temporary_directory("probe") as work:
         trainer = _trainer(arguments, inputs, settings, work)
+        trainer.args.max_steps = _ENDLESS  # however short the trial is, it is stopped by its time
         trainer.add_callback(times)
+        _meet(meeting)
         trainer.train()
     return times.moments
+
+
+def _meet(meeting: Any) -> None:
+    if meeting is None:
+        return
+    import ray
+    from ray.exceptions import GetTimeoutError
+
+    with suppress(GetTimeoutError):  # one of them cannot start: their rate together is then 0
+        ray.get(meeting.arrive.remote(), timeout=_MEET_WITHIN_S)
 
 
 def _trainer(arguments: Mapping[str, Any], inputs: TrialInputs, settings: TrialSettings, work: Path) -> Any:
@@ -141,12 +164,10 @@ def _trainer(arguments: Mapping[str, Any], inputs: TrialInputs, settings: TrialS
     return trainer
 
 
-def _evaluate_longest(trainer: Any, split: TokenizedSplit) -> None:
-    """Evaluate one batch of the longest texts of a split."""
+def _evaluate(trainer: Any, split: TokenizedSplit) -> None:
+    """Evaluate the whole split as a trial does, whose batches and logits stay on the GPU."""
     args, pad = trainer.args, trainer.data_collator.pad_token_id
-    size = args.per_device_eval_batch_size
-    longest = selected(split, np.argsort(-split.lengths, kind="stable")[:size].tolist())
-    KeptBatches(longest, size, pad, args.max_batch_tokens).logits(trainer.model)
+    KeptBatches(split, args.per_device_eval_batch_size, pad, args.max_batch_tokens).logits(trainer.model)
 
 
 class StepTimes(TrainerCallback):

@@ -6,7 +6,18 @@ import onnxruntime as ort
 
 from distiltune.export.benchmark.targets import torch_cuda
 
-CPU = "CPUExecutionProvider"
+CPU, TENSORRT = "CPUExecutionProvider", "TensorrtExecutionProvider"
+
+
+def _check_booleans(provider: str, options: dict[str, str]) -> None:
+    """Reject what ONNX Runtime's Python interface does: Booleans of TensorRT are words (its issue 14091)."""
+    for name, value in options.items():
+        if (
+            provider == TENSORRT
+            and name.endswith("_enable")
+            and value not in ("True", "true", "False", "false")
+        ):
+            raise RuntimeError(f"[ONNXRuntimeError] the value for {name} should be 'True' or 'False'")
 
 
 class FakeSessions:
@@ -30,6 +41,8 @@ class FakeSessions:
             def __init__(self, path, options=None, providers=(), **more):
                 fake.opened.append(list(providers))
                 names = [each if isinstance(each, str) else each[0] for each in providers]
+                for name, given in (each for each in providers if not isinstance(each, str)):
+                    _check_booleans(name, given)
                 self.wanted = [name for name in names if name in starts]
                 super().__init__(path, options, providers=[CPU], **more)
 

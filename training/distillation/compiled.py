@@ -29,16 +29,22 @@ class CompiledModel:
     Args:
         model: The model, in training.
         batch_size: Texts of a full batch.
+        with_graphs: Whether to record CUDA graphs on a GPU. It is not possible where gradients of several batches are
+            added: the next batch would overwrite the memory that holds them.
         compiler: ``torch.compile``, or a substitute for it in tests.
     """
 
     def __init__(
-        self, model: nn.Module, batch_size: int, compiler: Callable[..., Any] = torch.compile
+        self,
+        model: nn.Module,
+        batch_size: int,
+        with_graphs: bool = True,
+        compiler: Callable[..., Any] = torch.compile,
     ) -> None:
         self.model = model
         self._batch_size = batch_size
-        self._on_gpu = next(model.parameters()).device.type == "cuda"
-        mode = "reduce-overhead" if self._on_gpu else "default"  # the former records CUDA graphs
+        self._has_graphs = with_graphs and next(model.parameters()).device.type == "cuda"
+        mode = "reduce-overhead" if self._has_graphs else "default"  # the former records CUDA graphs
         self._compiled: Any = compiler(model, mode=mode, dynamic=False)
         self._was_used = False
 
@@ -48,7 +54,7 @@ class CompiledModel:
             return self.model(**features)
         try:
             with torch._dynamo.config.patch(recompile_limit=_MOST_SHAPES):
-                if self._on_gpu:
+                if self._has_graphs:
                     torch.compiler.cudagraph_mark_step_begin()  # the outputs of the last step are no longer needed
                 outputs = self._compiled(**features)
         except torch.cuda.OutOfMemoryError:

@@ -28,7 +28,7 @@ from ..data.sampling import (
     in_dataset_order,
     innermost_sampler,
 )
-from ..models.passes import Part, run_in_parts
+from ..models.passes import Part, num_rows_of, run_in_parts, width_of
 from ..models.runtime import float32_products
 from ..tasks import SINGLE_LABEL, Task
 from .arguments import DistillationTrainingArguments
@@ -183,7 +183,7 @@ class DistillationTrainer(LeanTrainer):
             batches[-1] = self._without_repeated_rows(batches[-1])
         own = [batch for batch in batches if _REPEATED not in batch]
         num_items: Tensor | int = sum(map(self._num_examples, own))
-        self._step_texts = sum(map(_num_rows, own))
+        self._step_texts = sum(map(num_rows_of, own))
         self._step_weight = None if self.balance is None else self.balance.total_weight(own)
         if self.args.world_size > 1:
             counted = torch.stack(
@@ -207,7 +207,7 @@ class DistillationTrainer(LeanTrainer):
         shared_out = isinstance(sampler, BatchSamplerShard) and sampler.num_processes > 1
         if not (shared_out and state.end_of_dataloader and state.remainder > 0):
             return batch
-        num_rows = _num_rows(batch)
+        num_rows = num_rows_of(batch)
         num_own = min(num_rows, state.remainder - self.args.process_index * num_rows)
         kept = {name: value[: max(num_own, 1)] for name, value in batch.items()}
         return kept if num_own > 0 else {**kept, _REPEATED: True}
@@ -257,7 +257,7 @@ class DistillationTrainer(LeanTrainer):
         loss_inputs = LossInputs(
             logits=logits,
             num_items=num_items,
-            num_texts=_num_rows(inputs) if num_items_in_batch is None else self._step_texts,
+            num_texts=num_rows_of(inputs) if num_items_in_batch is None else self._step_texts,
             labels=labels,
             teacher_logits=teacher_logits,
             attention_mask=inputs.get("attention_mask"),
@@ -279,7 +279,7 @@ class DistillationTrainer(LeanTrainer):
     def _num_examples(self, inputs: Mapping[str, Any]) -> Tensor | int:
         """Count the examples of a batch that the loss is averaged over: texts, or the words of a task of tokens."""
         examples = self.task.examples(inputs)
-        return _num_rows(inputs) if examples is None else max(1, len(examples))
+        return num_rows_of(inputs) if examples is None else max(1, len(examples))
 
     def _of_examples(self, inputs: Mapping[str, Any], *of_batch: Tensor | None) -> list[Tensor | None]:
         """Return only the examples' logits, of [B, ..., C], or labels, of [B, ...]."""
@@ -293,13 +293,15 @@ class DistillationTrainer(LeanTrainer):
         if not self.args.compile_step:
             return model
         if self._compiled is None or self._compiled.model is not model:
-            self._compiled = CompiledModel(model, self._train_batch_size)
+            self._compiled = CompiledModel(
+                model, self._train_batch_size, self.args.gradient_accumulation_steps == 1
+            )
         return self._compiled
 
     # ---- Evaluation -------------------------------------------------------------------------------------
 
     def _evaluation_loss(self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool) -> Any:
-        parts, width = self.parts(inputs, is_trained=False), _width(inputs)
+        parts, width = self.parts(inputs, is_trained=False), width_of(inputs)
         if len(parts) == 1:
             outputs = model(**self.targets.student_inputs(inputs))
         else:
@@ -328,7 +330,7 @@ class DistillationTrainer(LeanTrainer):
             parts = self.parts(self._prepare_inputs(inputs), is_trained=False)
             if len(parts) > 1:
                 with torch.no_grad(), self.compute_loss_context_manager():
-                    logits = self._logits_in_parts(model, parts, _width(inputs))
+                    logits = self._logits_in_parts(model, parts, width_of(inputs))
                 return None, None if prediction_loss_only else logits, None
             inputs = self.targets.student_inputs(inputs)
         return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
@@ -389,11 +391,3 @@ class DistillationTrainer(LeanTrainer):
         optimizer = super().create_optimizer(model)
         scale_head(optimizer, self.bare_model(), self.task, self.train_dataset)
         return optimizer
-
-
-def _num_rows(inputs: Mapping[str, Any]) -> int:
-    return len(inputs["input_ids"]) if "input_ids" in inputs else len(next(iter(inputs.values())))
-
-
-def _width(inputs: Mapping[str, Any]) -> int:
-    return inputs["input_ids"].shape[1] if "input_ids" in inputs else 0

@@ -219,12 +219,14 @@ class KeptBatches:
     def logits(self, model: PreTrainedModel) -> Rows:
         """Return a model's logits float32[N, C] or rows of [L, C], in the order of the split, computed in 32 bits.
 
-        They are copied from the device when all batches have been run, so that the host need not wait for each.
+        Its training may use TF32. They are copied from the device when all batches have been run, so that the host need
+        not wait for each.
         """
-        found = ((rows, each) for rows, _, each in _logits_of(model, self._batches(model)))
         table = LogitsTable(self._split.lengths)
-        for rows, logits in list(found) if self._can_be_kept else copied_late(found):
-            table.put(rows, logits)
+        with float32_products(tf32=False, device=model.device):
+            found = ((rows, each) for rows, _, each in _logits_of(model, self._batches(model)))
+            for rows, logits in list(found) if self._can_be_kept else copied_late(found):
+                table.put(rows, logits)
         return table.logits
 
     def _batches(self, model: PreTrainedModel) -> Iterable[tuple[np.ndarray, dict[str, Any]]]:

@@ -328,3 +328,13 @@ def step_in_parts(
         total = loss if total is None else total + loss
     assert total is not None
     return total
+
+
+def num_rows_of(inputs: Mapping[str, Any]) -> int:
+    """Return the number of texts of a batch, B."""
+    return len(inputs["input_ids"]) if "input_ids" in inputs else len(next(iter(inputs.values())))
+
+
+def width_of(inputs: Mapping[str, Any]) -> int:
+    """Return the tokens of a batch's rows, L; 0 for a batch without token ids."""
+    return inputs["input_ids"].shape[1] if "input_ids" in inputs else 0

@@ -24,8 +24,9 @@ def _open(options: OpenOptions) -> Opened:
     from ...runtime.session.providers import CUDA, TENSORRT
 
     shapes = profile_shapes(input_names(Path(options.directory)), options.max_batch_size, options.max_length)
-    # Without a cache, so that the time to build the engine is that of a new one.
-    engine = {**shapes, "trt_min_subgraph_size": str(_LEAST_NODES), "trt_engine_cache_enable": "0"}
+    # Engines are not cached by default, so that the time to build one is that of a new one. In ONNX Runtime's Python
+    # interface a Boolean of this provider is "True" or "False"; numbers are rejected.
+    engine = {**shapes, "trt_min_subgraph_size": str(_LEAST_NODES)}
     began = time.perf_counter()
     opened = open_classifier(options, providers=[(TENSORRT, engine), CUDA], io_binding=True)
     # For another length, the engine would be built again.

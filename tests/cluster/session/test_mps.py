@@ -31,13 +31,15 @@ fi
 """
 
 
-def test_the_service_runs_until_it_is_stopped(monkeypatch, tmp_path):
+def test_the_service_runs_until_it_is_stopped_and_has_all_devices_of_the_node(monkeypatch, tmp_path):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
     fake_command(monkeypatch, tmp_path, COMMAND, SERVES)
     daemon = MpsDaemon()
     directory = daemon.start()
     assert directory is not None and Path(directory).is_dir()
     process = psutil.Process(daemon._process.pid)
     assert process.is_running()
+    assert "CUDA_VISIBLE_DEVICES" not in process.environ()
     daemon.stop()
     daemon.stop()
     assert not process.is_running()

@@ -16,7 +16,7 @@ from distiltune.cluster.specification.reading import parse_yaml
 from distiltune.errors import ConfigError, InputError
 from distiltune.search.space.validation import space_faults
 from distiltune.training.student.build import build_student
-from distiltune.training.student.config import student_config
+from distiltune.training.student.config import as_kind, student_config
 
 KINDS = ("convolution", "static")
 
@@ -185,6 +185,25 @@ def test_a_job_that_searches_kinds_has_the_values_that_suit_each():
     # The kind that `student` describes is one of those searched: its values are not those of the others.
     other = searching("layers", "static", student={"kind": "static"})
     assert (other.training.learning_rate, by_kind(other)) == (6e-4, {"static": own})
+
+
+@pytest.mark.parametrize(
+    ("kinds", "student", "expected"),
+    [
+        (("convolution", "static"), None, {"kind": "convolution"}),
+        (("static", "convolution"), {"seed": 1}, {"kind": "static", "seed": 1}),
+        (("convolution", "static"), {"num_filters": 8}, {"kind": "convolution", "num_filters": 8}),
+        (("static", "convolution"), {"num_filters": 8}, {"kind": "convolution", "num_filters": 8}),
+        ((), {"kind": "static"}, {"kind": "static"}),
+    ],
+)
+def test_with_a_file_as_teacher_the_table_of_every_kind_is_random(kinds, student, expected):
+    given = {"teacher": {"logits": "teacher.csv"}, **({} if student is None else {"student": student})}
+    config = searching(*kinds, **given) if kinds else JobConfig.model_validate(given)
+    assert config.student.model_dump(exclude_unset=True) == {**expected, "table": "random"}
+    assert all(as_kind(config.student, kind).table == "random" for kind in kinds)
+    searched = searching("layers", "checkpoint", **{**given, "student": {"checkpoint": "some/encoder"}})
+    assert searched.student.kind == "checkpoint", "it has no table"
 
 
 def test_values_that_suit_all_searched_kinds_are_those_of_the_sections():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from types import SimpleNamespace
 from typing import Any
 
@@ -31,6 +32,7 @@ class Cluster:
         self.fractions: list[float] = []
         self.shares: list[float] = []
         self.timed: list[Any] = []
+        self.met: list[int] = []
         self._memories, self._rates = iter(memories), iter(rates)
         self._rate = 0.0
         monkeypatch.setattr(gpu_sharing, "live_nodes", lambda: list(nodes))
@@ -52,6 +54,9 @@ class Cluster:
         return of
 
     def _send(self, function, options, given):
+        if function is gpu_sharing.Meeting:
+            self.met.append(given[0])
+            return SimpleNamespace()
         self.probes.append(function.__name__)
         assert options["max_retries"] == 0
         if function.__name__ == "measure_memory":
@@ -141,6 +146,7 @@ def test_throughput_is_measured_by_doubling_where_the_job_asks_for_it(
     found = share(settings, measure_throughput=True)
     assert found.gpus == 1 / num
     assert list(dict.fromkeys(cluster.fractions)) == fractions
+    assert cluster.met == [round(1 / each) for each in fractions], "all of a measurement begin together"
     for fraction, own in zip(cluster.fractions, cluster.shares, strict=True):
         assert own == pytest.approx(0.92 * fraction)
     assert len(settings.store.read_json(packing_key("a/search"))["rates"]) == len(rates)
@@ -153,18 +159,35 @@ def test_without_a_gpu_yet_nothing_is_measured(requested, gpus, monkeypatch, set
     assert "no GPU yet" in caplog.text and not cluster.probes
 
 
-def test_a_failed_probe_has_its_reason(monkeypatch, settings):
+@pytest.mark.parametrize(
+    ("is_killed", "reason"), [(False, "the checkpoint is gone$"), (True, "The worker died unexpectedly")]
+)
+def test_a_failed_probe_has_its_reason(is_killed, reason, monkeypatch, settings):
     import ray
-    from ray.exceptions import RayTaskError
+    from ray.exceptions import RayTaskError, WorkerCrashedError
 
+    cause = ValueError("the checkpoint is gone\nand more")
+    error = WorkerCrashedError() if is_killed else RayTaskError("measure_memory", "traceback", cause)
     Cluster(monkeypatch, [SMALL])
 
     def fail(sent):
-        raise RayTaskError("measure_memory", "traceback", ValueError("the checkpoint is gone\nand more"))
+        raise error
 
     monkeypatch.setattr(ray, "get", fail)
-    with pytest.raises(RunFailedError, match=r"cannot be measured: the checkpoint is gone$"):
+    with pytest.raises(RunFailedError, match=rf"cannot be measured: {reason}"):
         share(settings)
+
+
+def test_trials_that_are_timed_together_wait_for_the_last_one():
+    async def arrived(num_here: int) -> int:
+        meeting = gpu_sharing.Meeting(3)
+        waiting = [asyncio.create_task(meeting.arrive()) for _ in range(num_here)]
+        done, late = await asyncio.wait(waiting, timeout=0.05)
+        for each in late:
+            each.cancel()
+        return len(done)
+
+    assert [asyncio.run(arrived(number)) for number in (1, 2, 3)] == [0, 0, 3]
 
 
 HIDDEN = "hidden_loss_weight"

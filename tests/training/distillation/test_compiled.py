@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -46,7 +47,7 @@ def student(tmp_path_factory):
 
 def train(student, path, monkeypatch, compiler=None, device="cpu", **given):
     if compiler is not None:
-        monkeypatch.setattr(module, "CompiledModel", lambda *args: CompiledModel(*args, compiler))
+        monkeypatch.setattr(module, "CompiledModel", lambda *args: CompiledModel(*args, compiler=compiler))
     settings = {"alpha": 1.0, "learning_rate": 1e-2, "save_strategy": "no", "bf16": False, "logging_steps": 1}
     args = DistillationTrainingArguments(
         output_dir=str(path),
@@ -162,6 +163,29 @@ def test_batches_are_padded_to_few_lengths_where_they_are_compiled(given, multip
     assert args.pad_to_multiple_of == multiple
 
 
+@pytest.mark.parametrize(
+    ("device", "with_graphs", "mode"),
+    [("cuda", True, "reduce-overhead"), ("cuda", False, "default"), ("cpu", True, "default")],
+)
+def test_graphs_are_recorded_on_a_gpu_where_gradients_are_those_of_one_batch(device, with_graphs, mode):
+    model = SimpleNamespace(parameters=lambda: iter([SimpleNamespace(device=torch.device(device))]))
+    CompiledModel(model, 8, with_graphs, compiler := Compiler())
+    assert compiler.options == {"mode": mode, "dynamic": False}
+
+
+def test_no_graphs_are_recorded_where_gradients_are_added(student, tmp_path, monkeypatch):
+    given = []
+
+    def compiled(*args):
+        given.append(args[2])
+        return CompiledModel(*args, compiler=Compiler())
+
+    monkeypatch.setattr(module, "CompiledModel", compiled)
+    for accumulated in (1, 2):
+        train(student, tmp_path, monkeypatch, compile_step=True, gradient_accumulation_steps=accumulated)
+    assert given == [True, False]
+
+
 @pytest.mark.parametrize("value", [0, -8, 2.5, True])
 def test_a_multiple_is_a_whole_number(value, tmp_path):
     with pytest.raises(InputError, match=f"pad_to_multiple_of is {value}"):
@@ -170,7 +194,10 @@ def test_a_multiple_is_a_whole_number(value, tmp_path):
 
 @pytest.mark.gpu
 @needs_gpu
-def test_graphs_on_a_gpu_learn_as_the_plain_step_does(student, tmp_path, monkeypatch):
-    plain = train(student, tmp_path, monkeypatch, device="cuda", pad_to_multiple_of=8)
-    compiled = train(student, tmp_path, monkeypatch, device="cuda", compile_step=True)
+@pytest.mark.parametrize("accumulated", [1, 2])
+def test_graphs_on_a_gpu_learn_as_the_plain_step_does(accumulated, student, tmp_path, monkeypatch):
+    # A compiled step draws other masks of dropout.
+    settings = {"dropout": 0.0, "gradient_accumulation_steps": accumulated}
+    plain = train(student, tmp_path, monkeypatch, device="cuda", pad_to_multiple_of=8, **settings)
+    compiled = train(student, tmp_path, monkeypatch, device="cuda", compile_step=True, **settings)
     torch.testing.assert_close(torch.tensor(compiled), torch.tensor(plain), atol=1e-2, rtol=1e-2)

@@ -54,6 +54,23 @@ def test_an_evaluation_collates_once_and_computes_the_same_bits(model, kept_byte
     assert model.training
 
 
+def test_an_evaluation_is_exact_while_the_training_around_it_uses_tf32(model, monkeypatch):
+    seen, forward = [], model.forward
+    monkeypatch.setattr(
+        model,
+        "forward",
+        lambda *args, **given: seen.append(torch.get_float32_matmul_precision()) or forward(*args, **given),
+        raising=False,
+    )
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high")
+    try:
+        KeptBatches(TEXTS, 8, 0).logits(model)
+        assert set(seen) == {"highest"} and torch.get_float32_matmul_precision() == "high"
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
 def test_a_model_that_has_learnt_gets_other_logits_from_the_same_batches(model):
     kept = KeptBatches(TEXTS, 8, 0)
     before = kept.logits(model)
@@ -227,7 +244,7 @@ def test_batches_for_a_gpu_are_copied_from_pinned_memory(device, monkeypatch):
             calls.append((device.type, self._is_pinned, non_blocking))
             return self
 
-    monkeypatch.setattr(inference, "DistillationCollator", lambda _: lambda _: {"input_ids": Batch()})
+    monkeypatch.setattr(inference, "DistillationCollator", lambda *_, **__: lambda _: {"input_ids": Batch()})
     inference._collated(TEXTS, np.arange(4), 0, torch.device(device))
     assert calls == [(device, device == "cuda", True)]
 
