@@ -153,3 +153,46 @@ def test_a_student_with_pieces_of_its_own_and_narrower_layers_learns_as_well(hom
     assert done.returncode == 0, done.stderr
     search = json.loads((home / "distiltune-runs/runs/small/stages/search.json").read_text())["result"]
     assert search["best"]["value"] > 0.6
+
+
+@pytest.mark.parametrize("form", ["columns", "two columns"])
+def test_every_form_of_answers_is_read_by_a_job(form: str, home: Path) -> None:
+    """SQuAD's columns, and an answer with its place: the questions that have one, since the latter needs it."""
+    run_id = form.replace(" ", "-")
+    for name, rows in (
+        ("train", longer(questions(96), 0)),
+        ("validation", longer(questions(48), 4)),
+        ("test", TEST),
+    ):
+        found = [_columns(form, *row) for row in rows if row[2]]
+        (home / f"{name}-{run_id}.jsonl").write_text("\n".join(map(json.dumps, found)) + "\n")
+    labels = {"label_column": "answers"} if form == "columns" else {"label_columns": ["answer", "start"]}
+    data = {
+        "source": "files",
+        **{name: f"{name}-{run_id}.jsonl" for name in ("train", "validation", "test")},
+        **labels,
+    }
+    done = distiltune(
+        "run", "job.yaml", "--run-id", run_id, "--set", "task=question_answering",
+        "--set", f"data={json.dumps(data)}", "--set", "search.num_trials=1", cwd=home,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    classifier = TextClassifier.load(home / f"distiltune-runs/runs/{run_id}/artifact")
+    pairs = [(question, context) for question, context, answers in TEST if answers]
+    right = [
+        [found["start"], found["end"]] in answers
+        for found, (_, _, answers) in zip(classifier(pairs), (row for row in TEST if row[2]), strict=True)
+    ]
+    assert sum(right) / len(right) > 0.5, "SQuAD 1.1: every question has an answer"
+    assert classifier.threshold is None
+    if form == "two columns":
+        text = json.loads((home / f"distiltune-runs/runs/{run_id}/stages/teacher.json").read_text())["text"]
+        assert "of run columns" in text
+
+
+def _columns(form: str, question: str, context: str, answers: list[list[int]]) -> dict[str, Any]:
+    texts, starts = [context[start:end] for start, end in answers], [start for start, _ in answers]
+    row = {"question": question, "context": context}
+    if form == "columns":
+        return {**row, "answers": {"text": texts, "answer_start": starts}}
+    return {**row, "answer": texts[0], "start": starts[0]}

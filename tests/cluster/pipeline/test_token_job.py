@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 from small_job import COMMAND, JOB, environment
-from taggers import TAGS, conll, sentences
+from taggers import TAGS, TYPES, conll, entities, sentences
 
 from distiltune.export.benchmark.accuracy.predictions import unpack_answers
 from distiltune.export.runtime.classifier import TextClassifier
@@ -126,3 +126,33 @@ def test_a_changed_gate_reuses_every_measurement(home: Path) -> None:
     assert again.returncode == 0, again.stderr
     measured = json.loads((home / "distiltune-runs/runs/two/stages/benchmark.json").read_text())["result"]
     assert all(each["reused"] for each in measured["measurements"])
+
+
+@pytest.mark.parametrize("form", ["tokens", "spans"])
+def test_every_form_of_entities_is_the_same_job(form: str, home: Path) -> None:
+    for name, count in (("train", 160), ("validation", 60), ("test", 60)):
+        rows = [_row(form, tokens, tags) for tokens, tags in sentences(count)]
+        (home / f"{name}-{form}.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n")
+    columns = ("tokens", "tags") if form == "tokens" else ("text", "spans")
+    data = {
+        **{name: f"{name}-{form}.jsonl" for name in ("train", "validation", "test")},
+        **dict(zip(("text_column", "label_column"), columns, strict=True)),
+        "source": "files", "unlabelled": {"path": "more.txt"},
+    }  # fmt: skip
+    done = distiltune(
+        "run", "job.yaml", "--run-id", form, "--set", "task=token_classification",
+        "--set", f"data={json.dumps(data)}", cwd=home,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    for stages in ("teacher", "search"):
+        text = json.loads((home / f"distiltune-runs/runs/{form}/stages/{stages}.json").read_text())["text"]
+        assert "of run one" in text, "entities and texts are the same, so nothing is trained again"
+
+
+def _row(form: str, tokens: list[str], tags: list[str]) -> dict[str, Any]:
+    if form == "tokens":
+        return {"tokens": tokens, "tags": tags}
+    spans = [
+        {"start": start, "end": end, "label": TYPES[kind]} for start, end, kind in entities(tokens, tags)
+    ]
+    return {"text": " ".join(tokens), "spans": spans}
