@@ -344,7 +344,7 @@ class Task(Measured):
 
     @abstractmethod
     def correct(self, predictions: Any, labels: Any) -> np.ndarray | None:
-        """Return whether each prediction is correct, bool[N], for the exact test that compares models.
+        """Return whether each prediction is correct, bool[N], for the paired comparison of models.
 
         None for a task whose predictions are neither right nor wrong.
         """

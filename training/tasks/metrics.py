@@ -75,7 +75,7 @@ class Metric:
         of_draws: Function of predictions and labels of N texts that returns a function of resamples: from how often
             each of R resamples draws each text, int[R, N], to values float[R], 0 where the metric is undefined. None
             for a metric without it.
-        is_accuracy: Whether it is the share of texts that are right, which an exact test can compare.
+        is_accuracy: Whether it is the share of texts that are right, compared text by text, without a bootstrap.
         concerns: Function of labels[N] to bool[N], the texts that the metric is about; None: all of them.
     """
 

@@ -201,7 +201,7 @@ def test_limits_are_those_of_a_slow_bootstrap(task: Task, name: str) -> None:
     assert (found.only_first, found.metric) == (None, name)
 
 
-def test_the_share_of_right_sets_is_compared_exactly() -> None:
+def test_the_share_of_right_sets_is_compared_text_by_text() -> None:
     first, second, labels = drawn_sets(2)
     answers = [
         Answers(given := MULTI_LABEL.predictions(each), MULTI_LABEL.correct(given, labels), labels)
