@@ -11,6 +11,8 @@ from .arguments import Command, OpenArtifact, Parameter
 from .predict import AS_JSON, DIRECTORY, STORAGE
 from .streams import echo, quiet_panics
 
+_MOST_CHANGED = 1000  # far more than an artifact has probes
+
 
 def _run(values: dict[str, Any], open_artifact: OpenArtifact) -> int:
     """Verify the hashes, run the probes, and print what was found."""
@@ -81,6 +83,7 @@ VERIFY = Command(
             "--max-changed",
             int,
             0,
+            most=_MOST_CHANGED,
         ),
         AS_JSON,
         STORAGE,
