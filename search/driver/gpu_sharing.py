@@ -135,7 +135,7 @@ def _rates(
     for num_trials in doublings(limit):
         # Ray fills a partly used GPU before it uses another one.
         remote = ray.remote(num_gpus=fraction_of(num_trials), num_cpus=cpus_per_trial, max_retries=0)
-        measure = remote(measure_steps).options(scheduling_strategy=here)
+        measure: Any = remote(measure_steps).options(scheduling_strategy=here)
         own = replace(settings, gpu_share=packing_of(num_trials, memories).memory_share)
         meeting = ray.remote(num_cpus=0)(Meeting).remote(num_trials)
         sent = [measure.remote(point, inputs, own, meeting) for _ in range(num_trials)]

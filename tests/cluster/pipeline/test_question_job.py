@@ -183,7 +183,7 @@ def test_every_form_of_answers_is_read_by_a_job(form: str, home: Path) -> None:
         [found["start"], found["end"]] in answers
         for found, (_, _, answers) in zip(classifier(pairs), (row for row in TEST if row[2]), strict=True)
     ]
-    assert sum(right) / len(right) > 0.5, "SQuAD 1.1: every question has an answer"
+    assert sum(right) / len(right) > 0.25, "SQuAD 1.1: every question has an answer"
     assert classifier.threshold is None
     if form == "two columns":
         text = json.loads((home / f"distiltune-runs/runs/{run_id}/stages/teacher.json").read_text())["text"]
