@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from distiltune.cluster.store.runs import Run, Storage
-from distiltune.export.markdown import table
+from distiltune.export.markdown import fixed, table
 
 HEADERS = (
     *("model", "test", "validation, against the teacher (95 %)", "MB", "ms", "faster"),
@@ -47,7 +47,7 @@ def row_of(model: dict[str, Any], teacher: dict[str, Any] | None, metric: str, c
     name = f"{model['name']} (selected)" if model["name"] == chosen else model["name"]
     return [
         name,
-        f"{value_of(model, metric):.4f}",
+        fixed(value_of(model, metric), 4),
         ""
         if against is None
         else f"{against['difference']:+.4f} ({against['low']:+.4f} to {against['high']:+.4f})",
@@ -59,10 +59,13 @@ def row_of(model: dict[str, Any], teacher: dict[str, Any] | None, metric: str, c
     ]
 
 
-def value_of(model: dict[str, Any], metric: str) -> float:
-    """Return a metric of a model on the test split, from the field of that name or from the task's metrics."""
-    own = model.get(metric)
-    return float(model["metrics"][metric]["test"] if own is None else own)
+def value_of(model: dict[str, Any], metric: str) -> float | None:
+    """Return a metric of a model on the test split, from the field of that name or from the task's metrics.
+
+    The reference has none.
+    """
+    own, measured = model.get(metric), model["metrics"]
+    return own if own is not None or measured is None else measured[metric]["test"]
 
 
 if __name__ == "__main__":
