@@ -81,7 +81,7 @@ def search(
         tensorboard="tensorboard",
         logs="logs",
         cpus_per_trial=1,
-        gpus_per_trial=0,
+        gpus_per_trial=options.pop("gpus", 0),
         processes_per_trial=processes,
         **options,
     )
@@ -182,6 +182,25 @@ def search_and_kill(store: Store, name: str):
     assert "after epoch 2" in log
     assert none_is_left()
     return trial, log
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="torch sees fewer than two GPUs on this machine")
+def test_two_processes_on_a_gpu_each_train_as_one_on_the_cpu(ray_session, tmp_path):
+    """With NCCL; the products of a GPU are rounded otherwise."""
+    store = Store(str(tmp_path / "two"))
+    trial = search(store, processes=2, gpus=1).best
+    two = reports(store, trial.trial_id)
+    assert none_is_left()
+    one = run_here(
+        inputs_of(str(tmp_path / "two" / "student"), 96),
+        tmp_path / "one",
+        {"num_train_epochs": 3, "alpha": 0.5, "temperature": 2},
+        training(),
+        metric=("validation_loss", "min"),
+    )
+    curves = [[each[name] for each in reported for name in LOSSES] for reported in (one, two)]
+    assert curves[1] == pytest.approx(curves[0], abs=1e-2)
 
 
 @pytest.fixture(scope="module")
