@@ -24,7 +24,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from techniques import load_yaml, run_changed
+from techniques import check_names, load_yaml, run_changed
 
 from distiltune import TextClassifier
 from distiltune.cluster.specification.config import JobConfig
@@ -72,8 +72,7 @@ def main() -> None:
     given = load_yaml(arguments.file)
     job, changes = given["job"], given["changes"]
     seeds = dict(seeds_of(each, arguments.seeds) for each in arguments.only or changes)
-    if unknown := [name for name in seeds if name not in changes]:
-        parser.error(f"--only: {', '.join(unknown)} not in the file, which has {', '.join(changes)}")
+    check_names(parser, seeds, changes)
     runs = {
         name: [
             run_changed(

@@ -14,6 +14,7 @@ import argparse
 import json
 import re
 import sys
+from collections.abc import Iterable
 from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
@@ -49,14 +50,19 @@ def main() -> None:
     arguments = parser.parse_args()
     given = load_yaml(arguments.file)
     names = arguments.only or list(given["changes"])
-    if unknown := [name for name in names if name not in given["changes"]]:
-        parser.error(f"--only: {', '.join(unknown)} not in the file, which has {', '.join(given['changes'])}")
+    check_names(parser, names, given["changes"])
     found = {}
     for name in names:
         found[name] = rows_of(given["job"], given["changes"][name], name, arguments.storage)
         if arguments.json:
             arguments.json.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
     sys.stdout.write(table(found))
+
+
+def check_names(parser: argparse.ArgumentParser, names: Iterable[str], changes: dict[str, Any]) -> None:
+    """End with a message if some names given with ``--only`` are not those of changes."""
+    if unknown := [name for name in names if name not in changes]:
+        parser.error(f"--only: {', '.join(unknown)} not in the file, which has {', '.join(changes)}")
 
 
 def load_yaml(path: Path) -> dict[str, Any]:

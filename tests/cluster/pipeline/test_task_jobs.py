@@ -187,8 +187,10 @@ def test_every_form_of_several_labels_is_the_same_job(form, home) -> None:
         "run", "job.yaml", "--run-id", form, "--set", "task=multi_label", "--set", f"data={data}", cwd=folder
     )
     assert done.returncode == 0, done.stderr
-    for stages in ("teacher", "search"):
-        text = json.loads((folder / f"distiltune-runs/runs/{form}/stages/{stages}.json").read_text())["text"]
+    for done_before in ("teacher", "search"):
+        text = json.loads((folder / f"distiltune-runs/runs/{form}/stages/{done_before}.json").read_text())[
+            "text"
+        ]
         assert "of run one" in text, "labels and texts are the same, so nothing is trained again"
 
 

@@ -144,8 +144,10 @@ def test_every_form_of_entities_is_the_same_job(form: str, home: Path) -> None:
         "--set", f"data={json.dumps(data)}", cwd=home,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    for stages in ("teacher", "search"):
-        text = json.loads((home / f"distiltune-runs/runs/{form}/stages/{stages}.json").read_text())["text"]
+    for done_before in ("teacher", "search"):
+        text = json.loads((home / f"distiltune-runs/runs/{form}/stages/{done_before}.json").read_text())[
+            "text"
+        ]
         assert "of run one" in text, "entities and texts are the same, so nothing is trained again"
 
 

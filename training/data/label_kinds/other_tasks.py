@@ -31,7 +31,7 @@ def naming_other_tasks(
     """
 
     def reader(value: object) -> _Label:
-        task = _certain_task(value) or (_SETS if _SETS in others and _holds_names(value) else None)
+        task = _certain_task(value, others)
         if task is not None:
             raise LabelError(f"label is {shown(value)}, a label of the task {task}", task)
         try:
@@ -45,19 +45,20 @@ def naming_other_tasks(
     return reader
 
 
-def _certain_task(value: object) -> str | None:
-    """Return the task of a value that cannot be meant as names: answers, spans, or tags some of which are ``O``."""
+def _certain_task(value: object, others: tuple[str, ...]) -> str | None:
+    """Return the task of a value that cannot be meant as a name, or as names.
+
+    These are answers, spans, tags some of which are ``O``, and a list of names in a string if ``others`` has its task.
+    """
     parsed = _parsed(value)
     task = _task_of(parsed)
-    if task == _TAGS and isinstance(parsed, list | tuple) and all(isinstance(each, str) for each in parsed):
-        return task if OUTSIDE in parsed and len(parsed) > 1 else None
-    return task if task in (_TAGS, _ANSWERS) else None
-
-
-def _holds_names(value: object) -> bool:
-    """Return whether a string holds a list of names."""
-    parsed = _parsed(value) if isinstance(value, str) else None
-    return isinstance(parsed, list) and bool(parsed) and all(isinstance(each, str) for each in parsed)
+    if task not in (_TAGS, _SETS) or not isinstance(parsed, list | tuple):
+        return task if task == _ANSWERS else None
+    if not all(isinstance(each, str) for each in parsed):
+        return task if task == _TAGS else None
+    if task == _TAGS and OUTSIDE in parsed and len(parsed) > 1:
+        return task
+    return _SETS if isinstance(value, str) and _SETS in others else None
 
 
 def _task_of(value: object) -> str | None:
