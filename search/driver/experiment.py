@@ -18,7 +18,7 @@ from ...storage.retry import permanent, reason_of, remedy_for, retrying
 from ...storage.store import Store
 from ..config import SearchConfig
 from ..space.space import fixed_values, searched
-from ..space.students import Student
+from ..space.students import Student, fitting_students
 from ..trial.inputs import TrialSettings
 from ..trial_record import TrialRecord, is_trial_name, name_of
 from .reopening import ENDED, apply_reopening, trials_cut_short
@@ -242,6 +242,7 @@ def _searcher(setup: SearchSetup) -> StudySearcher | None:
         objectives=config.all_objectives,
         constraints=config.constraints,
         student_metrics={name: student.metrics for name, student in setup.students.items()},
+        students=fitting_students(config, setup.students) if setup.students else None,
         seed=config.seed,
         num_trials=setup.num_trials,
         num_startup_trials=config.num_startup_trials,

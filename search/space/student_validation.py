@@ -94,11 +94,27 @@ def _training_faults(config: SearchConfig, training: TrainingConfig) -> list[str
         if tried
         else f"search.space has no {STUDENT_KIND}; give the values in `training` itself"
     )
+    epochs = "num_train_epochs"
     return [
-        f"training.by_kind.{kind}: no trial has a student of this kind; {accepted}"
-        for kind in training.by_kind
-        if kind not in tried
+        *(
+            f"training.by_kind.{kind}: no trial has a student of this kind; {accepted}"
+            for kind in training.by_kind
+            if kind not in tried
+        ),
+        *(
+            f"training.by_kind.{kind}.{epochs}: {each.num_train_epochs} given, but search.space.{epochs} has a value "
+            f"in every trial of this kind; remove it, or restrict search.space.{epochs} to other kinds with "
+            f"`when: {{{STUDENT_KIND}: …}}`"
+            for kind, each in training.by_kind.items()
+            if each.num_train_epochs is not None and is_always_searched(config, epochs, kind)
+        ),
     ]
+
+
+def is_always_searched(config: SearchConfig, name: str, kind: str) -> bool:
+    """Return whether every trial with a student of this kind has a searched value of the argument."""
+    parameter = config.space.get(name)
+    return parameter is not None and _applies(parameter, kind) and not {*parameter.when} - {STUDENT_KIND}
 
 
 def _value_faults(config: SearchConfig) -> list[str]:

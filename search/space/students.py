@@ -8,7 +8,7 @@ from typing import Any
 
 from ...errors import ConfigError
 from ...training.student.config import StudentConfig, as_kind
-from ..config import SearchConfig
+from ..config import Constraint, SearchConfig
 from ..parameters import Choice, Parameter, as_category
 from ..student_arguments import STUDENT_KIND, is_student_argument, key_of, student_arguments
 from .space import by_condition
@@ -101,22 +101,35 @@ def student_sections(
     return found
 
 
-def without_misfits(config: SearchConfig, students: Mapping[str, Student]) -> SearchConfig:
-    """Return the search without the students that violate a constraint already before training.
+def fitting_students(config: SearchConfig, students: Mapping[str, Student]) -> dict[str, dict[str, Any]]:
+    """Return the students that meet every constraint known before training: their arguments, by name."""
+    bounds = _known_bounds(config)
+    return {
+        name: arguments
+        for name, arguments in student_names(config).items()
+        if all(each.excess(students[name].metrics) <= 0 for each in bounds)
+    }
 
-    Values of student arguments for which no student meets the constraints are removed.
+
+def without_misfits(config: SearchConfig, students: Mapping[str, Student]) -> SearchConfig:
+    """Return the search without what only leads to students that violate a constraint already before training.
+
+    Removed are values of student arguments for which no student meets the constraints, and points that no such student
+    agrees with. Combinations of the values that are left can still violate them: the searcher suggests none of these.
 
     Raises:
         ConfigError: All students violate a constraint.
     """
-    bounds = [each for each in config.constraints if each.metric in STUDENT_METRICS]
+    bounds = _known_bounds(config)
     if not bounds:
         return config
-    names = student_names(config)
-    misfits = {name: each for name in names for each in bounds if each.excess(students[name].metrics) > 0}
-    kept = [arguments for name, arguments in names.items() if name not in misfits]
+    kept = list(fitting_students(config, students).values())
     if not kept:
-        lines = (f"{name} has {students[name].metrics[each.metric]:.4g}" for name, each in misfits.items())
+        lines = (
+            f"{name} has {students[name].metrics[each.metric]:.4g}"
+            for name in student_names(config)
+            for each in [next(each for each in bounds if each.excess(students[name].metrics) > 0)]
+        )
         raise ConfigError(
             f"search.constraints: no student satisfies {bounds[0]}: {', '.join(lines)}; relax the constraint"
         )
@@ -128,13 +141,20 @@ def without_misfits(config: SearchConfig, students: Mapping[str, Student]) -> Se
         ]
         for name in filter(is_student_argument, config.space)
     }
-    points = [
-        point
-        for point in config.points
-        if all(point[name] in values for name, values in left.items() if name in point)
-    ]
+    points = [point for point in config.points if any(_agrees(each, point) for each in kept)]
     space = {name: each for name, each in config.space.items() if left.get(name, [each])}
     space |= {
         name: Choice(values=values, when=config.space[name].when) for name, values in left.items() if values
     }
     return config.model_copy(update={"space": space, "points": points})
+
+
+def _known_bounds(config: SearchConfig) -> list[Constraint]:
+    return [each for each in config.constraints if each.metric in STUDENT_METRICS]
+
+
+def _agrees(student: Mapping[str, Any], point: Mapping[str, Any]) -> bool:
+    """Return whether a student has the values of a point, as far as it has these arguments at all."""
+    return all(
+        student.get(name, value) == value for name, value in point.items() if is_student_argument(name)
+    )

@@ -30,7 +30,7 @@ from .space import (
     named_metrics,
     other_arguments,
 )
-from .student_validation import student_faults
+from .student_validation import is_always_searched, student_faults
 from .students import STUDENT_METRICS
 
 _MOST_ARGUMENT = {
@@ -209,6 +209,11 @@ def _quantization_faults(config: SearchConfig, training: TrainingConfig) -> list
     searched, quantized_epochs = config.space.get("num_train_epochs"), training.quantization_aware.num_epochs
     own = training.arguments.get("num_train_epochs", training.num_train_epochs)
     given = {"training.num_train_epochs": [own] if searched is None or searched.when else []}
+    given |= {
+        f"training.by_kind.{kind}.num_train_epochs": [each.num_train_epochs]
+        for kind, each in training.by_kind.items()
+        if not is_always_searched(config, "num_train_epochs", kind)
+    }
     given |= {"search.space.num_train_epochs": [] if searched is None else searched.end_values()}
     counts = {
         where: [each for each in values if isinstance(each, int | float)] for where, values in given.items()

@@ -73,6 +73,8 @@ class StudySearcher(Searcher):
         objectives: The objectives; the first decides which epoch of a trial is its best.
         constraints: Bounds that the sampler prefers to meet.
         student_metrics: Metrics that all trials of a student share, by the student's name (``student_name``).
+        students: Arguments of the students that may be suggested, by the student's name; None: every student. Instead
+            of another student, the most similar one of these is suggested.
         seed: Seed of the sampler.
         num_trials: Number of suggestions.
         num_startup_trials: Random trials before the sampler models results.
@@ -90,6 +92,7 @@ class StudySearcher(Searcher):
         objectives: list[Objective],
         constraints: list[Constraint] | None = None,
         student_metrics: Mapping[str, Mapping[str, float]] | None = None,
+        students: Mapping[str, Mapping[str, Any]] | None = None,
         seed: int,
         num_trials: int,
         num_startup_trials: int,
@@ -107,6 +110,7 @@ class StudySearcher(Searcher):
         self._objectives = objectives
         self._constraints = constraints or []
         self._student_metrics = dict(student_metrics or {})
+        self._students = None if students is None else dict(students)
         self._sampler = Tpe() if sampler is None else sampler
         self._num_startup_trials = self._sampler.num_startup_trials(num_startup_trials, num_trials)
         self.study = self._new_study(seed, num_trials, window)
@@ -153,11 +157,24 @@ class StudySearcher(Searcher):
         self._num_trials = num_trials
 
     def _ask(self, trial_id: str) -> None:
-        trial = self.study.ask()
+        trial, arguments = self._drawn()
         self._suggested[trial_id] = trial
         self._numbers[trial_id] = len(self._order)
         self._order.append(trial_id)
-        self._arguments.append(draw(trial, self._space, every=self._sampler.suggests_every_argument))
+        self._arguments.append(arguments)
+
+    def _drawn(self) -> tuple[Trial, dict[str, Any]]:
+        """Draw the arguments of a trial whose student may be suggested."""
+        from optuna.trial import TrialState
+
+        while True:
+            trial = self.study.ask()
+            arguments = draw(trial, self._space, every=self._sampler.suggests_every_argument)
+            if self._students is None or student_name(arguments) in self._students:
+                return trial, arguments
+            self.study.tell(trial, state=TrialState.FAIL)
+            nearest = max(self._students.values(), key=lambda each: _num_equal(each, arguments))
+            self.study.enqueue_trial({name: as_category(value) for name, value in nearest.items()})
 
     def _new_study(self, seed: int, num_trials: int, window: int) -> Study:
         import optuna
@@ -315,3 +332,7 @@ class StudySearcher(Searcher):
             best = (max if first.mode == "max" else min)(values)
             self.on_trial_result(trial.trial_id, {**last, first.metric: best})
         self.on_trial_complete(trial.trial_id, last, trial.status == "ERROR")
+
+
+def _num_equal(student: Mapping[str, Any], arguments: Mapping[str, Any]) -> int:
+    return sum(name in arguments and arguments[name] == value for name, value in student.items())

@@ -187,6 +187,36 @@ def test_an_extended_search_keeps_its_sampler(entry):
     assert short.run(num_of(entry)) == long.run(num_of(entry))
 
 
+@suggesting([each for each in ENTRIES if each is not Gp])
+def test_no_student_is_suggested_that_violates_a_bound(entry):
+    """Every value of the two arguments has a student that meets the bound, but not every pair does."""
+    wide = Choice(values=[[0], [0, 1]]), Choice(values=[64, 128])
+    space = {**SPACE, "student.layers": wide[0], "student.hidden_size": wide[1]}
+    students = {
+        f"student.layers={layers}; student.hidden_size={size}": {
+            "student.layers": layers,
+            "student.hidden_size": size,
+        }
+        for layers, size in (([0], 64), ([0], 128), ([0, 1], 64))
+    }
+    points = [{"student.layers": [0, 1], "student.hidden_size": 128}, {"k": 2, "student.hidden_size": 64}]
+
+    def run(**more: Any) -> list[dict[str, Any]]:
+        search = Search(sampler_of(entry), space=space, num_trials=24, points=points, **more)
+        return search.run(24)
+
+    found = run(students=students)
+    drawn = [(each["student.layers"], each["student.hidden_size"]) for each in found]
+    assert {((0,), 128), ((0, 1), 64)} <= {(tuple(layers), size) for layers, size in drawn}
+    assert ([0, 1], 128) not in drawn
+    assert (found[0]["k"], found[0]["student.hidden_size"]) == (2, 64), (
+        "the other point is the first that fits"
+    )
+    assert run(students=students) == found
+    free = [(each["student.layers"], each["student.hidden_size"]) for each in run()]
+    assert free[0] == ([0, 1], 128) and free.count(([0, 1], 128)) > 1
+
+
 @every_sampler
 def test_only_a_sampler_that_learns_waits_for_results(entry):
     from distiltune.search.study.searcher import num_parallel_trials

@@ -17,7 +17,13 @@ from distiltune.search.space.space import (
     named_metrics,
 )
 from distiltune.search.space.space import searched as searched_parameters
-from distiltune.search.space.students import Student, student_name, student_names, without_misfits
+from distiltune.search.space.students import (
+    Student,
+    fitting_students,
+    student_name,
+    student_names,
+    without_misfits,
+)
 from distiltune.search.space.validation import check_space, space_faults
 from distiltune.training.distillation.config import TrainingConfig
 from distiltune.training.student.config import StudentConfig, student_config
@@ -261,3 +267,28 @@ def test_students_that_miss_a_bound_are_not_trained():
     with pytest.raises(ConfigError, match=r"search\.constraints: .*latency_ms <= 0\.1: .*=1 has 0\.4"):
         without_misfits(config(space, constraints=["latency_ms <= 0.1"]), students)
     assert without_misfits(config(space), students) == config(space)
+
+
+def test_values_that_fit_only_in_some_combinations_stay_and_their_points_do_not():
+    space = {
+        "student.num_layers": {"type": "int", "low": 1, "high": 2},
+        "student.num_attention_heads": {"type": "choice", "values": [4, 8]},
+    }
+    points = [
+        {"student.num_layers": 2, "student.num_attention_heads": 8},
+        {"student.num_attention_heads": 8},
+    ]
+    searched = config(space, constraints=["latency_ms <= 1.0", "validation_loss <= 2"], points=points)
+    students = {
+        name: Student(
+            name, {"latency_ms": each["student.num_layers"] * each["student.num_attention_heads"] / 10}
+        )
+        for name, each in student_names(searched).items()
+    }
+    kept = without_misfits(searched, students)
+    assert kept.space["student.num_layers"].values == [1, 2]
+    assert kept.space["student.num_attention_heads"].values == [4, 8]
+    assert kept.points == points[1:]
+    fitting = [tuple(each.values()) for each in fitting_students(kept, students).values()]
+    assert sorted(fitting) == [(1, 4), (1, 8), (2, 4)]
+    assert fitting_students(config(space), students) == student_names(config(space))

@@ -140,3 +140,25 @@ def test_a_value_is_checked_for_each_searched_kind_that_has_the_key():
     assert fault.startswith("search.space.student.pooling: 'max' ") and "'mean'" in fault
     narrowed = {**pooling, "when": {"student.kind": "convolution"}}
     assert faults_of({**kinds, "student.pooling": narrowed}) == []
+
+
+def test_epochs_of_a_kind_are_too_few_for_quantization_or_have_no_effect():
+    kinds = {"type": "choice", "values": ["layers", "static"]}
+
+    def faults(when: dict[str, Any]) -> list[str]:
+        epochs = {"type": "int", "low": 3, "high": 6, "when": when}
+        halves = {"type": "choice", "values": [0.5, 1.0]}
+        space = {"student.kind": kinds, "alpha": halves, "num_train_epochs": epochs}
+        return faults_of(
+            space, "layers", by_kind={"static": {"num_train_epochs": 1}}, quantization_aware={"num_epochs": 2}
+        )
+
+    [few] = faults({"student.kind": "layers"})
+    assert few.startswith("training.quantization_aware.num_epochs: 2 given, but ")
+    assert "training.by_kind.static.num_train_epochs may be 1" in few
+    [idle] = faults({})
+    assert idle.startswith(
+        "training.by_kind.static.num_train_epochs: 1 given, but search.space.num_train_epochs"
+    )
+    assert faults({"student.kind": ["layers", "static"]}) == [idle]
+    assert faults({"alpha": 0.5}) == [few]
