@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,7 +12,9 @@ import gpu
 import gpu_rows
 import pytest
 
+from distiltune.cluster.session import mps
 from distiltune.search.trial.packing import fraction_of
+from distiltune.training.distillation.compiled import CompiledModel
 
 ROOT = Path(__file__).parents[1]
 # A worker whose rows do what their names say.
@@ -159,10 +162,25 @@ def test_the_best_of_a_kind_is_compared_with_its_first():
         {"row": "step: tf32", "unit": "u", "error": "no"},
         *known(**{"step: 32 bits, random order": 50.0}),
     ]
+    # Others do less work a trial or more a step, so they are not compared.
+    rows += known(
+        **{"8 trials sharing a GPU, checkpoints every 60 s": 2000.0, "step: bf16, batch 256": 900.0}
+    )
     packing, step = gpu.compared(rows)
     assert (packing["value"], packing["best"]) == (9.0, "8 trials sharing a GPU")
     assert (step["value"], step["best"]) == (1.0, "step: 32 bits, random order")
     assert gpu.compared(rows[1:3]) == []
+    with_mps, _ = gpu.compared([*rows, *known(**{"8 trials sharing a GPU, MPS": 1200.0})])
+    assert (with_mps["value"], with_mps["best"]) == (12.0, "8 trials sharing a GPU, MPS")
+
+
+def test_the_commit_is_that_of_the_checkout_or_unknown(tmp_path, monkeypatch):
+    monkeypatch.setenv("GIT_DIR", str(tmp_path / "another"))
+    expected = {"unknown"} if not (ROOT / ".git").exists() else set()
+    found = gpu.commit_of(ROOT)
+    assert found in expected or 7 <= len(found) <= 40
+    copy = ROOT / "benchmarks"  # inside of a checkout, without a `.git` of its own
+    assert gpu.commit_of(copy) == "unknown"
 
 
 # --- The rows ----------------------------------------------------------------------------------------------------
@@ -175,6 +193,7 @@ def test_rows_are_named_once_and_the_first_are_worth_most(device):
     assert len(set(names)) == len(names)
     assert names[:2] == ["machine", f"step: {next(iter(gpu_rows.STEPS))}"]
     assert set(gpu_rows.PACKED) == {1, 2, 4, 8, 16, 32}
+    assert {"bf16": True} not in gpu_rows.STEPS.values(), "the default on a GPU"
     assert [name for name in names if "compile" in name] == ["step: compiled"]
     assert names.index("step: compiled") > names.index("fine-tuning")
     assert any("MPS" in name for name in names) == (device == "cuda")
@@ -184,7 +203,13 @@ def test_rows_are_named_once_and_the_first_are_worth_most(device):
     first = {kind: next(number for number, name in enumerate(names) if kind in name) for kind in kinds}
     whole = rows[: max(first.values()) + 1]
     assert sum(each.seconds for each in whole) / 2 + len({each.process for each in whole}) * 20 < 420
-    assert not any("MPS" in each.name or "compile" in each.name for each in whole)
+    assert not any("compile" in each.name for each in whole)
+    if device == "cuda":
+        eight = names.index("8 trials sharing a GPU")
+        assert names[eight + 1] == "8 trials sharing a GPU, MPS"
+    assert any(name.endswith("checkpoints every 60 s") for name in names)
+    started = {each.process for each in rows if each.prepare is gpu_rows.Bench.start_ray}
+    assert started == {each.process for each in rows if each.unit == "trials/hour"}
 
 
 @pytest.mark.parametrize(
@@ -237,6 +262,37 @@ def test_kernels_and_copies_are_counted_apart_from_marks_and_the_host():
     ]
     found = gpu_rows.per_step(events)
     assert found == {"kernels_a_step": 3.0, "copies_a_step": 1.0, "gpu_ms_a_step": 0.162}
+    assert gpu_rows.shares_of_step(lambda: found, ms_a_step=0.648) == {**found, "host_share": 0.75}
+
+
+@pytest.mark.parametrize("events", [[], [event("aten::mm", 10**6, device="DeviceType.CPU")]])
+def test_a_profile_without_kernels_is_a_reason_and_no_share(events):
+    found = gpu_rows.shares_of_step(lambda: gpu_rows.per_step(events), ms_a_step=1.0)
+    assert found == {"profile": "LookupError: the profiler recorded nothing on the GPU"}
+
+
+def test_memory_is_settled_once_it_falls_no_more():
+    falling = iter([9, 9, 7, 5, 3])
+    assert gpu_rows.settled(lambda: next(falling, 3), still_s=0.1) == 3
+    assert gpu_rows.settled(lambda: 3, seconds=0.0) == 3
+
+
+def test_a_peak_is_not_measured_while_the_row_before_holds_memory(monkeypatch):
+    used = iter([2**30, 2**29])
+    assert gpu_rows.is_idle(lambda: next(used, 5), idle=5)
+    assert not gpu_rows.is_idle(lambda: 2**30, idle=5, seconds=0.0)
+    made = gpu_rows.Bench("cuda", tiny=True)
+    made.idle_bytes = 5
+    monkeypatch.setattr(gpu_rows, "used_bytes", lambda: 5)
+    with gpu_rows.memory_peak(made) as peak:
+        monkeypatch.setattr(gpu_rows, "used_bytes", lambda: 5 + 3 * 2**20)
+        until = time.monotonic() + 5
+        while not peak()["peak_mib"] and time.monotonic() < until:
+            time.sleep(0.05)
+    assert peak() == {"peak_mib": 3}
+    monkeypatch.setattr(gpu_rows, "is_idle", lambda *_: False)
+    with gpu_rows.memory_peak(made) as peak:
+        assert "peak_mib" not in peak() and peak()["peak"]
 
 
 @pytest.fixture(scope="module")
@@ -260,6 +316,40 @@ def test_a_step_is_measured_and_one_of_another_version_says_so(bench):
     assert found["value"] == pytest.approx(1000 * found["batch_size"] / found["ms_a_step"], rel=0.01)
     with pytest.raises(LookupError, match="not in this version: flying_carpet"):
         gpu_rows.step(bench, {"flying_carpet": True})
+
+
+def test_a_step_is_that_of_a_trial(bench, tmp_path):
+    """Of the embedding table only the rows of the texts are trained, and the last layer reads the first token."""
+    trainer = gpu_rows.trial_trainer(bench, {"per_device_train_batch_size": 4}, tmp_path)
+    assert type(trainer).__name__ == "ReportedTrainer"
+    assert trainer.args.per_device_train_batch_size == 4
+    trained = trainer.model.get_input_embeddings().weight
+    assert len(trained) == 100 < trainer.model.config.vocab_size
+
+
+def test_a_step_that_was_not_compiled_is_an_error(bench, monkeypatch):
+    def refuse(*_, **__):
+        def call(**_):
+            raise RuntimeError("no C++ compiler")
+
+        return call
+
+    monkeypatch.setattr(CompiledModel.__init__, "__defaults__", (True, refuse))
+    with pytest.raises(RuntimeError, match=r"was not compiled: RuntimeError: no C\+\+ compiler"):
+        gpu_rows.step(bench, {"compile_step": True})
+
+
+def test_a_service_that_does_not_start_is_an_error_and_no_measurement(monkeypatch):
+    @contextmanager
+    def none_started(*, wanted):
+        yield {}
+
+    made = gpu_rows.Bench("cuda", tiny=True)
+    monkeypatch.setattr(gpu_rows.shutil, "which", lambda _: "/usr/bin/there")
+    monkeypatch.setattr(gpu_rows.Bench, "start_ray", lambda _: None)
+    monkeypatch.setattr(mps, "mps_daemons", none_started)
+    with pytest.raises(RuntimeError, match="nvidia-cuda-mps-control did not start"):
+        gpu_rows.with_mps(made, 8)
 
 
 def test_labelling_and_fine_tuning_are_measured(bench):
