@@ -30,7 +30,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-START_S = 90.0
+START_S = 120.0
 """Maximum seconds for a worker to start, load its libraries, and start Ray if its first row needs it."""
 _RESERVE_S = 2.0  # of the budget, to end the worker and write the table
 _LEAST_S = 4.0  # with less of the budget left, no row is started
