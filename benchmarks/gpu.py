@@ -1,6 +1,6 @@
 """Measure this library on a GPU within a time budget.
 
-    python benchmarks/gpu.py --budget 420 --out DIR [--tiny] [--device cuda|cpu] [--rows TEXT]...
+    python benchmarks/gpu.py --budget 420 --out DIR [--tiny] [--device cuda|cpu] [--rows TEXT]... [--commit TEXT]
 
 Weights are random, with the shapes of MiniLM and BERT-base; texts have 16 tokens on average. The most important rows
 are measured first: the card and its ceilings; examples/s of one trial with different settings; trials/hour of a search
@@ -30,15 +30,21 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-START_S = 60.0
-"""Maximum seconds for a worker to load its libraries."""
+START_S = 120.0
+"""Maximum seconds for a worker to start, load its libraries, and start Ray if its first row needs it."""
 _RESERVE_S = 2.0  # of the budget, to end the worker and write the table
 _LEAST_S = 4.0  # with less of the budget left, no row is started
 _END_S = 5.0  # for a worker to shut down its Ray
-# Title, pattern of the reference row, pattern of the rows whose best value is compared with it.
+# Title, pattern of the reference row, pattern of the rows whose best value is compared with it: those that do the same
+# work, with as many texts a step and as many checkpoints.
+_AT_ONCE = r"(sharing a GPU|at once)"
 COMPARED = (
-    ("best packing, against one trial at a time", r"1 trials.*", r"\d+ trials.*"),
-    ("best step, against 32 bits in random order", r"step: 32 bits, random order", r"step: .*"),
+    (
+        "best packing, against one trial at a time",
+        rf"1 trials {_AT_ONCE}",
+        rf"\d+ trials {_AT_ONCE}(, MPS)?",
+    ),
+    ("best step, against 32 bits in random order", r"step: 32 bits, random order", r"step: (?!.*batch).*"),
 )
 _SHOWN = 100  # maximum characters of an error in the table
 
@@ -185,10 +191,11 @@ def _shown(value: Any) -> str:
     return str(value)
 
 
-def _commit() -> str:
+def commit_of(root: Path) -> str:
+    """Return the commit of a checkout; ``unknown`` for a copy without ``.git``, even inside of another repository."""
     with suppress(OSError, subprocess.SubprocessError):
         done = subprocess.run(
-            ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"],
+            ["git", f"--git-dir={root / '.git'}", "rev-parse", "--short", "HEAD"],
             capture_output=True,
             text=True,
             timeout=10,
@@ -222,7 +229,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for found in compared(results):
             keep(found)
     day = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d")
-    heading = f"{day}, commit {_commit()}: `benchmarks/gpu.py --budget {given.budget:g} {' '.join(options)}`"
+    commit = given.commit or commit_of(Path(__file__).resolve().parents[1])
+    heading = f"{day}, commit {commit}: `benchmarks/gpu.py --budget {given.budget:g} {' '.join(options)}`"
     text = table(results, heading)
     (given.out / "table.md").write_text(text, encoding="utf-8")
     print(text, flush=True)
@@ -236,6 +244,7 @@ def _parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--tiny", action="store_true", help="tiny models, to test the command itself")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--rows", action="append", help="only rows with this text in their name; repeatable")
+    parser.add_argument("--commit", help="commit of this copy, for the table (default: that of the checkout)")
     parser.add_argument("--list", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     given = parser.parse_args(arguments)
@@ -280,6 +289,8 @@ def work(given: argparse.Namespace) -> int:
     signal.signal(signal.SIGTERM, end)
     with bench.ended:
         for row in (row for row in rows if row.name in request["rows"]):
+            with suppress(Exception):  # what fails, fails again in the row, which then has the error
+                row.prepare(bench)
             write({"begun": row.name})
             try:
                 write(row.run(bench))

@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -37,7 +38,6 @@ STEPS: dict[str, dict[str, Any]] = {
         "train_sampling_strategy": "random",
         "data_on_device": False,
     },
-    "bf16": {"bf16": True},
     "tf32": {"bf16": False, "tf32": True},
     "32 bits": {"bf16": False, "tf32": False},
     "bf16, batch 256": {"bf16": True, "per_device_train_batch_size": 256},
@@ -46,14 +46,18 @@ STEPS: dict[str, dict[str, Any]] = {
 }
 PACKED = (1, 8, 16, 4, 32, 2)
 """Numbers of trials that share a GPU; the most important first."""
+CHECKPOINT_EVERY_S = 60
+NUM_PIECES = 5000
+"""Word pieces that the texts use, of which only the rows are trained; CLINC150's texts use 5,400 of 30,522."""
 BATCH_SIZES = [1, 32, 256, 1024]
 MPS = "nvidia-cuda-mps-control"
 NUM_LABELS, WARM_UP_STEPS, PROFILED_STEPS = 151, 5, 10
 WARM_UP_STEPS_COMPILED = 60  # about 5 shapes, each compiled and recorded; the rarest is in one of 17 batches
 _MARKS, _MOVES = ("Optimizer.", "ProfilerStep"), ("Memcpy", "Memset")
-_TRIAL_S = 3.0  # intended duration of a trial that runs alone
+_TRIAL_S = 3.0  # intended duration of the steps of a trial that runs alone
 _MOST_EPOCHS = 20
 _FIRST = 3  # steps, and numbers of trials, that are measured before rows of other kinds
+_NOISE_BYTES = 64 * 2**20  # by which the memory in use may differ from that of an idle card
 
 
 @dataclass(frozen=True)
@@ -66,6 +70,7 @@ class Row:
         seconds: Time limit.
         process: Name of its worker process; rows of one share libraries, the device's context and Ray.
         run: Measures it, and returns ``value`` and details as JSON values.
+        prepare: Loads and starts what the row needs, before its time begins.
     """
 
     name: str
@@ -73,6 +78,7 @@ class Row:
     seconds: float
     process: str
     run: Callable[[Bench], dict[str, Any]] = field(repr=False)
+    prepare: Callable[[Bench], None] = field(default=lambda bench: bench.load_libraries(), repr=False)
 
 
 @dataclass
@@ -137,19 +143,53 @@ class Bench:
         return self.model(layers=12, hidden=768, heads=12)
 
     def split(self, num_texts: int, lengths: tuple[int, int] = (8, 24), seed: int = 0) -> Any:
-        """Return random texts of 16 tokens on average, in random order."""
+        """Return random texts of 16 tokens on average, in random order, with the same word pieces for all seeds."""
         from distiltune.training.data.tokenized import from_rows
 
         random = np.random.default_rng(seed)
-        most = 512 if self.tiny else 30522
+        most, num_pieces = (512, 100) if self.tiny else (30522, NUM_PIECES)
+        pieces = 5 + np.random.default_rng(0).choice(most - 5, num_pieces, replace=False).astype(np.int32)
         rows = [
-            random.integers(5, most, length).astype(np.int32)
-            for length in random.integers(*lengths, num_texts, endpoint=True)
+            random.choice(pieces, length) for length in random.integers(*lengths, num_texts, endpoint=True)
         ]
         return from_rows(rows, random.integers(0, NUM_LABELS, num_texts))
 
     def logits(self, num_texts: int) -> np.ndarray:
         return np.random.default_rng(1).normal(size=(num_texts, NUM_LABELS)).astype(np.float32)
+
+    def inputs(self) -> Any:
+        """Return the inputs of trials; their student has the key ``student``."""
+        from distiltune.search.space.students import ONLY_STUDENT, Student
+        from distiltune.search.trial.inputs import TrialInputs
+        from distiltune.training.data.tokenized import LabelledSplit
+
+        train = self.split(self.num_texts)
+        return TrialInputs(
+            students={ONLY_STUDENT: Student("student")},
+            train={"train": LabelledSplit(train, self.logits(len(train)))},
+            validation=self.split(self.num_texts // 4, seed=2),
+            out_of_scope_id=None,
+            label_names=[f"label {number}" for number in range(NUM_LABELS)],
+        )
+
+    @cached_property
+    def trial(self) -> tuple[Any, Any]:
+        """Inputs and settings of a trial outside of a search."""
+        from distiltune.search.trial.inputs import TrialSettings
+        from distiltune.storage.store import Store
+        from distiltune.training.distillation.config import TrainingConfig
+
+        folder = self.work / "trial"
+        self.student().save_pretrained(folder / "student")
+        training, store = TrainingConfig(batch_size=self.batch_size), Store(str(folder))
+        names = ("validation_accuracy", "max", store, "search", "tensorboard", "logs")
+        settings = TrialSettings(training, *names, num_threads=num_usable_cores(), use_gpu=self.on_gpu)
+        return self.inputs(), settings
+
+    @cached_property
+    def idle_bytes(self) -> int:
+        """Memory in use on the card before the first search of this process."""
+        return settled(used_bytes)
 
     def wait(self) -> None:
         if self.on_gpu:
@@ -157,8 +197,17 @@ class Bench:
 
             torch.cuda.synchronize()
 
+    def load_libraries(self) -> None:
+        """Load the libraries of trainings, which takes long the first time; switch off their progress bars."""
+        from transformers.utils import logging
+
+        import distiltune.search.trial.run  # noqa: F401
+
+        logging.disable_progress_bar()
+
     def start_ray(self) -> None:
         """Start the library's own Ray on this machine, once per process."""
+        self.load_libraries()
         import ray
 
         from distiltune.cluster.session.ray_session import ray_session
@@ -234,15 +283,28 @@ def _fastest(bench: Bench, run: Callable[[], Any], repeats: int = 8) -> float:
 
 
 def step(bench: Bench, arguments: dict[str, Any]) -> dict[str, Any]:
-    """Measure training of a 2-layer student on cached logits: examples/s, kernels per step and the host's share."""
-    seconds = 0.3 if bench.tiny else 4.0
-    found = train(bench, bench.student(), arguments, seconds)
+    """Measure the steps of a trial, which trains a 2-layer student on cached logits.
+
+    Returns examples/s, kernels per step and the host's share.
+
+    Raises:
+        LookupError: This version lacks one of the arguments.
+        RuntimeError: The step is to be compiled, but was not.
+    """
+    build, num_warm_up = partial(trial_trainer, bench, arguments), warm_up_steps(bench, arguments)
+    found = train(bench, build, 0.3 if bench.tiny else 4.0, num_warm_up)
     if bench.on_gpu:
-        found |= profile(bench, bench.student(), arguments)
-        busy = found.get("gpu_ms_a_step")
-        if busy is not None:
-            found["host_share"] = round(max(0.0, 1 - busy / found["ms_a_step"]), 3)
+        found |= shares_of_step(partial(profile, bench, build, num_warm_up), found["ms_a_step"])
     return found
+
+
+def shares_of_step(profiled: Callable[[], dict[str, Any]], ms_a_step: float) -> dict[str, Any]:
+    """Return the result of a profile and the host's share of a step; if it fails, the reason as ``profile``."""
+    try:
+        found = profiled()
+    except Exception as error:
+        return {"profile": f"{type(error).__name__}: {' '.join(str(error).split())}"}
+    return {**found, "host_share": round(max(0.0, 1 - found["gpu_ms_a_step"] / ms_a_step), 3)}
 
 
 def warm_up_steps(bench: Bench, arguments: dict[str, Any]) -> int:
@@ -251,16 +313,37 @@ def warm_up_steps(bench: Bench, arguments: dict[str, Any]) -> int:
     return WARM_UP_STEPS_COMPILED if is_compiled else WARM_UP_STEPS
 
 
-def train(bench: Bench, model: Any, arguments: dict[str, Any], seconds: float) -> dict[str, Any]:
-    """Train on random texts for some seconds after the warm-up; return examples/s as ``value``, and details.
+def trial_trainer(bench: Bench, arguments: dict[str, Any], work: Path) -> Any:
+    """Return the trainer that a trial with these arguments has.
 
     Raises:
         LookupError: This version lacks one of the arguments.
     """
+    from distiltune.search.trial.run import make_trainer
+    from distiltune.training.distillation.arguments import DistillationTrainingArguments
+
+    known = {each.name for each in dataclasses.fields(DistillationTrainingArguments)}
+    if missing := sorted(set(arguments) - known):
+        raise LookupError(f"not in this version: {', '.join(missing)}")
+    return make_trainer(dict(arguments), *bench.trial, work)
+
+
+def train(
+    bench: Bench, build: Callable[[Path], Any], seconds: float, num_warm_up: int = WARM_UP_STEPS
+) -> dict[str, Any]:
+    """Train for some seconds after the warm-up; return examples/s as ``value``, and details.
+
+    Args:
+        bench: The device.
+        build: Returns the trainer, which may write to the folder that it gets.
+        seconds: Time of the measured steps.
+        num_warm_up: Number of steps before them.
+
+    Raises:
+        RuntimeError: The step is to be compiled, but was not.
+    """
     import torch
     from transformers import TrainerCallback
-
-    num_warm_up = warm_up_steps(bench, arguments)
 
     class Clock(TrainerCallback):
         begun, steps, elapsed = 0.0, 0, 0.0
@@ -279,8 +362,8 @@ def train(bench: Bench, model: Any, arguments: dict[str, Any], seconds: float) -
     clock = Clock()
     if bench.on_gpu:
         torch.cuda.reset_peak_memory_stats()
-    args = _run_trainer(bench, model, arguments, clock)
-    size = args.train_batch_size
+    trainer = _run_trainer(bench, build, clock)
+    args, size = trainer.args, trainer.args.train_batch_size
     found = {
         "value": round(size * clock.steps / clock.elapsed, 1),
         "ms_a_step": round(1000 * clock.elapsed / clock.steps, 3),
@@ -289,46 +372,49 @@ def train(bench: Bench, model: Any, arguments: dict[str, Any], seconds: float) -
     }
     if bench.on_gpu:
         found["peak_mib"] = round(torch.cuda.max_memory_allocated() / 2**20)
+    if args.compile_step:
+        found["graphs_skipped"] = _skipped_graphs()
     return found
 
 
-def _run_trainer(bench: Bench, model: Any, arguments: dict[str, Any], callback: Any) -> Any:
-    """Train until the callback stops it; return the arguments of the training."""
-    from transformers import PrinterCallback
+def _run_trainer(bench: Bench, build: Callable[[Path], Any], callback: Any) -> Any:
+    """Train until the callback stops it; return the trainer.
 
-    from distiltune.training.data.tokenized import TokenizedDataset
-    from distiltune.training.distillation.arguments import DistillationTrainingArguments
-    from distiltune.training.distillation.trainer import DistillationTrainer
+    Raises:
+        RuntimeError: The step is to be compiled, but was not.
+    """
+    from transformers.trainer_utils import SaveStrategy
 
-    known = {each.name for each in dataclasses.fields(DistillationTrainingArguments)}
-    if missing := sorted(set(arguments) - known):
-        raise LookupError(f"not in this version: {', '.join(missing)}")
-    usual = {"alpha": 0.5, "max_steps": 10**6, "save_strategy": "no", "logging_strategy": "no"}
-    usual |= {"per_device_train_batch_size": bench.batch_size, "disable_tqdm": True}
-    if not bench.on_gpu:
-        usual["use_cpu"] = True
-    split = bench.split(bench.num_texts)
     with tempfile.TemporaryDirectory(dir=bench.work) as folder:
-        args = DistillationTrainingArguments(output_dir=folder, **(usual | arguments))
-        trainer = DistillationTrainer(
-            model=model,
-            args=args,
-            train_dataset=TokenizedDataset(split, bench.logits(len(split))),
-            callbacks=[callback],
-        )
-        trainer.remove_callback(PrinterCallback)
+        trainer = build(Path(folder))
+        trainer.args.max_steps, trainer.args.save_strategy = 10**6, SaveStrategy.NO
+        trainer.add_callback(callback)
         trainer.train()
-    return args
+    compiled = trainer.compiled_model
+    if compiled is not None and compiled.failure is not None:
+        raise RuntimeError(f"the step was not compiled: {compiled.failure}")
+    return trainer
 
 
-def profile(bench: Bench, model: Any, arguments: dict[str, Any]) -> dict[str, Any]:
-    """Profile a few steps; return the kernels and copies per step, and the GPU's time in them."""
+def _skipped_graphs() -> int:
+    """Return how many graphs PyTorch compiled without recording them as CUDA graphs, of which it only logs a hint."""
+    from torch._dynamo.utils import counters
+
+    return counters["inductor"]["cudagraph_skips"]
+
+
+def profile(bench: Bench, build: Callable[[Path], Any], num_warm_up: int) -> dict[str, Any]:
+    """Profile a few steps; return the kernels and copies per step, and the GPU's time in them.
+
+    Raises:
+        LookupError: The profiler recorded nothing.
+    """
     from torch.profiler import ProfilerActivity
     from torch.profiler import profile as profiled
     from transformers import TrainerCallback
 
     recorder = profiled(activities=[ProfilerActivity.CUDA, ProfilerActivity.CPU])
-    first = warm_up_steps(bench, arguments) + 2
+    first = num_warm_up + 2
 
     class Window(TrainerCallback):
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -340,12 +426,16 @@ def profile(bench: Bench, model: Any, arguments: dict[str, Any]) -> dict[str, An
                 recorder.stop()
                 control.should_training_stop = True
 
-    _run_trainer(bench, model, arguments, Window())
+    _run_trainer(bench, build, Window())
     return per_step(recorder.events() or [])
 
 
 def per_step(events: Sequence[Any]) -> dict[str, Any]:
-    """Return the GPU's work per step from the profiler's events, without those that only mark the host's code."""
+    """Return the GPU's work per step from the profiler's events, without those that only mark the host's code.
+
+    Raises:
+        LookupError: There is none.
+    """
     on_device = [
         each
         for each in events
@@ -353,6 +443,8 @@ def per_step(events: Sequence[Any]) -> dict[str, Any]:
         and not getattr(each, "is_user_annotation", False)
         and not each.name.startswith(_MARKS)
     ]
+    if not on_device:
+        raise LookupError("the profiler recorded nothing on the GPU")
     kernels = [each for each in on_device if not each.name.startswith(_MOVES)]
     copies = [each for each in on_device if each.name.startswith("Memcpy")]
     busy = sum(each.time_range.elapsed_us() for each in on_device)
@@ -366,28 +458,25 @@ def per_step(events: Sequence[Any]) -> dict[str, Any]:
 # --- Trials that share a GPU -------------------------------------------------------------------------------------
 
 
-def trials(bench: Bench, num_packed: int, *, mps: Mapping[str, str] | None = None) -> dict[str, Any]:
+def trials(
+    bench: Bench,
+    num_packed: int,
+    *,
+    mps: Mapping[str, str] | None = None,
+    checkpoint_every_s: float = 0.0,
+) -> dict[str, Any]:
     """Measure trials/hour of the library's own search with warm workers, and the peak of the card's memory."""
     from distiltune.search.config import SearchConfig
     from distiltune.search.driver.gpu_sharing import packing_key
-    from distiltune.search.driver.run_search import TrialInputs, run_search
-    from distiltune.search.space.students import ONLY_STUDENT, Student
+    from distiltune.search.driver.run_search import run_search
     from distiltune.storage.store import Store
-    from distiltune.training.data.tokenized import LabelledSplit
     from distiltune.training.distillation.config import TrainingConfig
 
     bench.start_ray()
     folder = bench.work / f"search-{num_packed}-{time.monotonic_ns()}"
     folder.mkdir()
     bench.student().save_pretrained(folder / "student")
-    train_split, validation = bench.split(bench.num_texts), bench.split(bench.num_texts // 4, seed=2)
-    inputs = TrialInputs(
-        students={ONLY_STUDENT: Student("student")},
-        train={"train": LabelledSplit(train_split, bench.logits(len(train_split)))},
-        validation=validation,
-        out_of_scope_id=None,
-        label_names=[f"label {number}" for number in range(NUM_LABELS)],
-    )
+    inputs = bench.inputs()
     num_trials, num_epochs = 2 * num_packed, _epochs(bench)
     config = SearchConfig.model_validate(
         {
@@ -414,6 +503,7 @@ def trials(bench: Bench, num_packed: int, *, mps: Mapping[str, str] | None = Non
             # A whole GPU is not probed; with a little less, one trial has a GPU for itself, and is.
             gpus_per_trial=min(0.99, 1 / num_packed) if bench.on_gpu else 0,
             mps=mps,
+            checkpoint_every_s=checkpoint_every_s,
         )
         wall_s = time.monotonic() - began
     used = shared_by(store.read_json(packing_key("search")), num_packed, peak().get("peak_mib"))
@@ -475,41 +565,58 @@ def trials_per_s(ended: Sequence[float], num_packed: int, wall_s: float) -> floa
 
 
 def _epochs(bench: Bench) -> int:
-    """Return the number of epochs with which a trial alone takes ``_TRIAL_S``, at the rate measured before."""
+    """Return the number of epochs whose steps take ``_TRIAL_S`` in a trial alone, at the rate measured before."""
     rate = bench.known.get(f"step: {next(iter(STEPS))}")
     if bench.tiny or rate is None:
         return 1 if bench.tiny else 4
     return int(np.clip(round(_TRIAL_S * rate / bench.num_texts), 1, _MOST_EPOCHS))
 
 
-def settled(used: Callable[[], int], seconds: float = 10.0) -> int:
-    """Return the memory in use once it no longer falls: processes of the row before may still be ending."""
-    end, found = time.monotonic() + seconds, used()
-    while time.monotonic() < end:
-        time.sleep(0.5)
-        before, found = found, used()
-        if found >= before:
-            break
-    return found
+def used_bytes() -> int:
+    """Return the memory in use on the card, by all processes."""
+    import torch
+
+    free, total = torch.cuda.mem_get_info()
+    return total - free
+
+
+def settled(used: Callable[[], int], seconds: float = 15.0, still_s: float = 2.0) -> int:
+    """Return the memory in use once it has not fallen for a while: processes of the row before may still be ending."""
+    end, lowest, since = time.monotonic() + seconds, used(), time.monotonic()
+    while time.monotonic() < min(end, since + still_s):
+        time.sleep(still_s / 10)
+        if (now := used()) < lowest:
+            lowest, since = now, time.monotonic()
+    return lowest
+
+
+def is_idle(used: Callable[[], int], idle: int, seconds: float = 15.0) -> bool:
+    """Wait until the card uses no more memory than when it was idle; return whether it does."""
+    end = time.monotonic() + seconds
+    while used() > idle + _NOISE_BYTES:
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.1)
+    return True
 
 
 @contextlib.contextmanager
 def memory_peak(bench: Bench) -> Iterator[Callable[[], dict[str, Any]]]:
-    """Sample the card's used memory during the block; yield a function that returns its rise, ``peak_mib``."""
+    """Sample the card's used memory during the block; yield a function that returns its rise, ``peak_mib``.
+
+    If processes of the row before do not end, the function returns that instead.
+    """
     if not bench.on_gpu:
         yield dict
         return
-    import torch
-
-    def used() -> int:
-        free, total = torch.cuda.mem_get_info()
-        return total - free
-
-    before, most, end = settled(used), [0], threading.Event()
+    before, most, end = bench.idle_bytes, [0], threading.Event()
+    if not is_idle(used_bytes, before):
+        yield lambda: {"peak": "not measured, the card was not idle"}
+        return
 
     def sample() -> None:
         while not end.wait(0.1):
-            most[0] = max(most[0], used() - before)
+            most[0] = max(most[0], used_bytes() - before)
 
     sampler = threading.Thread(target=sample, daemon=True)
     sampler.start()
@@ -525,6 +632,7 @@ def with_mps(bench: Bench, num_packed: int) -> dict[str, Any]:
 
     Raises:
         LookupError: Its program is not on this machine.
+        RuntimeError: The service did not start.
     """
     from distiltune.cluster.session.mps import mps_daemons
 
@@ -532,6 +640,8 @@ def with_mps(bench: Bench, num_packed: int) -> dict[str, Any]:
         raise LookupError(f"{MPS} is not on this machine")
     bench.start_ray()
     with mps_daemons(wanted=True) as mps:
+        if not mps:
+            raise RuntimeError(f"{MPS} did not start")
         return trials(bench, num_packed, mps=mps)
 
 
@@ -541,11 +651,14 @@ def with_mps(bench: Bench, num_packed: int) -> dict[str, Any]:
 def labelling(bench: Bench, dtype: str) -> dict[str, Any]:
     """Measure texts/s of 16 tokens that a BERT-base teacher labels, like a job's stage ``logits``."""
     from distiltune.training.models.inference import compute_logits
+    from distiltune.training.models.passes import MOST_TOKENS
 
     model = bench.teacher().eval()
     label = partial(compute_logits, model, pad_token_id=0, num_threads=num_usable_cores(), dtype=dtype)
-    label(bench.split(32, (16, 16)), use_gpu=bench.on_gpu)
-    num_texts, seconds, rates = 64 if bench.tiny else 16384, 0.0, []
+    # On a GPU several batches as large as they get, so that one runs while the last one is copied.
+    num_texts = 64 if bench.tiny else 131_072 if bench.on_gpu else 4096
+    label(bench.split(min(num_texts, MOST_TOKENS // 16), (16, 16)), use_gpu=bench.on_gpu)
+    seconds, rates = 0.0, []
     for seed in itertools.count(1):
         split = bench.split(num_texts, (16, 16), seed)
         start = time.perf_counter()
@@ -558,8 +671,22 @@ def labelling(bench: Bench, dtype: str) -> dict[str, Any]:
 
 
 def fine_tuning(bench: Bench) -> dict[str, Any]:
-    """Measure examples/s of fine-tuning BERT-base on labels only."""
-    return train(bench, bench.teacher(), {"alpha": 1.0}, 0.3 if bench.tiny else 4.0)
+    """Measure examples/s of fine-tuning BERT-base on labels only, as a job trains its teacher."""
+    from distiltune.training.models.first_token import first_token_in_last_layer
+    from distiltune.training.tasks import SINGLE_LABEL
+    from distiltune.training.teacher.config import ScratchConfig
+    from distiltune.training.teacher.initial import InitialTeacher
+    from distiltune.training.teacher.trainer import teacher_trainer
+
+    recipe = ScratchConfig(batch_size=bench.batch_size)
+    initial = InitialTeacher(bench.teacher(), SimpleNamespace(pad_token_id=0), recipe, SINGLE_LABEL)
+    split = bench.split(bench.num_texts)
+
+    def build(work: Path) -> Any:
+        return teacher_trainer(initial, split, 0, work, [], saves=False, use_gpu=bench.on_gpu)
+
+    with first_token_in_last_layer(initial.model):
+        return train(bench, build, 0.3 if bench.tiny else 4.0)
 
 
 def latency(bench: Bench, kind: str) -> dict[str, Any]:
@@ -660,17 +787,14 @@ def table_of_rows(*, device: str, tiny: bool) -> list[Row]:
             for title in titles
         ]
 
-    def packed(counts: Sequence[int], process: str) -> list[Row]:
-        return [
-            Row(
-                f"{count} {at_once}",
-                "trials/hour",
-                60 + 4 * count,
-                process,
-                partial(trials, num_packed=count),
-            )
-            for count in counts
-        ]
+    def packed(count: int, process: str, name: str = "", run: Callable[..., Any] = trials) -> Row:
+        # The first has the start of Ray's workers.
+        seconds = 100 if count == 1 else 60 + 4 * count
+        title, run = f"{count} {at_once}{name}", partial(run, num_packed=count)
+        return Row(title, "trials/hour", seconds, process, run, Bench.start_ray)
+
+    def served(count: int, process: str) -> list[Row]:
+        return [packed(count, process, ", MPS", with_mps)] if bench.on_gpu else []
 
     def latencies(names: Sequence[str]) -> list[Row]:
         # PyTorch can set its threads only once per process.
@@ -680,30 +804,26 @@ def table_of_rows(*, device: str, tiny: bool) -> list[Row]:
         ]
 
     def labelled(dtype: str, process: str) -> Row:
-        return Row(f"labelling, {dtype}", "texts/s", 30, process, partial(labelling, dtype=dtype))
+        return Row(f"labelling, {dtype}", "texts/s", 40, process, partial(labelling, dtype=dtype))
 
     titles, counts = [title for title in STEPS if "compile" not in title], bench.packed
-    found = [Row("machine", "TFLOP/s", 40, "training", machine), *steps(titles[:_FIRST], "training")]
-    found += packed(counts[:_FIRST], "search")
-    found += [
+    compiled = steps([title for title in STEPS if "compile" in title], "compiled", 150)
+    rarely = partial(trials, checkpoint_every_s=CHECKPOINT_EVERY_S)
+    return [
+        Row("machine", "TFLOP/s", 40, "training", machine),
+        *steps(titles[:_FIRST], "training"),
+        *[packed(count, "search") for count in counts[:2]],
+        *served(counts[1], "search"),
+        *[packed(count, "search") for count in counts[2:_FIRST]],
         labelled("bfloat16", "labelling"),
         Row("fine-tuning", "examples/s", 30, "labelling", fine_tuning),
         *latencies(kinds[:2]),
+        *(compiled if bench.on_gpu else []),
+        packed(counts[1], "more searches", f", checkpoints every {CHECKPOINT_EVERY_S} s", rarely),
+        *[packed(count, "more searches") for count in counts[_FIRST:]],
+        *served(16, "more searches"),
         *steps(titles[_FIRST:], "more training"),
-        *packed(counts[_FIRST:], "more searches"),
         labelled("float32", "more labelling"),
         *latencies(kinds[2:]),
-        *steps([title for title in STEPS if "compile" in title], "compiled", 150),
+        *([] if bench.on_gpu else compiled),  # on a CPU it takes longer than all others together
     ]
-    if bench.on_gpu:
-        found += [
-            Row(
-                f"{count} {at_once}, MPS",
-                "trials/hour",
-                90,
-                f"mps-{count}",
-                partial(with_mps, num_packed=count),
-            )
-            for count in (8, 16)
-        ]
-    return found

@@ -5,13 +5,10 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import gpu
 import gpu_rows
 import pytest
-
-from distiltune.search.trial.packing import fraction_of
 
 ROOT = Path(__file__).parents[1]
 # A worker whose rows do what their names say.
@@ -159,119 +156,25 @@ def test_the_best_of_a_kind_is_compared_with_its_first():
         {"row": "step: tf32", "unit": "u", "error": "no"},
         *known(**{"step: 32 bits, random order": 50.0}),
     ]
+    # Others do less work a trial or more a step, so they are not compared.
+    rows += known(
+        **{"8 trials sharing a GPU, checkpoints every 60 s": 2000.0, "step: bf16, batch 256": 900.0}
+    )
     packing, step = gpu.compared(rows)
     assert (packing["value"], packing["best"]) == (9.0, "8 trials sharing a GPU")
     assert (step["value"], step["best"]) == (1.0, "step: 32 bits, random order")
     assert gpu.compared(rows[1:3]) == []
+    with_mps, _ = gpu.compared([*rows, *known(**{"8 trials sharing a GPU, MPS": 1200.0})])
+    assert (with_mps["value"], with_mps["best"]) == (12.0, "8 trials sharing a GPU, MPS")
 
 
-# --- The rows ----------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("device", ["cuda", "cpu"])
-def test_rows_are_named_once_and_the_first_are_worth_most(device):
-    rows = gpu_rows.table_of_rows(device=device, tiny=False)
-    names = [each.name for each in rows]
-    assert len(set(names)) == len(names)
-    assert names[:2] == ["machine", f"step: {next(iter(gpu_rows.STEPS))}"]
-    assert set(gpu_rows.PACKED) == {1, 2, 4, 8, 16, 32}
-    assert [name for name in names if "compile" in name] == ["step: compiled"]
-    assert names.index("step: compiled") > names.index("fine-tuning")
-    assert any("MPS" in name for name in names) == (device == "cuda")
-    assert all(each.seconds <= 200 for each in rows)
-    # One of every kind comes before the rest of each kind, within 420 s even if every row takes half its limit.
-    kinds = ("machine", "step", "trials", "labelling", "fine-tuning", "latency")
-    first = {kind: next(number for number, name in enumerate(names) if kind in name) for kind in kinds}
-    whole = rows[: max(first.values()) + 1]
-    assert sum(each.seconds for each in whole) / 2 + len({each.process for each in whole}) * 20 < 420
-    assert not any("MPS" in each.name or "compile" in each.name for each in whole)
-
-
-@pytest.mark.parametrize(
-    ("ended", "num_packed", "rate"),
-    [
-        ([10.0, 14.0], 1, 1 / 4),  # the first round has the start of its workers
-        ([10.0, 11.0, 15.0, 16.0], 2, 2 / 5),
-        ([16.0, 11.0, 15.0, 10.0], 2, 2 / 5),
-        ([10.0, 11.0], 2, 2 / 20),  # no second round
-        ([10.0], 1, 1 / 20),
-    ],
-)
-def test_trials_are_counted_after_the_first_round(ended, num_packed, rate):
-    assert gpu_rows.trials_per_s(ended, num_packed, wall_s=20.0) == pytest.approx(rate)
-
-
-def test_a_row_says_how_many_trials_shared_a_gpu_and_how_good_the_probe_was():
-    memory = {"peak": 1000 * 2**20, "free": 2**37, "total": 2**37, "estimated": 1}
-    fitting = {"gpus": 1 / 8, "memory_share": 0.1, "memory": [memory, {**memory, "peak": 1}]}
-    assert gpu_rows.shared_by(fitting, 8, 7200.0) == {
-        "packing": 8,
-        "peak_mib_a_trial": 900,
-        "probe_mib_a_trial": 1000,
-        "probe_by_peak": 1.111,
-    }
-    lowered = gpu_rows.shared_by({**fitting, "gpus": fraction_of(7)}, 32, 7200.0)
-    assert (lowered["packing"], lowered["peak_mib_a_trial"]) == (7, 1029)
-    assert gpu_rows.shared_by(None, 1, 900.0) == {"packing": 1, "peak_mib_a_trial": 900}
-    assert gpu_rows.shared_by(None, 2, None) == {"packing": 2}
-
-
-def event(name, microseconds, device="DeviceType.CUDA", **more):
-    return SimpleNamespace(
-        name=name,
-        device_type=device,
-        time_range=SimpleNamespace(elapsed_us=lambda: microseconds),
-        **more,
-    )
-
-
-def test_kernels_and_copies_are_counted_apart_from_marks_and_the_host():
-    steps = gpu_rows.PROFILED_STEPS
-    events = [
-        *[event("gemm", 50.0)] * (3 * steps),
-        *[event("Memcpy HtoD (Pageable -> Device)", 10.0)] * steps,
-        event("Memset (Device)", 20.0),
-        event("Optimizer.step#AdamW.step", 10**6),
-        event("a mark", 10**6, is_user_annotation=True),
-        event("aten::mm", 10**6, device="DeviceType.CPU"),
-    ]
-    found = gpu_rows.per_step(events)
-    assert found == {"kernels_a_step": 3.0, "copies_a_step": 1.0, "gpu_ms_a_step": 0.162}
-
-
-@pytest.fixture(scope="module")
-def bench():
-    made = gpu_rows.Bench("cpu", tiny=True)
-    with made.ended:
-        yield made
-
-
-def test_the_ceilings_of_a_machine_are_measured(bench):
-    found = gpu_rows.machine(bench)
-    assert found["value"] == max(found["matmul_tflops"].values()) > 0
-    assert found["copy_gb_s"] > 0
-    assert found["torch"]
-
-
-def test_a_step_is_measured_and_one_of_another_version_says_so(bench):
-    found = gpu_rows.step(bench, {"bf16": False})
-    assert found["value"] > 0
-    assert found["precision"] == "fp32"
-    assert found["value"] == pytest.approx(1000 * found["batch_size"] / found["ms_a_step"], rel=0.01)
-    with pytest.raises(LookupError, match="not in this version: flying_carpet"):
-        gpu_rows.step(bench, {"flying_carpet": True})
-
-
-def test_labelling_and_fine_tuning_are_measured(bench):
-    assert gpu_rows.labelling(bench, "float32")["value"] > 0
-    assert gpu_rows.fine_tuning(bench)["value"] > 0
-
-
-def test_a_runtime_that_is_not_here_is_no_latency(bench):
-    with pytest.raises(LookupError, match="CUDAExecutionProvider is not in this ONNX Runtime"):
-        gpu_rows.latency(bench, "cuda")
-    with pytest.raises(LookupError, match="is not on this machine"):
-        gpu_rows.with_mps(bench, 8)
+def test_the_commit_is_that_of_the_checkout_or_unknown(tmp_path, monkeypatch):
+    monkeypatch.setenv("GIT_DIR", str(tmp_path / "another"))
+    expected = {"unknown"} if not (ROOT / ".git").exists() else set()
+    found = gpu.commit_of(ROOT)
+    assert found in expected or 7 <= len(found) <= 40
+    copy = ROOT / "benchmarks"  # inside of a checkout, without a `.git` of its own
+    assert gpu.commit_of(copy) == "unknown"
 
 
 def test_the_command_measures_the_requested_rows_in_a_worker_of_its_own(tmp_path):

@@ -9,6 +9,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 from ...storage.temporary import TemporaryDirectory, short_temporary_directory
@@ -34,7 +35,8 @@ class MpsDaemon:
         if shutil.which(COMMAND) is None:
             return None
         self._directory = TemporaryDirectory("mps", short_temporary_directory())  # it has sockets
-        (self._directory.path / "log").mkdir()
+        for path in (self._pipes, self._logs):
+            path.mkdir()
         self._process = subprocess.Popen(
             [COMMAND, "-f"],
             env=self._environment,
@@ -44,23 +46,33 @@ class MpsDaemon:
         )
         self._watchdog = Watchdog([self._directory.path], [self._process.pid])
         deadline = time.monotonic() + _START_WITHIN_S
-        while not (self._directory.path / "control").exists():
+        while not (self._pipes / "control").exists():
             if self._process.poll() is not None or time.monotonic() > deadline:
                 self.stop()
                 return None
             time.sleep(0.05)
-        return str(self._directory.path)
+        return str(self._pipes)
+
+    @property
+    def _pipes(self) -> Path:
+        assert self._directory is not None
+        return self._directory.path / "pipe"
+
+    @property
+    def _logs(self) -> Path:
+        assert self._directory is not None
+        return (
+            self._directory.path / "log"
+        )  # not inside the other, where the service makes a pipe of that name
 
     @property
     def _environment(self) -> dict[str, str]:
-        assert self._directory is not None
-        path = self._directory.path
         # The service would renumber the devices that it sees from 0, but trials name them as the node does.
         inherited = {name: value for name, value in os.environ.items() if name != "CUDA_VISIBLE_DEVICES"}
         return {
             **inherited,
-            "CUDA_MPS_PIPE_DIRECTORY": str(path),
-            "CUDA_MPS_LOG_DIRECTORY": str(path / "log"),
+            "CUDA_MPS_PIPE_DIRECTORY": str(self._pipes),
+            "CUDA_MPS_LOG_DIRECTORY": str(self._logs),
         }
 
     def stop(self) -> None:

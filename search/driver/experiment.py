@@ -40,6 +40,7 @@ _DRIVER_ENV = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
 }
 
+_COMPILED = "compile_step"
 _SNAPSHOT_S = 10  # minimum time between two snapshots
 
 
@@ -195,7 +196,6 @@ def _new_tuner(setup: SearchSetup, trainable: Any) -> tune.Tuner:
 
     config, store, experiment = setup.config, setup.settings.store, setup.settings.experiment
     parent, _, name = experiment.rpartition("/")
-    several = setup.settings.num_processes > 1
 
     def operation() -> tune.Tuner:
         return tune.Tuner(
@@ -206,8 +206,7 @@ def _new_tuner(setup: SearchSetup, trainable: Any) -> tune.Tuner:
                 scheduler=scheduler_of(config.scheduler, config.mode),
                 # The searcher ends the search, since only it has the trials that Tune lost when it was killed.
                 num_samples=-1 if _is_searched(config) else 1,
-                # A process group needs fresh processes.
-                reuse_actors=not several,
+                reuse_actors=reuses_processes(setup),
                 trial_dirname_creator=_name_folder,
             ),
             run_config=tune.RunConfig(
@@ -222,6 +221,18 @@ def _new_tuner(setup: SearchSetup, trainable: Any) -> tune.Tuner:
         )
 
     return retrying(operation, f"{store}, {experiment}", store.retry_s)
+
+
+def reuses_processes(setup: SearchSetup) -> bool:
+    """Return whether a worker process can train several trials, one after the other.
+
+    A process group needs fresh processes. So does a compiled step: Tune trains each trial in a new thread, but before
+    torch 2.13 CUDA graphs can be recorded only by the thread that loaded their module, and what earlier trials compiled
+    counts towards the maximum number of shapes.
+    """
+    searched = setup.config.space.get(_COMPILED)
+    values = [setup.settings.training.arguments.get(_COMPILED), *(searched.end_values() if searched else ())]
+    return setup.settings.num_processes == 1 and not any(values)
 
 
 def _is_searched(config: SearchConfig) -> bool:

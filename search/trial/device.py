@@ -12,6 +12,7 @@ from ...storage.environment import environment_set
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 MPS_DIRECTORY = "CUDA_MPS_PIPE_DIRECTORY"
+_GRAPHS = "torch._inductor.cudagraph_trees"  # loaded by the first compiled step
 
 
 class DeviceError(RuntimeError):
@@ -112,10 +113,15 @@ def why_unavailable(version: str, cuda: str | None) -> str:
 
 
 def empty_caches() -> None:
-    """Free the memory that an ended trial left in this process's caches on the GPU, and reset its limit and peak."""
+    """Free the memory that an ended trial left in this process on the GPU, and reset its limit and peak.
+
+    It is in PyTorch's cache, and in the pool of the CUDA graphs of a compiled step.
+    """
     torch = sys.modules.get("torch")
     if torch is None or not torch.cuda.is_initialized():
         return
+    if _GRAPHS in sys.modules:  # resetting would load it, which takes seconds
+        torch._dynamo.reset()
     gc.collect()
     torch.cuda.empty_cache()
     torch.cuda.set_per_process_memory_fraction(1.0)

@@ -17,12 +17,11 @@ from ...training.data.sampling import LengthSortedSampler
 from ...training.data.tokenized import TokenizedSplit
 from ...training.models.inference import KeptBatches
 from .device import own_device
-from .packing import GpuMemory
+from .packing import CONTEXT_BYTES, GpuMemory
 
 if TYPE_CHECKING:
     from .inputs import TrialInputs, TrialSettings
 
-_CONTEXT_BYTES = 600 * 2**20  # used by CUDA and its libraries in each process
 _NUM_STEPS = 3  # the optimizer's moments exist after the first step, fragmentation shows after the second
 _SECONDS = 8.0
 _MEET_WITHIN_S = 120.0
@@ -72,7 +71,7 @@ def estimated_bytes(shape: Shape) -> int:
     layer = s * b * h * (34 + 5 * a * s / h)
     ends = 6 * s * b * h + 12 * b * shape.num_labels
     weights = 18 * shape.num_parameters + 6 * shape.teacher_parameters
-    return _CONTEXT_BYTES + int(weights + shape.num_layers * layer + 4 * s * b * shape.columns + ends)
+    return CONTEXT_BYTES + int(weights + shape.num_layers * layer + 4 * s * b * shape.columns + ends)
 
 
 def shape_of(model: Any, batch_size: int, length: int, teacher_parameters: int = 0) -> Shape:
@@ -119,7 +118,7 @@ def measure_memory(arguments: Mapping[str, Any], inputs: TrialInputs, settings: 
             _evaluate(trainer, inputs.of(arguments).validation)
         except torch.cuda.OutOfMemoryError:
             return GpuMemory(None, free, total, estimated)
-        return GpuMemory(torch.cuda.max_memory_reserved() + _CONTEXT_BYTES, free, total, estimated)
+        return GpuMemory(torch.cuda.max_memory_reserved() + CONTEXT_BYTES, free, total, estimated)
 
 
 def measure_steps(

@@ -15,6 +15,8 @@ logger = logging.getLogger(__name__)
 AUTO: Literal["auto"] = "auto"
 """Value in place of a number of GPUs per trial: as many trials share a GPU as it can serve."""
 
+CONTEXT_BYTES = 600 * 2**20
+"""Memory used by CUDA and its libraries in each process, outside of PyTorch's allocator."""
 USABLE = 0.92  # share of a GPU's free memory; the rest is lost to fragmentation
 # An estimated 85 % of a step is the host's time, so more trials than this would wait for the GPU.
 _MOST_UNMEASURED = 8
@@ -46,7 +48,7 @@ class Packing:
 
     Attributes:
         gpus: GPUs of a trial, above 0 and at most 1.
-        memory_share: Share of a GPU's memory that a trial may take.
+        memory_share: Share of a GPU's total memory that PyTorch may allocate for a trial; CUDA's own is added.
     """
 
     gpus: float
@@ -136,8 +138,11 @@ def packing_of(num: int, memories: Sequence[GpuMemory]) -> Packing:
 
 
 def _memory_share(num: int, memories: Sequence[GpuMemory]) -> float:
-    """Return the share of a GPU's total memory that each of ``num`` trials may take, so that all fit in free memory."""
-    return min(USABLE * each.free / each.total for each in memories) / num
+    """Return the share of a GPU's total memory that PyTorch may allocate for each of ``num`` trials.
+
+    With CUDA's own memory, which PyTorch does not limit, all of them fit in the free memory.
+    """
+    return min((USABLE * each.free / num - CONTEXT_BYTES) / each.total for each in memories)
 
 
 def doublings(limit: int) -> Iterator[int]:

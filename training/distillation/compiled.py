@@ -32,6 +32,9 @@ class CompiledModel:
         with_graphs: Whether to record CUDA graphs on a GPU. It is not possible where gradients of several batches are
             added: the next batch would overwrite the memory that holds them.
         compiler: ``torch.compile``, or a substitute for it in tests.
+
+    Attributes:
+        failure: Why the model is called uncompiled; None while it is compiled.
     """
 
     def __init__(
@@ -47,6 +50,7 @@ class CompiledModel:
         mode = "reduce-overhead" if self._has_graphs else "default"  # the former records CUDA graphs
         self._compiled: Any = compiler(model, mode=mode, dynamic=False)
         self._was_used = False
+        self.failure: str | None = None
 
     def __call__(self, **features: Any) -> Any:
         """Return the model's outputs."""
@@ -92,5 +96,6 @@ class CompiledModel:
         return run()
 
     def _give_up(self, error: Exception) -> None:
-        logger.warning("the training is not compiled: %s: %s", type(error).__name__, first_line(error))
+        self.failure = f"{type(error).__name__}: {first_line(error)}"
+        logger.warning("the training is not compiled: %s", self.failure)
         self._compiled = None

@@ -99,7 +99,7 @@ class DistillationTrainer(LeanTrainer):
         self._eval_sums: list[tuple[Tensor, int]] = []
         self._step_weight: Tensor | None = None
         self._step_texts: Tensor | int = 0
-        self._compiled: CompiledModel | None = None
+        self.compiled_model: CompiledModel | None = None
         super().__init__(model=model, args=args, **kwargs)
         if task.of_windows:  # transformers would look for start_positions and end_positions
             self.label_names = ["labels"]
@@ -292,11 +292,11 @@ class DistillationTrainer(LeanTrainer):
         """Return the model, compiled if the arguments request it."""
         if not self.args.compile_step:
             return model
-        if self._compiled is None or self._compiled.model is not model:
-            self._compiled = CompiledModel(
+        if self.compiled_model is None or self.compiled_model.model is not model:
+            self.compiled_model = CompiledModel(
                 model, self._train_batch_size, self.args.gradient_accumulation_steps == 1
             )
-        return self._compiled
+        return self.compiled_model
 
     # ---- Evaluation -------------------------------------------------------------------------------------
 

@@ -23,6 +23,7 @@ SERVES = """
 directory="$CUDA_MPS_PIPE_DIRECTORY"
 test -d "$CUDA_MPS_LOG_DIRECTORY" || exit 3
 if [ "$1" = -f ]; then
+  mkfifo "$directory/log" || exit 4
   touch "$directory/control"
   while [ ! -e "$directory/quit" ]; do sleep 0.02; done
 else
@@ -43,7 +44,7 @@ def test_the_service_runs_until_it_is_stopped_and_has_all_devices_of_the_node(mo
     daemon.stop()
     daemon.stop()
     assert not process.is_running()
-    assert not Path(directory).exists()
+    assert not Path(directory).parent.exists()
 
 
 @pytest.mark.parametrize("script", ["exit 1", "sleep 60"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,8 +12,9 @@ import pytest
 from distiltune.errors import RunFailedError
 from distiltune.search.config import SearchConfig
 from distiltune.search.driver import gpu_sharing
+from distiltune.search.driver.experiment import SearchSetup, reuses_processes
 from distiltune.search.driver.gpu_sharing import heaviest_trials, packing_key, share_gpus
-from distiltune.search.trial.packing import GpuMemory, Packing
+from distiltune.search.trial.packing import CONTEXT_BYTES, GpuMemory, Packing
 from distiltune.storage.store import Store
 from distiltune.training.distillation.config import TrainingConfig
 
@@ -89,7 +91,7 @@ def share(settings, requested: Any = "auto", points=({},), **options) -> Packing
 def test_memory_and_cpus_decide_and_the_result_is_recorded(monkeypatch, settings):
     cluster = Cluster(monkeypatch, [SMALL])
     found = share(settings)
-    assert found.gpus == 0.125 and found.memory_share == pytest.approx(0.92 / 8)
+    assert found.gpus == 0.125 and found.memory_share == pytest.approx(0.92 / 8 - CONTEXT_BYTES / (141 * GIB))
     record = settings.store.read_json(packing_key("a/search"))
     assert (record["gpus"], record["by_cpus"], record["types"]) == (0.125, 16, ["accelerator_type:H200"])
     assert record["memory"] == [{"peak": GIB, "free": 141 * GIB, "total": 141 * GIB, "estimated": GIB}]
@@ -120,7 +122,7 @@ def test_every_type_of_gpu_is_probed_and_the_smallest_decides(monkeypatch, setti
     cluster = Cluster(monkeypatch, [SMALL, SMALL, small, small], [100.0, 200.0, 300.0], nodes)
     found = share(settings, points=[{"student.num_layers": 1}, {"student.num_layers": 6}])
     assert found.gpus == pytest.approx(1 / 3, abs=1e-4)
-    assert found.memory_share == pytest.approx(0.92 * 4 / 24 / 3)
+    assert found.memory_share == pytest.approx((0.92 * 4 / 3 - CONTEXT_BYTES / GIB) / 24)
     assert cluster.types == ["H200", "H200", "L4", "L4"]
 
 
@@ -148,7 +150,7 @@ def test_throughput_is_measured_by_doubling_where_the_job_asks_for_it(
     assert list(dict.fromkeys(cluster.fractions)) == fractions
     assert cluster.met == [round(1 / each) for each in fractions], "all of a measurement begin together"
     for fraction, own in zip(cluster.fractions, cluster.shares, strict=True):
-        assert own == pytest.approx(0.92 * fraction)
+        assert own == pytest.approx(0.92 * fraction - CONTEXT_BYTES / (141 * GIB))
     assert len(settings.store.read_json(packing_key("a/search"))["rates"]) == len(rates)
 
 
@@ -230,3 +232,26 @@ def test_there_is_a_probe_for_each_student():
     layers = {"student.num_layers": {"type": "int", "low": 1, "high": 3}}
     found = heaviest_trials(SearchConfig.model_validate({"space": layers}), TrainingConfig())
     assert [each["student.num_layers"] for each in found] == [1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("space", "given", "num_processes", "reuses"),
+    [
+        ({}, {}, 1, True),
+        ({}, {}, 2, False),
+        ({}, {"compile_step": True}, 1, False),
+        ({}, {"compile_step": False}, 1, True),
+        ({"compile_step": True}, {}, 1, False),
+        ({"compile_step": {"type": "choice", "values": [False, True]}}, {}, 1, False),
+        ({"compile_step": False}, {}, 1, True),
+    ],
+)
+def test_a_trial_that_may_be_compiled_has_a_process_of_its_own(space, given, num_processes, reuses, settings):
+    training = TrainingConfig(arguments=given)
+    setup = SearchSetup(
+        SearchConfig.model_validate({"space": {"learning_rate": 1e-3, **space}}),
+        replace(settings, training=training, num_processes=num_processes),
+        1,
+        1,
+    )
+    assert reuses_processes(setup) == reuses

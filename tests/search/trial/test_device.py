@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from types import ModuleType
 
 import pytest
 import torch
@@ -107,6 +108,23 @@ def test_what_a_trial_left_is_freed_after_it_however_it_ends(monkeypatch):
         assert calls == []
         raise KeyError
     assert calls == ["empty_cache", 1.0, "reset_peak_memory_stats"]
+
+
+@pytest.mark.parametrize("was_compiled", [True, False])
+def test_graphs_of_a_compiled_trial_are_freed_before_the_cache_is_emptied(was_compiled, monkeypatch):
+    fake_cuda(monkeypatch, 1, initialised=True)
+    calls = []
+    monkeypatch.delitem(sys.modules, device._GRAPHS, raising=False)
+    if was_compiled:
+        monkeypatch.setitem(sys.modules, device._GRAPHS, ModuleType("graphs"))
+    monkeypatch.setattr(torch._dynamo, "reset", lambda: calls.append("reset"))
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: calls.append("empty_cache"))
+    for name in ("reset_peak_memory_stats", "set_per_process_memory_fraction"):
+        monkeypatch.setattr(torch.cuda, name, lambda *_: None)
+    assign(monkeypatch, "0")
+    with own_device(use_gpu=True):
+        pass
+    assert calls == ["reset"] * was_compiled + ["empty_cache"]
 
 
 def test_ids_come_from_ray_and_there_are_none_outside_of_it(monkeypatch):

@@ -13,6 +13,7 @@ from distiltune.errors import RunFailedError
 from distiltune.search.trial.gpu import Shape, estimated_bytes
 from distiltune.search.trial.inputs import TrialSettings
 from distiltune.search.trial.packing import (
+    CONTEXT_BYTES,
     USABLE,
     GpuMemory,
     doublings,
@@ -29,6 +30,7 @@ from distiltune.search.trial.packing import (
 from distiltune.storage.store import Store
 
 GIB = 2**30
+CONTEXT_GIB = CONTEXT_BYTES / GIB
 BERT_BASE = Shape(110_000_000, 12, 768, 12, 64, 64, 151)
 H200 = GpuMemory(peak=2 * GIB, free=139 * GIB, total=141 * GIB, estimated=GIB)
 
@@ -113,8 +115,15 @@ def test_together_trials_take_no_more_memory_than_was_free(requested):
     found = settled(requested, [gpu(9, 40, 80)], 16, 64)
     num = int(1 / found.gpus + 1e-4)
     assert num * 9 <= 40 * USABLE
-    assert found.memory_share * 80 * num == pytest.approx(USABLE * 40)
-    assert found.memory_share * 80 >= 9
+    assert num * (found.memory_share * 80 + CONTEXT_GIB) == pytest.approx(USABLE * 40)
+    assert found.memory_share * 80 + CONTEXT_GIB >= 9
+
+
+def test_the_contexts_of_many_small_trials_fit_as_well():
+    """32 trials of 1 GiB on an H100: their contexts alone take 19 GiB, which PyTorch's limit does not include."""
+    found = packing_of(32, [gpu(1, 79, 80)])
+    assert 32 * (found.memory_share * 80 + CONTEXT_GIB) <= 79
+    assert found.memory_share * 80 + CONTEXT_GIB >= 1
 
 
 def test_the_student_that_takes_most_decides():
@@ -157,7 +166,7 @@ def test_steps_count_while_all_processes_are_at_work():
 
 def test_a_packing_shares_memory_equally():
     assert packing_of(4, [H200]).gpus == 0.25
-    assert packing_of(4, [H200]).memory_share == pytest.approx(USABLE * 139 / 141 / 4)
+    assert packing_of(4, [H200]).memory_share == pytest.approx((USABLE * 139 / 4 - CONTEXT_GIB) / 141)
 
 
 @pytest.fixture(scope="module")
@@ -199,5 +208,5 @@ def test_a_probe_is_not_below_the_peak_of_a_trial(trial):
     torch.cuda.reset_peak_memory_stats()
     trainer = probes._trainer({"per_device_train_batch_size": 16}, inputs, settings, settings.store.directory)
     trainer.train()
-    peak = torch.cuda.max_memory_reserved() + probes._CONTEXT_BYTES
+    peak = torch.cuda.max_memory_reserved() + CONTEXT_BYTES
     assert peak <= found.peak <= 1.15 * peak

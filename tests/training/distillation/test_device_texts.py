@@ -10,10 +10,12 @@ import pytest
 import torch
 from fake_gpus import needs_gpu
 from models import tiny_classifier
-from searches import split
+from searches import TRAINING, linked, split, trial_inputs
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import TrainerCallback
+from transformers.trainer_utils import SaveStrategy
 
+from distiltune.storage.store import Store
 from distiltune.training.checkpoints.load import load_model
 from distiltune.training.data.collator import DistillationCollator
 from distiltune.training.data.sampling import BalancedSampler, LengthGroupedSampler, LengthSortedSampler
@@ -396,10 +398,33 @@ def test_the_count_includes_the_check_for_padding(bert, tmp_path, monkeypatch):
     assert all(counted.per_step)
 
 
+def trial_trainer(work, arguments, *, use_gpu):
+    """The trainer of a trial, which trains the used rows of its embedding table, and in the last layer one token."""
+    from distiltune.search.trial.inputs import TrialSettings
+    from distiltune.search.trial.run import make_trainer  # loads Ray
+
+    inputs, store = linked(trial_inputs(work / "student"), work / "store"), Store(str(work / "store"))
+    settings = TrialSettings(TRAINING, "validation_accuracy", "max", store, "s", "t", "l", 1, use_gpu=use_gpu)
+    trainer = make_trainer({"num_train_epochs": 1, **arguments}, inputs, settings, work / "trial")
+    trainer.args.save_strategy, trainer.args.logging_steps = SaveStrategy.NO, 100
+    return trainer
+
+
+def test_no_step_of_a_trial_waits_for_the_device(tmp_path, monkeypatch):
+    counted = CountedSteps()
+    trainer = trial_trainer(tmp_path, {"data_on_device": True}, use_gpu=False)
+    trainer.add_callback(counted)
+    as_on_a_gpu(trainer, monkeypatch)
+    trainer.train()
+    assert len(counted.per_step) >= 3
+    assert counted.per_step == [[]] * len(counted.per_step)
+
+
 @pytest.mark.gpu
 @needs_gpu
 @pytest.mark.parametrize("bf16", [False, True])
-def test_no_step_synchronizes_on_a_gpu(student, bf16, tmp_path):
+@pytest.mark.parametrize("is_trial", [False, True], ids=["trainer", "trial"])
+def test_no_step_synchronizes_on_a_gpu(student, bf16, is_trial, tmp_path):
     class Strict(TrainerCallback):
         steps = 0
 
@@ -410,7 +435,11 @@ def test_no_step_synchronizes_on_a_gpu(student, bf16, tmp_path):
 
     strict = Strict()
     given = {"bf16": bf16, "logging_steps": 100, "num_train_epochs": 1}
-    trainer = trainer_of(student, tmp_path, callbacks=[strict], device="cuda", **given)
+    if is_trial:
+        trainer = trial_trainer(tmp_path, given, use_gpu=True)
+    else:
+        trainer = trainer_of(student, tmp_path, device="cuda", **given)
+    trainer.add_callback(strict)
     try:
         trainer.train()
     finally:
