@@ -90,6 +90,7 @@ def _forecast(job: Any) -> tuple[Any, str]:
 
 def _overview(job: Any) -> dict[str, str]:
     """Return a line on what a checked job would do for each section."""
+    from ...search.space.students import student_sections
     from ..pipeline.run_job import describe_data, few_labels_of
 
     config, data = job.config, job.data
@@ -107,7 +108,9 @@ def _overview(job: Any) -> dict[str, str]:
     return {
         **lines,
         "teacher": _teachers(config.teacher),
-        "student": _student(config.student),
+        "student": " or ".join(
+            _student(each) for each, _ in student_sections(config.student, config.search.space)
+        ),
         "search": f"{config.search.num_trials} trials over {space}",
         "export": ", ".join(config.export.variants),
         "storage": config.storage.path,

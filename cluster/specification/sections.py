@@ -67,10 +67,9 @@ def with_defaults_of_student(values: Mapping[str, Any]) -> dict[str, Any]:
     """Return a job's values with the defaults of the student's kind for keys that are not given.
 
     If the kind is searched, defaults that all kinds share are filled in; other defaults of the section ``training`` are
-    filled in ``training.by_kind``. A table of word pieces is drawn at random if the teacher is a file of logits, which
-    has no hidden states to compute it from.
+    filled in ``training.by_kind``.
     """
-    values = _with_drawn_table(values)
+    values = _with_student_keys(values)
     kinds = _searched_kinds(values)
     if not kinds:
         return with_defaults(values, job_defaults(values.get("student")))
@@ -98,22 +97,26 @@ def with_defaults_of_student(values: Mapping[str, Any]) -> dict[str, Any]:
     return {**filled, "training": {**filled.get("training", {}), "by_kind": of_kinds}} if of_kinds else filled
 
 
-def _with_drawn_table(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a job's values with a random table of word pieces, if the teacher is a file and none is given.
+def _with_student_keys(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a job's values with what its section ``student`` needs to be read.
 
-    A section that names no kind becomes one of the first searched kind that has a table and all of its keys; the other
-    searched kinds take the table over from it.
+    A section that names no kind becomes one of the first searched kind that has all of its keys; the other searched
+    kinds take over those that they have. If the teacher is a file of logits, a table of word pieces is random, unless
+    one is given.
     """
     teacher, student = values.get("teacher"), values.get("student", {})
-    is_file = isinstance(teacher, dict) and teacher.get("logits") is not None
-    if not is_file or not isinstance(student, dict) or _TABLE in student:
+    if not isinstance(student, dict):
         return dict(values)
+    is_file = isinstance(teacher, dict) and teacher.get("logits") is not None
+    added = [{}] if not is_file or _TABLE in student else [{_TABLE: "random"}, {}]
     searched = [] if STUDENT_KINDS.attribute in student else _searched_kinds(values)
     of_kinds = [{STUDENT_KINDS.attribute: name} for name in searched]
-    for named in ({}, *of_kinds):
-        kind = STUDENT.selected({**named, **student})
-        if kind is not None and {_TABLE, *student} <= {*kind.model_fields}:
-            return {**values, "student": {**named, **student, _TABLE: "random"}}
+    for keys in added:
+        for named in ({}, *of_kinds):
+            section = {**named, **student, **keys}
+            kind = STUDENT.selected(section)
+            if kind is not None and {*section} <= {*kind.model_fields}:
+                return {**values, "student": section} if section else dict(values)
     return dict(values)
 
 

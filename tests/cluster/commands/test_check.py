@@ -32,6 +32,18 @@ def test_a_sound_job_is_shown_and_leaves_nothing(tmp_path, monkeypatch, capsys) 
     assert set(json.loads(capsys.readouterr().out)) >= {"data", "teacher", "student", "search", "storage"}
 
 
+def test_every_searched_kind_of_student_is_shown(tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    kinds = 'search.space={"student.kind": {"type": "choice", "values": ["static", "layers"]}}'
+    overrides = ["--set", kinds, "--set", "student.hidden_size=64"]
+    assert main(["check", "quickstart-scratch", "--no-forecast", "--json", *overrides]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    static, layers = shown["student"].split(" or ")
+    assert static == "static: maximum and mean of word pieces of 64 dimensions"
+    assert layers.startswith("layers ")
+    assert "student.kind static, layers" in shown["search"]
+
+
 @pytest.mark.parametrize(
     ("per_label", "rare", "line", "part"),
     [

@@ -207,6 +207,37 @@ def test_with_a_file_as_teacher_the_table_of_every_kind_is_random(kinds, student
     assert searched.student.kind == "checkpoint", "it has no table"
 
 
+@pytest.mark.parametrize(
+    ("kinds", "keys", "kind"),
+    [
+        (("layers", "static", "convolution"), {"dropout": 0.0}, "static"),
+        (("layers", "static", "convolution"), {"dropout": 0.0, "num_filters": 8}, "convolution"),
+        (("static", "layers"), {"seed": 1}, "layers"),
+        (("static", "layers"), {"layers": [1]}, "layers"),
+    ],
+)
+def test_the_section_has_the_keys_of_any_searched_kind(kinds, keys, kind):
+    config = searching(*kinds, student=keys)
+    assert config.student.kind == kind
+    assert config.student.model_dump(include={*keys}) == keys
+    for each in kinds:
+        own = as_kind(config.student, each)
+        assert all(getattr(own, key) == value for key, value in keys.items() if key in type(own).model_fields)
+
+
+@pytest.mark.parametrize(
+    ("kinds", "student"),
+    [
+        (("layers", "checkpoint"), {"dropout": 0.0}),
+        (("static", "layers"), {"kind": "layers", "dropout": 0.0}),
+        ((), {"dropout": 0.0}),
+    ],
+)
+def test_a_key_of_a_kind_that_is_not_searched_is_refused(kinds, student):
+    with pytest.raises(ValidationError, match="dropout"):
+        searching(*kinds, student=student) if kinds else JobConfig.model_validate({"student": student})
+
+
 def test_values_that_suit_all_searched_kinds_are_those_of_the_sections():
     config = searching("convolution", "static")
     assert (config.training.learning_rate, config.training.batch_size) == (3e-3, 128)
