@@ -270,7 +270,17 @@ class TokenClassification(Task):
         def measure(predictions: Any, labels: Any) -> float:
             return float(of(statistics(predictions, labels).sum(axis=0)))
 
-        return Metric(name, mode, measure, statistics=statistics, of_statistics=of)
+        def concerns(labels: Any) -> np.ndarray:
+            return statistics(labels, labels)[:, -1] > 0  # the entities of that type in each text
+
+        return Metric(
+            name,
+            mode,
+            measure,
+            concerns=concerns if label else None,
+            statistics=statistics,
+            of_statistics=of,
+        )
 
     def compute_metrics(self, evaluated: Any) -> dict[str, float]:
         """Compute the metrics of padded logits[N, L, C], or of tags int[N, L] that were computed from them."""
