@@ -31,7 +31,7 @@ NAMES = ["a", "b", "c"]
 EACH_LOGIT, EACH_SHARE = (
     ["text", *(f"{form}.{name}" for name in NAMES)] for form in ("logits", "probabilities")
 )
-TEXTS = ["open early", "close late", 'red, "blue"\nand more', "slow"]
+TEXTS = ["open early", "close\rlate", 'red, "blue"\nand more', "slow\r\n"]
 LOGITS = np.array([[1.5, -2.25, 0.1], [0, 0, 3], [1e-7, 7, -7], [0.3, 0.1, 0.2]], dtype=np.float32)
 
 
