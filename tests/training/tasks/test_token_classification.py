@@ -370,3 +370,13 @@ def test_changes_of_logits_are_those_of_words():
     assert compare_logits(before, other, TASK)["predictions_changed"] == pytest.approx(1 / 3)
     turned = before.like(-before.values)
     assert compare_logits(before, turned, TASK)["predictions_changed"] == 1
+
+
+def test_entities_that_no_tag_marks_are_counted_with_an_example():
+    texts = ["a NewYork trip", "it ends at 5pm", "ann and bo"]
+    labels = [[[2, 5, 0], [5, 9, 1]], [[11, 12, 0], [12, 14, 0]], [[0, 3, 1], [8, 10, 1]]]
+    [warning] = TASK.warnings(texts, labels, TAGS)
+    assert warning.startswith("2 entities") and "'York' (name) in 'a NewYork trip'" in warning
+    assert TASK.warnings(texts[2:], labels[2:], TAGS) == TASK.warnings([], [], TAGS) == []
+    assert TASK.warnings(texts[1:], labels[1:], TAGS)[0].startswith("1 entity is")
+    assert (TASK.measured_labels(texts[:1], labels[:1]) == [[0, 1, 0]]).all()
