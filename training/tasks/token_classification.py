@@ -17,7 +17,7 @@ import numpy as np
 from ...errors import shown
 from ...texts import TextOrPair, all_parts
 from ..data.label_kinds import TAGS, LabelKind
-from ..data.label_kinds.tags import entity_types
+from ..data.label_kinds.tag_scheme import entity_types
 from ..ragged import Ragged, Rows, flat, like, offsets_of
 from . import entities
 from .base import TASKS, Task

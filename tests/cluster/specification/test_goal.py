@@ -11,7 +11,7 @@ from distiltune.cluster.specification.config import JobConfig
 from distiltune.cluster.specification.goal import check_metrics, num_tested
 from distiltune.errors import ConfigError
 from distiltune.training.data.label_kinds import TAGS
-from distiltune.training.data.label_kinds.tags import tag_names
+from distiltune.training.data.label_kinds.tag_scheme import tag_names
 from distiltune.training.data.text_data import TextData
 
 NAMES = ["pay", "send", "other"]

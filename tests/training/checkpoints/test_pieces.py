@@ -15,7 +15,7 @@ from distiltune.errors import ModelError
 from distiltune.training.checkpoints.load import load_tokenizer
 from distiltune.training.checkpoints.word_pieces import check_known, unknown_share
 from distiltune.training.data.label_kinds import TAGS
-from distiltune.training.data.label_kinds.tags import tag_names
+from distiltune.training.data.label_kinds.tag_scheme import tag_names
 from distiltune.training.data.text_data import TextData
 from distiltune.training.student.build import build_student
 from distiltune.training.student.config import student_config

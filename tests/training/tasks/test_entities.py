@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from distiltune.errors import InputError
-from distiltune.training.data.label_kinds.tags import entity_types, tag_names
+from distiltune.training.data.label_kinds.tag_scheme import entity_types, tag_names
 from distiltune.training.ragged import Ragged
 from distiltune.training.tasks import TOKEN_CLASSIFICATION
 from distiltune.training.tasks.entities import entities, entity_counts, f1, precision, recall, word_counts

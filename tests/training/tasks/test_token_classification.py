@@ -15,7 +15,7 @@ from distiltune.training.checkpoints.heads import head_of, match_labels
 from distiltune.training.checkpoints.inspection import inspect_checkpoint
 from distiltune.training.checkpoints.load import new_classifier, save_checkpoint
 from distiltune.training.data.collator import DistillationCollator
-from distiltune.training.data.label_kinds.tags import tag_names
+from distiltune.training.data.label_kinds.tag_scheme import tag_names
 from distiltune.training.data.tokenized import (
     EXAMPLES,
     IGNORED_LABEL,

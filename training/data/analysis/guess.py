@@ -10,7 +10,7 @@ from typing import Any
 
 from ....errors import DataError, shown
 from ..label_kinds.answers import is_answer
-from ..label_kinds.tags import OUTSIDE, is_tag
+from ..label_kinds.tag_scheme import OUTSIDE, is_tag
 from ..rows import MISSING, quoted
 from ..sources.columns import Table
 
