@@ -184,6 +184,26 @@ FOUND = {
         "multi_label",
         3,
     ),
+    "spans": (
+        {"message": MESSAGES, "entities": ['[{"start": 0, "end": 6, "label": "x"}]'] * 120},
+        "token_classification",
+        3,
+    ),
+    "tags": (
+        {"message": MESSAGES, "slots": [f"O B-x I-x {'O ' * 7}".strip() for _ in MESSAGES]},
+        "token_classification",
+        3,
+    ),
+    "answers": (
+        {
+            "question": [f"which number has item {n}?" for n in range(120)],
+            "context": MESSAGES,
+            "answer": [str(n) for n in range(120)],
+            "start": [MESSAGES[n].index(str(n)) for n in range(120)],
+        },
+        "question_answering",
+        2,
+    ),
     "a number": ({"id": list(range(120)), "message": MESSAGES, "similarity_score": NUMBERS}, "regression", 1),
 }
 

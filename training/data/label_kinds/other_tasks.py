@@ -88,12 +88,13 @@ def _task_of(value: object) -> str | None:
     is_tagged = all(map(is_tag, value)) and any(
         each == OUTSIDE or str(each).startswith((BEGIN, INSIDE)) for each in value
     )
-    if is_tagged or all(map(_is_span, value)):
+    if is_tagged or all(map(is_span, value)):
         return _TAGS
     return _SETS if all(isinstance(each, str | int) for each in value) else None
 
 
-def _is_span(value: Any) -> bool:
+def is_span(value: Any) -> bool:
+    """Return whether a value is a span of characters: an object with ``start`` and ``end``, or a list of three."""
     if isinstance(value, Mapping):
         return set(value) >= _SPAN_KEYS
     return (

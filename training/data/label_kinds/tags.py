@@ -45,7 +45,7 @@ class Tags(NamedKind):
 
     def prepared(self, raw: RawSplit) -> RawSplit:
         """Return the split with lists of tokens joined to texts; a label becomes (text or tokens, label, as given)."""
-        labels = [_listed(label) for label in raw.labels]
+        labels = [listed(label) for label in raw.labels]
         given = [_tokens_or_text(text, label) for text, label in zip(raw.texts, labels, strict=True)]
         rows = list(zip(given, labels, raw.labels, strict=True))
         return replace(raw, texts=list(map(_joined, given)), labels=rows)
@@ -116,7 +116,7 @@ class Tags(NamedKind):
         return [tuple(sorted({each.type for each in label})) or (NO_LABEL,) for label in labels]
 
 
-def _listed(label: object) -> object:
+def listed(label: object) -> object:
     """Return the list of tags or spans that a string holds, and anything else as it is."""
     if not isinstance(label, str) or not label.strip():
         return label
@@ -124,6 +124,14 @@ def _listed(label: object) -> object:
         return at_blanks(label)
     found = literal(label)
     return found if isinstance(found, list) else label
+
+
+def tokens_of(text: object, label: object) -> Sequence[Any] | None:
+    """Return the tokens of a row with tags: a list, one in a string, or the parts of a text; None if it has neither."""
+    found = _tokens_or_text(text, label)
+    if isinstance(found, str):
+        return at_blanks(found)
+    return found if isinstance(found, list | tuple) else None
 
 
 def _tokens_or_text(text: object, label: object) -> object:
