@@ -102,7 +102,7 @@ def hidden_entities(text: str, entities: Sequence[Sequence[int]]) -> list[tuple[
         text: The text.
         entities: Start, end and number of the type of each entity, in any order; entities do not overlap.
     """
-    ordered = sorted(entities)
+    ordered = sorted(map(tuple, entities))
     between = (text[before[1] : after[0]] for before, after in pairwise(ordered))
     if all(
         any(map(str.isspace, gap)) for gap in between

@@ -170,8 +170,8 @@ def _are_tags(text: object, label: object) -> bool:
     """Return whether a label has a tag, or is one of other tags, such as parts of speech: a name for each token."""
     if not _are_strings(label):
         return False
-    tokens = at_blanks(text) if isinstance(text, str) else text
-    return any(map(is_tag, label)) or (len(label) > 1 and len(label) == len(tokens))
+    tokens = tokens_of(text, label) or ()
+    return any(map(is_tag, label)) or 1 < len(label) == len(tokens)
 
 
 def _read(text: object, label: object) -> tuple[Entity, ...]:
