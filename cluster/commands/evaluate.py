@@ -97,7 +97,7 @@ def evaluate(
     task = tasks.get(classifier.task)
     default_columns = task.columns
     named = list(dict.fromkeys(label_column or [default_columns.get("label_column", "label")]))
-    if not task.has_named_labels:
+    if not task.has_named_labels and not task.of_tokens:
         named = _columns_of_numbers(named, classifier.labels)
     several = tuple(named) if len(named) > 1 else ()
     label_format = LabelFormat(named[0], several, label_separator)
