@@ -1,8 +1,10 @@
-"""Inputs of a model: one text, or a pair of texts, such as a premise and a hypothesis."""
+"""Inputs of a model: one text, or a pair of texts, such as a premise and a hypothesis; and how CSV files hold them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import csv
+import io
+from collections.abc import Iterable, Sequence
 from typing import Any, TypeGuard
 
 TextOrPair = str | tuple[str, str]
@@ -56,3 +58,13 @@ def texts_of(rows: Any) -> list[TextOrPair]:
     texts = list(rows["text"][:])
     names = getattr(rows, "column_names", rows)
     return list(zip(texts, rows[PAIR_COLUMN][:], strict=True)) if PAIR_COLUMN in names else texts
+
+
+def csv_line(cells: Iterable[object]) -> str:
+    r"""Return a line of a CSV file, which ends with a line feed.
+
+    A cell with a carriage return is quoted, unlike with ``lineterminator="\n"``: unquoted, it would end the row.
+    """
+    line = io.StringIO(newline="")
+    csv.writer(line).writerow(cells)  # quotes the characters of its own line end, "\r\n"
+    return line.getvalue().removesuffix("\r\n") + "\n"

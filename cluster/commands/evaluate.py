@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -97,6 +97,8 @@ def evaluate(
     task = tasks.get(classifier.task)
     default_columns = task.columns
     named = list(dict.fromkeys(label_column or [default_columns.get("label_column", "label")]))
+    if not task.has_named_labels and not task.of_tokens:
+        named = _columns_of_numbers(named, classifier.labels)
     several = tuple(named) if len(named) > 1 else ()
     label_format = LabelFormat(named[0], several, label_separator)
     columns = Columns(
@@ -129,6 +131,23 @@ def evaluate(
         echo_json(report)
     else:
         _print(report)
+
+
+def _columns_of_numbers(named: list[str], labels: Sequence[str]) -> list[str]:
+    """Return the columns of the numbers that an artifact predicts, in its order; a single one may have any name.
+
+    Raises:
+        InputError: The names of several are not those of the artifact.
+    """
+    if len(named) == len(labels) == 1:
+        return named
+    if set(named) != set(labels):
+        given = ", ".join(map(shown, named))
+        raise InputError(
+            f"--label-column: {given!s:.100} given, but the artifact predicts {', '.join(map(shown, labels))!s:.100}; "
+            "name the column of each of them by that name"
+        )
+    return list(labels)
 
 
 def _evaluator_of(task: Task) -> Callable[[TextClassifier, Split, str], dict[str, Any]]:
@@ -202,11 +221,6 @@ def _evaluate_outputs(classifier: TextClassifier, split: Split, data: str) -> di
                 f"DATA: {shown(data, 200)} has the labels {', '.join(sorted(used)) or 'none'!s:.100}, none of which "
                 f"the artifact predicts ({', '.join(labels)!s:.100}); give the data of this artifact's task"
             )
-    elif len(split.labels[0]) != len(labels):
-        raise InputError(
-            f"--label-column: {len(split.labels[0])} given, but the artifact predicts {len(labels)} numbers "
-            f"({', '.join(labels)!s:.100}); name a column for each, in that order"
-        )
     cuts = classifier.threshold.cuts(classifier.temperature) if classifier.threshold is not None else 0.0
     measured = evaluate_outputs(
         classifier.logits(split.texts, batch_size=1), split.labels, labels, task, cuts

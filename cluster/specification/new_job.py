@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import textwrap
 from collections import Counter
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...errors import shown
+from ...errors import DataError, shown
 from ...texts import TextOrPair, num_characters, texts_of
 from ...training.data.analysis.few_labels import FEW_TEXTS, FewLabels, few_labels
 from ...training.data.analysis.guess import ColumnGuess, guess_columns, guess_out_of_scope, rare_labels
@@ -66,13 +67,16 @@ def new_job(
     from ...training.data.sources.table import open_table
     from ...training.data.text_data import load_data
 
-    guess = guess_columns(open_table(data), text, label, pair)
+    guess = guess_columns(open_table(data, parameter="DATA"), text, label, pair)
     section: dict[str, Any] = {"source": "files", "train": data}
     section |= {"text_column": guess.text, **_label_keys(guess)}
     if guess.pair is not None:
         section["text_pair_column"] = guess.pair
     kind = TASKS[guess.task].label_kind
-    loaded = load_data(data_config(**section), kind)
+    try:
+        loaded = load_data(data_config(**section), kind)
+    except DataError as error:
+        raise DataError(_of_init(str(error))) from error
     outside = guess_out_of_scope(loaded.label_names) if kind.has_out_of_scope else None
     if outside is not None:
         section["out_of_scope_label"] = outside
@@ -88,6 +92,21 @@ def new_job(
     if guess.task == SINGLE_LABEL.name and (ratio := _skew(loaded)) > _SKEWED:
         content = _with_balance_hint(content, ratio)
     return NewJob(f"{_header(data, path, summary)}\n{content}", summary)
+
+
+def _of_init(message: str) -> str:
+    """Return the message of an error in the data with the options of ``init`` for keys of a job."""
+    for key, option in (
+        ("label_column", "--label"),
+        ("text_column", "--text"),
+        ("text_pair_column", "--text-pair"),
+    ):
+        message = re.sub(rf"\bdata\.{key}\b", option, message)
+    if re.search(r"\bset task: |\bdata\.\w", message):
+        message += (
+            "; for keys without an option of init, write the job by hand: see distiltune config --reference"
+        )
+    return message
 
 
 def _label_keys(guess: ColumnGuess) -> dict[str, Any]:

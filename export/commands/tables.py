@@ -12,7 +12,7 @@ from typing import Any
 from ...errors import InputError, shown
 from ...storage import safe_reading
 from ...storage.folders import write_file
-from ...texts import PAIR_COLUMN, TextOrPair, is_blank
+from ...texts import PAIR_COLUMN, TextOrPair, csv_line, is_blank
 from .lines import decoded, read_content
 
 _MAX_FIELD = 2**28
@@ -165,20 +165,19 @@ def write_answers(path: Path, answers: Sequence[dict[str, Any]], top_k: int) -> 
 
 
 def _as_csv(answers: Sequence[dict[str, Any]], top_k: int) -> str:
-    text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n")
     own = list(_columns(answers[0])) if answers else ["label", "score"]
     # The first of the best labels is the answer where that is one label.
     further = range(2 if own[0] == "label" else 1, top_k + 1) if top_k > 1 else range(0)
     texts = ["text", *([PAIR_COLUMN] if answers and PAIR_COLUMN in answers[0] else [])]
-    writer.writerow([*texts, *own, "blank", *(f"{each}_{n}" for n in further for each in ("label", "score"))])
+    head = [*texts, *own, "blank", *(f"{each}_{n}" for n in further for each in ("label", "score"))]
+    lines = [csv_line(head)]
     for answer in answers:
         top = answer.get("top", [])[further.start - 1 : top_k] if further else []
         others = [cell for each in top for cell in (each["label"], each["score"])]
         blank = str(answer.get("blank", False)).lower()
         row = [*(answer[name] for name in texts), *_columns(answer).values(), blank, *others]
-        writer.writerow([*row, *[""] * (1 + len(texts) + len(own) + 2 * len(further) - len(row))])
-    return text.getvalue()
+        lines.append(csv_line([*row, *[""] * (len(head) - len(row))]))
+    return "".join(lines)
 
 
 def _columns(answer: dict[str, Any]) -> dict[str, Any]:

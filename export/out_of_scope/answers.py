@@ -63,7 +63,7 @@ def _threshold(outputs: SpanLogits, contexts: Sequence[str], labels: np.ndarray)
     decoded = decode(outputs)
     gaps = decoded.null - decoded.best
     f1_answered = _scores(contexts, outputs, None, labels)[:, 0]
-    f1_unanswered = scoring.is_unanswerable(labels).astype(np.float64)
+    f1_unanswered = scoring.scores(scoring.words_of_answers([""] * len(contexts)), labels)[:, 0]
     order = np.argsort(gaps, kind="stable")
     # totals[i]: the sum of F1 if the i questions with the smallest gaps are answered, and the others are not.
     totals = np.concatenate([[0], np.cumsum(f1_answered[order])]) + np.concatenate(

@@ -10,7 +10,7 @@ from transformers import BertConfig, DistilBertConfig, RobertaConfig
 
 from distiltune.training.checkpoints.load import new_classifier, save_checkpoint
 from distiltune.training.data.collator import DistillationCollator
-from distiltune.training.data.label_kinds.tags import tag_names
+from distiltune.training.data.label_kinds.tag_scheme import tag_names
 from distiltune.training.data.tokenized import TokenizedDataset
 from distiltune.training.distillation.arguments import DistillationTrainingArguments
 from distiltune.training.distillation.trainer import DistillationTrainer

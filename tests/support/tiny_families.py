@@ -29,7 +29,7 @@ from transformers import (
 )
 
 from distiltune.training.checkpoints.load import new_classifier, save_checkpoint
-from distiltune.training.data.label_kinds.tags import tag_names
+from distiltune.training.data.label_kinds.tag_scheme import tag_names
 from distiltune.training.tasks import SINGLE_LABEL, Task
 from distiltune.training.teacher.from_scratch import train_tokenizer
 

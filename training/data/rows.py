@@ -102,11 +102,12 @@ class LabelError(ValueError):
 
     Attributes:
         task: Name of the task that reads such labels; None: they are not known to be of another task.
+        if_most: Whether that is only meant if most rows have such labels. One may also be a slip.
     """
 
-    def __init__(self, message: str, task: str | None = None) -> None:
+    def __init__(self, message: str, task: str | None = None, *, if_most: bool = False) -> None:
         super().__init__(message)
-        self.task = task
+        self.task, self.if_most = task, if_most
 
 
 def checked(
@@ -138,7 +139,7 @@ def checked(
             f"{raw.origin}: no row of the {raw.name} split has a {_TEXT_NAMES[name]}: {raw.place(0)}: {name} "
             f"{fault_of(value)}; check the column with the {_TEXT_NAMES[name]}"
         )
-    faults, of_tasks = FaultList(), Counter[str]()
+    faults, of_tasks = FaultList(), Counter[tuple[str, bool]]()
     texts: list[TextOrPair] = []
     labels: list[Any] = []
     for index in kept:
@@ -154,11 +155,12 @@ def checked(
             labels.append((read_label or read_name)(raw.labels[index]))
         except LabelError as fault:
             faults.add(lambda i=index, what=str(fault): f"{raw.place(i)}: {what}")
-            of_tasks.update([fault.task] if fault.task else [])
-    if of_tasks:
-        remedy = (
-            f"set task: {of_tasks.most_common(1)[0][0]}, or data.label_column to a column of other labels"
-        )
+            of_tasks.update([(fault.task, fault.if_most)] if fault.task else [])
+    for (task, if_most), count in of_tasks.most_common(1):
+        if not if_most:
+            remedy = f"set task: {task}, or data.label_column to a column of other labels"
+        elif count > len(kept) / 2:
+            remedy = f"set task: {task}, or {remedy}"
     faults.raise_if_any(raw.origin, remedy)
     if len(kept) < num_rows:
         notes.append(_dropped_note(raw, kept))
@@ -275,6 +277,11 @@ def name_of(value: object) -> object:
 def _name_or_none(value: object) -> str | None:
     name = name_of(value)
     return None if name is None or name is MISSING or not str(name).strip() else str(name)
+
+
+def whole_number(value: object) -> object:
+    """Convert a whole float to an integer; return anything else unchanged."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def is_blank(value: object) -> bool:

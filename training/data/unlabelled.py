@@ -55,7 +55,9 @@ def _read(config: UnlabelledConfig) -> list[TextOrPair]:
         raw = read_hub_column(config.dataset, config.dataset_config, config.split, columns)
     elif str(config.path).lower().endswith(".txt"):
         path = existing_file(str(config.path), "data.unlabelled.path")
-        return [line for line in decode(read_bytes(path), str(path), "text").splitlines() if line.strip()]
+        # Not str.splitlines(): a text may hold U+2028, a form feed and the like, which it treats as line ends.
+        lines = decode(read_bytes(path), str(path), "text").split("\n")
+        return [line.removesuffix("\r") for line in lines if line.strip()]
     else:
         raw = read_table(UNLABELLED, str(config.path), columns)
     notes: list[str] = []

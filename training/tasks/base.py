@@ -296,6 +296,13 @@ class Task(Measured):
         del probabilities
         return None
 
+    def warnings(
+        self, texts: Sequence[TextOrPair], labels: Sequence[Any], label_names: Sequence[str]
+    ) -> list[str]:
+        """Return what of the labels of N texts cannot be learned; labels are as the data's column holds them."""
+        del texts, labels, label_names
+        return []
+
     def measured_labels(self, texts: Sequence[TextOrPair], labels: Sequence[Any]) -> np.ndarray:
         """Return the labels of N texts in the form of ``predictions``, [N, ...], independent of any tokenizer.
 

@@ -18,6 +18,7 @@ def cross_entropy(
     num_items: Tensor | int | None = None,
     label_smoothing: float = 0.0,
     class_weights: Tensor | None = None,
+    possible: Tensor | None = None,
 ) -> Tensor:
     """Return the cross-entropy of logits[B, C] and labels[B]; rows labelled -100 are ignored.
 
@@ -28,6 +29,8 @@ def cross_entropy(
             sum of their weights, as ``torch.nn.CrossEntropyLoss`` divides.
         label_smoothing: Weight of the uniform distribution, 0 to 1.
         class_weights: [C], weight of a row by its label.
+        possible: bool[B, C], the classes of each row that the uniform distribution covers; by default all. Not
+            together with ``class_weights``.
     """
     from torch.nn import functional
 
@@ -38,9 +41,14 @@ def cross_entropy(
         labels.long(),
         ignore_index=IGNORED_LABEL,
         reduction="sum",
-        label_smoothing=label_smoothing,
+        label_smoothing=label_smoothing if possible is None else 0.0,
         weight=class_weights,
     )
+    if possible is not None and label_smoothing:
+        logs = functional.log_softmax(logits.float(), dim=-1).where(possible, 0)
+        uniform = -logs.sum(dim=-1) / possible.sum(dim=-1).clamp(min=1)
+        spread = uniform.where(labels != IGNORED_LABEL, 0).sum()
+        total = (1 - label_smoothing) * total + label_smoothing * spread
     if num_items is None:
         labelled = labels != IGNORED_LABEL
         if class_weights is None:

@@ -128,15 +128,21 @@ class QuestionAnswering(Task):
         label_smoothing: float = 0.0,
         class_weights: Tensor | None = None,
     ) -> Tensor:
-        """Compute the cross-entropy of logits[B, L, 2] and labels[B, 2], averaged over both ends and the windows."""
+        """Compute the cross-entropy of logits[B, L, 2] and labels[B, 2], averaged over both ends and the windows.
+
+        Labels are smoothed over the tokens of a window, not over padding, where the logits are ``LEAST_LOGIT``.
+        """
         from ..data.tokenized import IGNORED_LABEL
         from .losses import cross_entropy
 
-        del label_smoothing, class_weights  # nothing is smoothed, and a window has no class
+        del class_weights  # a window has no class
+        by_end = _by_end(logits)
         return cross_entropy(
-            _by_end(logits),
+            by_end,
             labels.where(labels >= 0, IGNORED_LABEL).reshape(-1),
             num_items=None if num_items is None else len(ENDS) * num_items,
+            label_smoothing=label_smoothing,
+            possible=_is_token(by_end),
         )
 
     def soft_loss(
@@ -153,7 +159,7 @@ class QuestionAnswering(Task):
         """
         from .losses import soft_target_loss
 
-        teacher_logits = teacher_logits.where(student_logits > LEAST_LOGIT / 2, LEAST_LOGIT)
+        teacher_logits = teacher_logits.where(_is_token(student_logits), LEAST_LOGIT)
         num_items = len(student_logits) if num_items is None else num_items
         return soft_target_loss(
             _by_end(student_logits),
@@ -310,6 +316,11 @@ def _split_of_windows(
 def _by_end(logits: Tensor) -> Tensor:
     """Return logits[B, L, 2] as [2 B, L]: those of the first token of each window, then of its last."""
     return logits.transpose(1, 2).reshape(-1, logits.shape[1])
+
+
+def _is_token(logits: Tensor) -> Tensor:
+    """Return whether logits are those of a token, not of padding."""
+    return logits > LEAST_LOGIT / 2
 
 
 QUESTION_ANSWERING = TASKS.register(QuestionAnswering())

@@ -14,14 +14,15 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from ...errors import shown
 from ...texts import TextOrPair, all_parts
 from ..data.label_kinds import TAGS, LabelKind
-from ..data.label_kinds.tags import entity_types
+from ..data.label_kinds.tag_scheme import entity_types
 from ..ragged import Ragged, Rows, flat, like, offsets_of
 from . import entities
 from .base import TASKS, Task
 from .metrics import LabelCounts, Metric, Mode, position_of
-from .words import find_words, tags_of_words, words_of
+from .words import find_words, hidden_entities, tags_of_words, words_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -190,6 +191,22 @@ class TokenClassification(Task):
         """Return the tag of the largest logit of each piece; of equal ones, the first."""
         return like(logits, flat(logits).argmax(axis=-1))
 
+    def warnings(
+        self, texts: Sequence[TextOrPair], labels: Sequence[Any], label_names: Sequence[str]
+    ) -> list[str]:
+        """Count the entities that begin and end inside a word of an earlier one, which no tag marks."""
+        each = zip(all_parts(texts), labels, strict=True)
+        found = [(text, *entity) for text, own in each for entity in hidden_entities(text, own)]
+        if not found:
+            return []
+        text, start, end, kind = found[0]
+        count = "1 entity is" if len(found) == 1 else f"{len(found):,} entities are"
+        return [
+            f"{count} left out, inside a word of an earlier entity, since a word has one tag, such as "
+            f"{shown(text[start:end])} ({entity_types(label_names)[kind]}) in {shown(text)}; divide such words in "
+            "the texts, or label them as one entity"
+        ]
+
     def measured_labels(self, texts: Sequence[TextOrPair], labels: Sequence[Any]) -> np.ndarray:
         """Return the tags of the words of N texts, int64[N, W], padded with ``IGNORED_LABEL``.
 
@@ -270,7 +287,17 @@ class TokenClassification(Task):
         def measure(predictions: Any, labels: Any) -> float:
             return float(of(statistics(predictions, labels).sum(axis=0)))
 
-        return Metric(name, mode, measure, statistics=statistics, of_statistics=of)
+        def concerns(labels: Any) -> np.ndarray:
+            return statistics(labels, labels)[:, -1] > 0  # the entities of that type in each text
+
+        return Metric(
+            name,
+            mode,
+            measure,
+            concerns=concerns if label else None,
+            statistics=statistics,
+            of_statistics=of,
+        )
 
     def compute_metrics(self, evaluated: Any) -> dict[str, float]:
         """Compute the metrics of padded logits[N, L, C], or of tags int[N, L] that were computed from them."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -91,14 +92,37 @@ def tags_of_words(words: Words, entities: Sequence[Sequence[int]]) -> np.ndarray
         words: The text's words.
         entities: Start, end and number of the type of each entity, in any order; entities do not overlap.
     """
-    tags = np.zeros(len(words.pieces), dtype=np.int64)
-    for start, end, kind in sorted(map(tuple, entities)):
+    return _tagged(words, entities)[0]
+
+
+def hidden_entities(text: str, entities: Sequence[Sequence[int]]) -> list[tuple[int, int, int]]:
+    """Return the entities of a text that no tag marks, since each of their words is one of an earlier entity.
+
+    Args:
+        text: The text.
+        entities: Start, end and number of the type of each entity, in any order; entities do not overlap.
+    """
+    ordered = sorted(map(tuple, entities))
+    between = (text[before[1] : after[0]] for before, after in pairwise(ordered))
+    if all(
+        any(map(str.isspace, gap)) for gap in between
+    ):  # no two share a word; words are not even looked for
+        return []
+    return _tagged(words_of(text), entities)[1]
+
+
+def _tagged(words: Words, entities: Sequence[Sequence[int]]) -> tuple[np.ndarray, list[tuple[int, int, int]]]:
+    """Return the tag of each word, int64[W], and the entities whose words all have the tag of an earlier one."""
+    tags, hidden = np.zeros(len(words.pieces), dtype=np.int64), []
+    for start, end, kind in sorted((start, end, kind) for start, end, kind in entities):
         first, last = (
             np.searchsorted(words.spans[:, 1], start, "right"),
             np.searchsorted(words.spans[:, 0], end),
         )
         inside = np.arange(first, last)
-        inside = inside[tags[inside] == 0]
-        tags[inside] = 2 * kind + 2
-        tags[inside[:1]] = 2 * kind + 1
-    return tags
+        free = inside[tags[inside] == 0]
+        if len(inside) and not len(free):
+            hidden.append((start, end, kind))
+        tags[free] = 2 * kind + 2
+        tags[free[:1]] = 2 * kind + 1
+    return tags, hidden

@@ -153,10 +153,11 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray, task: Task) -> float
         return 1.0
     values, truth = (torch.from_numpy(np.array(each[rows])) for each in (logits, labels))
     smoothing = 1 / (len(values) + 1)
+    is_padding = values == task.padding_logit  # the loss recognises it by this value
 
     def slope(inverse: float) -> float:
         scale = torch.tensor(inverse, dtype=torch.float32, requires_grad=True)
-        loss = task.hard_loss(values * scale, truth, label_smoothing=smoothing)
+        loss = task.hard_loss(values.where(is_padding, values * scale), truth, label_smoothing=smoothing)
         return float(torch.autograd.grad(loss, scale)[0])
 
     if slope(1.0) == 0:  # nothing to learn from

@@ -11,7 +11,7 @@ import numpy as np
 
 from ...errors import InputError, shown
 from ...storage.folders import new_file
-from ...texts import TextOrPair, as_columns
+from ...texts import TextOrPair, as_columns, csv_line
 from .logits_file import LOGITS
 
 FORMATS = (".parquet", ".jsonl", ".csv")
@@ -59,16 +59,10 @@ def _json_lines(texts: Sequence[TextOrPair], columns: Sequence[str], logits: np.
 
 
 def _csv_lines(texts: Sequence[TextOrPair], columns: Sequence[str], logits: np.ndarray) -> Iterator[str]:
-    import csv
-    import io
-
     for number, row in enumerate(_rows(texts, columns, logits)):
-        line = io.StringIO(newline="")
-        writer = csv.writer(line, lineterminator="\n")
         if number == 0:
-            writer.writerow(row)
-        writer.writerow(row.values())
-        yield line.getvalue()
+            yield csv_line(row)
+        yield csv_line(row.values())
 
 
 def check_format(path: Path, option: str) -> None:

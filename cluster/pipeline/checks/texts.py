@@ -29,6 +29,8 @@ _MANY_UNKNOWN = 0.1  # share of characters: below 0.01 for ordinary texts, 0.05 
 def check_texts(config: JobConfig, data: TextData, checkpoints: Checkpoints | None = None) -> None:
     """Reject a checkpoint whose labels do not match the data, or whose tokenizer does not cover its script.
 
+    Labels that the task cannot learn are logged as a warning.
+
     Raises:
         ModelError: A checkpoint does not fit; the message has its key, and the labels or the share of unknown text.
     """
@@ -37,6 +39,7 @@ def check_texts(config: JobConfig, data: TextData, checkpoints: Checkpoints | No
     from ....training.teacher.config import naming_teacher
 
     checkpoints, task = checkpoints or Checkpoints(), get_task(config.task)
+    _warn_of_labels(data, task)
     encoders: list[tuple[str, str | None]] = []
     covered = np.ones(len(data.splits["validation"]), dtype=bool)
     for path, teacher in config.teacher.sections():
@@ -62,6 +65,13 @@ def check_texts(config: JobConfig, data: TextData, checkpoints: Checkpoints | No
                 parameter,
                 100 * share,
             )
+
+
+def _warn_of_labels(data: TextData, task: Task) -> None:
+    """Warn of labels that cannot be learned, once for each split."""
+    for name, split in data.splits.items():
+        for warning in task.warnings(texts_of(split), split[task.label_column][:], data.label_names):
+            logger.warning("%s split: %s", name, warning)
 
 
 def _check_labels(teacher: OneTeacher, data: TextData, task: Task, checkpoints: Checkpoints) -> np.ndarray:

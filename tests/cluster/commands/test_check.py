@@ -11,7 +11,7 @@ from distiltune.cluster.commands.check import _labels
 from distiltune.cluster.commands.measure import read_given_texts
 from distiltune.errors import InputError
 from distiltune.training.data.label_kinds import NAME_SETS, NAMES, NUMBERS, TAGS
-from distiltune.training.data.label_kinds.tags import tag_names
+from distiltune.training.data.label_kinds.tag_scheme import tag_names
 
 
 def test_a_sound_job_is_shown_and_leaves_nothing(tmp_path, monkeypatch, capsys) -> None:

@@ -23,6 +23,10 @@ def csv_rows(path: str) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+OUTPUTS = ["first", "second", "third"]
+"""Names of the outputs of the artifact ``numbers``."""
+
+
 @pytest.fixture
 def sets(tmp_path: Path) -> Path:
     return tiny_artifact(tmp_path / "sets", task="multi_label", threshold=THRESHOLDS, temperature=2.0)
@@ -102,21 +106,29 @@ def test_evaluate_measures_sets_by_their_thresholds(here, sets, capsys) -> None:
 def test_evaluate_measures_numbers(here, numbers, capsys) -> None:
     logits = TextClassifier.load(numbers).logits(TEXTS, batch_size=1)
     lines = [
-        {"text": text, **dict(zip("abc", map(float, row + 1), strict=True))}
+        {"text": text, **dict(zip(OUTPUTS, map(float, row + 1), strict=True))}
         for text, row in zip(TEXTS, logits, strict=True)
     ]
     Path("data.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    several = [part for name in "abc" for part in ("--label-column", name)]
-    assert here("evaluate", "numbers", "data.jsonl", *several) == 0
-    assert "Pearson 1.000, Spearman 1.000, RMSE 1.000 on 3 texts" in capsys.readouterr().out
+    for order in (OUTPUTS, OUTPUTS[::-1]):
+        several = [part for name in order for part in ("--label-column", name)]
+        assert here("evaluate", "numbers", "data.jsonl", *several) == 0
+        assert "Pearson 1.000, Spearman 1.000, RMSE 1.000 on 3 texts" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
     ("arguments", "parts"),
     [
-        (["numbers", "data.jsonl"], ["no column 'label'"]),
-        (["numbers", "data.jsonl", "--label-column", "a"], ["--label-column: 1 given", "predicts 3 numbers"]),
-        (["numbers", "data.jsonl", "--label-column", "text"], ["text", "not a number"]),
+        (["numbers", "data.jsonl"], ["--label-column: 'label' given", "predicts 'first', 'second', 'third'"]),
+        (["numbers", "data.jsonl", "--label-column", "a"], ["--label-column: 'a' given", "'third'"]),
+        (
+            [
+                "numbers",
+                "data.jsonl",
+                *(part for name in (*OUTPUTS[:2], "text") for part in ("--label-column", name)),
+            ],
+            ["--label-column: 'first', 'second', 'text' given", "predicts 'first', 'second', 'third'"],
+        ),
         (["sets", "data.jsonl", "--label-column", "names"], ["has the labels x", "none of which"]),
         (["sets", "data.jsonl", "--label-column", "a"], ["not a list"]),
         (
@@ -171,6 +183,26 @@ FOUND = {
         },
         "multi_label",
         3,
+    ),
+    "spans": (
+        {"message": MESSAGES, "entities": ['[{"start": 0, "end": 6, "label": "x"}]'] * 120},
+        "token_classification",
+        3,
+    ),
+    "tags": (
+        {"message": MESSAGES, "slots": [f"O B-x I-x {'O ' * 7}".strip() for _ in MESSAGES]},
+        "token_classification",
+        3,
+    ),
+    "answers": (
+        {
+            "question": [f"which number has item {n}?" for n in range(120)],
+            "context": MESSAGES,
+            "answer": [str(n) for n in range(120)],
+            "start": [MESSAGES[n].index(str(n)) for n in range(120)],
+        },
+        "question_answering",
+        2,
     ),
     "a number": ({"id": list(range(120)), "message": MESSAGES, "similarity_score": NUMBERS}, "regression", 1),
 }

@@ -9,7 +9,8 @@ from artifacts import LABELS, TEXTS, tiny_artifact
 
 from distiltune.cluster.commands.evaluate import _evaluate_spans
 from distiltune.export.runtime.classifier import TextClassifier
-from distiltune.training.data.label_kinds.tags import Entity, tag_names
+from distiltune.training.data.label_kinds.tag_scheme import tag_names
+from distiltune.training.data.label_kinds.tags import Entity
 
 
 @pytest.fixture

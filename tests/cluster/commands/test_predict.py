@@ -15,6 +15,7 @@ from distiltune.cluster.app import app
 from distiltune.cluster.store.runs import Storage
 from distiltune.export.artifact.seal import seal_artifact
 from distiltune.export.commands import COMMANDS
+from distiltune.export.commands.tables import read_texts, write_answers
 from distiltune.export.runtime.classifier import TextClassifier
 
 ROWS = ["open early, red", "", 'say "close"\nlate']
@@ -193,3 +194,12 @@ def test_the_application_runs_it_as_well(artifact: Path, capsys, monkeypatch) ->
     assert run_app(["predict", "model", "open", "--top-k", "2", "--json"]) == 0
     (answer,) = json.loads(capsys.readouterr().out)
     assert len(answer["top"]) == 2
+
+
+def test_texts_of_written_answers_are_read_again(tmp_path: Path) -> None:
+    texts = ["a\rb", "c\r\n", 'd\n"e", f', "g"]
+    write_answers(
+        tmp_path / "a.csv", [{"text": text, "label": "x", "score": 0.5, "blank": False} for text in texts], 1
+    )
+    assert read_texts(tmp_path / "a.csv", "text") == texts
+    assert (tmp_path / "a.csv").read_bytes().endswith(b"g,x,0.5,false\n")

@@ -8,8 +8,10 @@ import datasets
 import pytest
 
 from distiltune.cluster.specification.config import JobConfig
-from distiltune.cluster.specification.goal import check_metrics
+from distiltune.cluster.specification.goal import check_metrics, num_tested
 from distiltune.errors import ConfigError
+from distiltune.training.data.label_kinds import TAGS
+from distiltune.training.data.label_kinds.tag_scheme import tag_names
 from distiltune.training.data.text_data import TextData
 
 NAMES = ["pay", "send", "other"]
@@ -82,3 +84,27 @@ def test_a_metric_of_a_class_that_is_taught_is_accepted(name):
 @pytest.mark.parametrize("name", ["recall.send", "precision.pay", "in_scope_accuracy", "macro_f1"])
 def test_an_untaught_out_of_scope_label_leaves_the_other_metrics(name):
     check_metrics(job(metric=name), UNTAUGHT)
+
+
+def test_a_metric_of_an_entity_type_needs_texts_with_an_entity_of_it():
+    entities = {"train": [[[0, 3, 0]], [[0, 3, 1]]], "validation": [[[0, 3, 0]], [], [[0, 3, 0]]]}
+    names = tag_names(["city", "name"])
+    made = {
+        name: datasets.Dataset.from_dict(
+            {"text": ["Ann flies"] * len(labels), "label": labels}, features=datasets.Features(
+                {"text": datasets.Value("string"), "label": TAGS.feature(names)}
+            )
+        )
+        for name, labels in {**entities, "test": entities["validation"]}.items()
+    }  # fmt: skip
+    tagged = TextData(datasets.DatasetDict(made), None, label_kind=TAGS, output_names=tuple(names))
+    task = {"task": "token_classification"}
+    for metric in ("f1.name", "precision.name", "recall.name"):
+        with pytest.raises(
+            ConfigError, match=rf"metric: '{metric}' given, but no text of the validation split"
+        ):
+            check_metrics(job(**task, metric=metric), tagged)
+    check_metrics(job(**task, metric="recall.city"), tagged)
+    check_metrics(job(**task), tagged)
+    assert num_tested(job(**task, metric="recall.city"), tagged) == 2
+    assert num_tested(job(**task), tagged) == 3

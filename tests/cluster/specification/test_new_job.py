@@ -183,6 +183,24 @@ def test_a_mistake_is_one_line_and_writes_nothing(arguments, part, tmp_path, mon
 
 
 @pytest.mark.parametrize(
+    ("rows", "parts"),
+    [
+        ([["a b", "c d"], [["B-x"], ["B-x", "O"]]], ["1 tags for 2 tokens"]),
+        ([["a b", "c d"], [["x"], ["y", None]]], ["label is null"]),
+    ],
+)
+def test_remedies_are_options_of_init(rows, parts, tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    lines = [json.dumps({"text": text, "labels": label}) for text, label in zip(*rows, strict=True)]
+    Path("data.jsonl").write_text("\n".join(lines * 9))
+    assert init("data.jsonl") == 2
+    error = capsys.readouterr().err
+    assert all(part in error for part in parts), error
+    assert "data.label_column" not in error and "data.train" not in error
+    assert "data." not in error or "write the job by hand" in error
+
+
+@pytest.mark.parametrize(
     ("num_texts", "characters", "teacher", "student"),
     [
         (500, 45, 5, (5, 10)),

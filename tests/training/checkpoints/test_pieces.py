@@ -14,6 +14,8 @@ from distiltune.cluster.specification.config import JobConfig
 from distiltune.errors import ModelError
 from distiltune.training.checkpoints.load import load_tokenizer
 from distiltune.training.checkpoints.word_pieces import check_known, unknown_share
+from distiltune.training.data.label_kinds import TAGS
+from distiltune.training.data.label_kinds.tag_scheme import tag_names
 from distiltune.training.data.text_data import TextData
 from distiltune.training.student.build import build_student
 from distiltune.training.student.config import student_config
@@ -134,3 +136,15 @@ def test_the_check_does_not_change_the_saved_tokenizer(checkpoint, tmp_path):
             check_known(tokenizer, KNOWN * 200, "teacher.checkpoint")
         save_checkpoint(model, tokenizer, tmp_path / name)
     assert checkpoint_fingerprint(tmp_path / "checked") == checkpoint_fingerprint(tmp_path / "plain")
+
+
+def test_entities_that_no_tag_marks_are_warned_of_once_for_each_split(caplog):
+    rows = {"text": ["a NewYork trip", "ann went"], "label": [[[2, 5, 0], [5, 9, 0]], [[0, 3, 0]]]}
+    names = tag_names(["city"])
+    features = datasets.Features({"text": datasets.Value("string"), "label": TAGS.feature(names)})
+    split = datasets.Dataset.from_dict(rows, features=features)
+    splits = datasets.DatasetDict(train=split, validation=split.select([1]), test=split)
+    data = TextData(splits, None, label_kind=TAGS, output_names=tuple(names))
+    check_texts(JobConfig.model_validate({"task": "token_classification"}), data)
+    found = [each.getMessage() for each in caplog.records if "entity" in each.getMessage()]
+    assert [each.partition(":")[0] for each in found] == ["train split", "test split"]

@@ -14,7 +14,7 @@ from datafiles import write
 
 from distiltune.errors import DataError
 from distiltune.training.data.config import data_config
-from distiltune.training.data.label_kinds import NAME_SETS, NAMES, NUMBERS, LabelKind
+from distiltune.training.data.label_kinds import NAME_SETS, NAMES, NUMBERS, TAGS, LabelKind
 from distiltune.training.data.splitting import hold_out
 from distiltune.training.data.text_data import TextData, load_data
 
@@ -197,6 +197,55 @@ def test_a_label_of_another_task_names_the_task(tmp_path) -> None:
             DataError, match=r"label is .*, a label of the task multi_label.*set task: multi_label"
         ):
             loaded(tmp_path / "data.csv", NAMES, rows_with(lambda n, text=text: text))
+
+
+@pytest.mark.parametrize(
+    ("kind", "label", "task"),
+    [
+        (NAME_SETS, "air", "single_label"),
+        (NAME_SETS, 3, "single_label"),
+        (NAME_SETS, 0.5, "regression"),
+        (NUMBERS, "air", "single_label"),
+        (NUMBERS, True, "single_label"),
+        (NUMBERS, ["air", "fire"], "multi_label"),
+        (NUMBERS, '["air", "fire"]', "multi_label"),
+        (TAGS, "air", "single_label"),
+        (TAGS, "an order", "single_label"),
+        (TAGS, 3, "single_label"),
+        (TAGS, 0.5, "regression"),
+        (TAGS, ["air", "fire"], "multi_label"),
+        (TAGS, {"text": ["text"], "answer_start": [0]}, "question_answering"),
+    ],
+    ids=str,
+)
+def test_labels_of_whole_texts_name_the_task_that_reads_them(kind, label, task, tmp_path) -> None:
+    with pytest.raises(DataError, match=rf"set task: {task}, or"):
+        loaded(tmp_path / "data.jsonl", kind, rows_with(lambda n: label if n % 5 else []))
+
+
+@pytest.mark.parametrize(
+    ("kind", "valid", "wrong"),
+    [
+        (NUMBERS, 1.5, "air"),
+        (NAME_SETS, ["air"], "air"),
+        (TAGS, ["B-x", "O", "O"], "B-x"),
+        (TAGS, ["B-x", "O", "O"], ["PER", "LOC", "LOC"]),
+    ],
+)
+def test_a_slip_names_no_other_task(kind, valid, wrong, tmp_path) -> None:
+    with pytest.raises(DataError) as raised:
+        loaded(tmp_path / "data.jsonl", kind, rows_with(lambda n: valid if n else wrong))
+    assert "set task" not in str(raised.value) and "line 1" in str(raised.value)
+    if kind is TAGS:  # tags of parts of speech, or one tag too few
+        with pytest.raises(DataError) as raised:
+            loaded(tmp_path / "data.jsonl", kind, rows_with(lambda n: wrong))
+        assert "set task" not in str(raised.value)
+
+
+def test_several_names_in_a_string_need_a_separator(tmp_path) -> None:
+    with pytest.raises(DataError, match=r"set data\.label_separator") as raised:
+        loaded(tmp_path / "data.jsonl", NAME_SETS, rows_with(lambda n: "air; fire"))
+    assert "set task" not in str(raised.value)
 
 
 OF_OTHER_TASKS: dict[str, tuple[Any, str]] = {

@@ -48,6 +48,10 @@ def read(row: tuple[Any, Any]) -> Any:
         (TEXT, [[0, 3, "per"], (13, 21, "loc")]),
         (
             TEXT,
+            [{"start": 13.0, "end": 21.0, "label": "loc"}, [0.0, 3, "per"]],
+        ),  # as pandas writes beside nulls
+        (
+            TEXT,
             [{**SPANS[0], "score": 0.9}, {"start": 0, "end": 4, "label": "per"}],
         ),  # with the blank after it
     ],
@@ -94,7 +98,8 @@ def test_tokens_in_a_string_become_the_text_and_a_text_in_brackets_stays_one():
         ),
         (TEXT, [{"start": -1, "end": 4, "label": "x"}], "span 1 is from -1 to 4, outside"),
         (TEXT, [{"start": 4, "end": 4, "label": "x"}], "span 1 is from 4 to 4"),
-        (TEXT, [{"start": 0.0, "end": 4, "label": "x"}], "span 1 is from 0.0"),
+        (TEXT, [{"start": 0.5, "end": 4, "label": "x"}], "span 1 is from 0.5"),
+        (TEXT, [{"start": 0, "end": float("inf"), "label": "x"}], "span 1 is from 0 to inf"),
         (TEXT, [{"start": True, "end": 4, "label": "x"}], "span 1 is from True"),
         (TEXT, [{"start": 3, "end": 4, "label": "x"}], "where the text is blank"),
         (TEXT, [{"start": 0, "label": "x"}], "span 1 has no end"),

@@ -83,6 +83,13 @@ def test_duplicates_and_texts_of_a_split_are_not_read(files, tmp_path, kind):
     assert read.fingerprint == data(files)[1].fingerprint
 
 
+def test_lines_of_a_text_file_end_at_line_feeds_alone(files, tmp_path):
+    lines = ["some\u2028words", "a\fform feed", "a\x85next line", "a\x1cseparator", "and a\rreturn"]
+    (tmp_path / "more.txt").write_bytes("\r\n".join([*lines, "\f", ""]).encode())
+    _, read = data(files, unlabelled={"path": str(tmp_path / "more.txt")})
+    assert sorted(read.unlabelled) == sorted(lines)
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from distiltune.errors import InputError
-from distiltune.training.data.label_kinds.tags import entity_types, tag_names
+from distiltune.training.data.label_kinds.tag_scheme import entity_types, tag_names
 from distiltune.training.ragged import Ragged
 from distiltune.training.tasks import TOKEN_CLASSIFICATION
 from distiltune.training.tasks.entities import entities, entity_counts, f1, precision, recall, word_counts
@@ -143,3 +143,13 @@ def test_a_metric_of_an_unknown_type_is_refused_with_the_nearest():
         TOKEN_CLASSIFICATION.metric("f1.PERS", NAMES)
     with pytest.raises(InputError, match=r"entity_f2.*entity_f1"):
         TOKEN_CLASSIFICATION.metric("entity_f2", NAMES)
+
+
+def test_a_metric_of_a_type_is_about_the_texts_that_have_it():
+    labels = Ragged.of([[-100, 1, 2, 0], [0, 0], [3, 0, 4], [-1, 0, 3]], np.int64)
+    for name in ("f1.LOC", "precision.LOC", "recall.LOC"):
+        concerns = TOKEN_CLASSIFICATION.metric(name, NAMES).concerns
+        assert concerns is not None and concerns(labels).tolist() == [True, False, False, False]
+        assert concerns(labels.padded(-100)).tolist() == [True, False, False, False]
+    assert TOKEN_CLASSIFICATION.metric("entity_f1", NAMES).concerns is None
+    assert TOKEN_CLASSIFICATION.metric("token_accuracy", NAMES).concerns is None

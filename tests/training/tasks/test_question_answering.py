@@ -190,6 +190,13 @@ def test_losses_are_means_over_both_ends_and_the_windows(num_items):
     )
     loss = TASK.hard_loss(student, torch.from_numpy(labels), num_items=num_items)
     assert float(loss) == pytest.approx(total / 2 / (num_items or 2), rel=1e-5)
+    smooth = sum(
+        float(-0.9 * logs[labels[row, end]] - 0.1 * logs.mean())
+        for row, end in itertools.product(range(2), range(2))
+        for logs in [log_softmax(own[row][:, end])]
+    )
+    loss = TASK.hard_loss(student, torch.from_numpy(labels), num_items=num_items, label_smoothing=0.1)
+    assert float(loss) == pytest.approx(smooth / 2 / (num_items or 2), rel=1e-5), "padding has no share"
     for temperature in (1.0, 4.0, 20.0):
         total = 0.0
         for row, end in itertools.product(range(3), range(2)):
@@ -322,6 +329,8 @@ def test_answers_are_compared_as_words_without_punctuation_and_articles():
         ("rome", [], 0, 0),
         ("", ["rome"], 0, 0),
         ("the", ["an"], 1, 1),  # neither has a word
+        ("", ["A", "-"], 1, 1),
+        ("", ["A", "rome"], 0, 0),  # answers without words count if there is no other
     ],
 )
 def test_scores_are_those_worked_by_hand(predicted, answers, f1, exact):
@@ -331,7 +340,8 @@ def test_scores_are_those_worked_by_hand(predicted, answers, f1, exact):
     others = scoring.words_of_labels([["x y z", "some other words that are many"], answers])
     both = scoring.scores(scoring.words_of_answers(["", predicted]), others)
     assert both[1].tolist() == [pytest.approx(f1), exact]
-    assert scoring.is_unanswerable(labels).tolist() == [not answers or answers == ["an"]]
+    assert scoring.is_unanswerable(labels).tolist() == [not answers]
+    assert scoring.scores(labels, labels).tolist() == [[1, 1]]
 
 
 def test_metrics_are_means_and_follow_from_sums_over_questions():

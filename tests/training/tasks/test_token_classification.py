@@ -15,7 +15,7 @@ from distiltune.training.checkpoints.heads import head_of, match_labels
 from distiltune.training.checkpoints.inspection import inspect_checkpoint
 from distiltune.training.checkpoints.load import new_classifier, save_checkpoint
 from distiltune.training.data.collator import DistillationCollator
-from distiltune.training.data.label_kinds.tags import tag_names
+from distiltune.training.data.label_kinds.tag_scheme import tag_names
 from distiltune.training.data.tokenized import (
     EXAMPLES,
     IGNORED_LABEL,
@@ -370,3 +370,13 @@ def test_changes_of_logits_are_those_of_words():
     assert compare_logits(before, other, TASK)["predictions_changed"] == pytest.approx(1 / 3)
     turned = before.like(-before.values)
     assert compare_logits(before, turned, TASK)["predictions_changed"] == 1
+
+
+def test_entities_that_no_tag_marks_are_counted_with_an_example():
+    texts = ["a NewYork trip", "it ends at 5pm", "ann and bo"]
+    labels = [[[2, 5, 0], [5, 9, 1]], [[11, 12, 0], [12, 14, 0]], [[0, 3, 1], [8, 10, 1]]]
+    [warning] = TASK.warnings(texts, labels, TAGS)
+    assert warning.startswith("2 entities") and "'York' (name) in 'a NewYork trip'" in warning
+    assert TASK.warnings(texts[2:], labels[2:], TAGS) == TASK.warnings([], [], TAGS) == []
+    assert TASK.warnings(texts[1:], labels[1:], TAGS)[0].startswith("1 entity is")
+    assert (TASK.measured_labels(texts[:1], labels[:1]) == [[0, 1, 0]]).all()

@@ -7,7 +7,7 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from tokenizers.pre_tokenizers import Metaspace, Split
 
-from distiltune.training.tasks.words import find_words, tags_of_words, words_of
+from distiltune.training.tasks.words import find_words, hidden_entities, tags_of_words, words_of
 from distiltune.training.teacher.from_scratch import train_tokenizer
 
 TEXT = "in (New York), he's at 5pm  naïve"
@@ -122,3 +122,13 @@ def test_an_entity_beyond_the_tokens_has_no_words():
     words = find_words(TEXT, encoding.offsets[:6], encoding.word_ids[:6])
     assert (tags_of_words(words, [(25, 33, 0)]) == 0).all() and len(words.pieces) < len(WORDS)
     assert words.pieces.dtype == np.int64
+
+
+def test_an_entity_inside_a_word_of_an_earlier_one_is_hidden():
+    text = "see NewYork at 5pm."
+    york, new, five, unit = (7, 11, 0), (4, 7, 0), (15, 16, 1), (16, 18, 2)
+    assert hidden_entities(text, [york, unit, new, five]) == [york, unit]
+    assert hidden_entities(text, [new, (12, 14, 0), five]) == [] == hidden_entities(text, [])
+    assert hidden_entities(text, [(4, 7, 0), (7, 14, 1)]) == [], "it has the next word"
+    assert hidden_entities("a-b c", [(0, 1, 0), (2, 3, 0), (1, 2, 1)]) == [], "marks are words of their own"
+    assert hidden_entities("abc", [(0, 1, 0), (1, 2, 1), (2, 3, 0)]) == [(1, 2, 1), (2, 3, 0)]

@@ -3,6 +3,7 @@
 import csv
 import json
 
+import datasets
 import numpy as np
 import pytest
 import torch
@@ -31,7 +32,7 @@ NAMES = ["a", "b", "c"]
 EACH_LOGIT, EACH_SHARE = (
     ["text", *(f"{form}.{name}" for name in NAMES)] for form in ("logits", "probabilities")
 )
-TEXTS = ["open early", "close late", 'red, "blue"\nand more', "slow"]
+TEXTS = ["open early", "close\rlate", 'red, "blue"\nand more', "slow\r\n"]
 LOGITS = np.array([[1.5, -2.25, 0.1], [0, 0, 3], [1e-7, 7, -7], [0.3, 0.1, 0.2]], dtype=np.float32)
 
 
@@ -120,6 +121,25 @@ def test_lists_of_labels_and_labels_with_confidences(tmp_path, suffix):
     np.testing.assert_allclose(1 / (1 + np.exp(-found)), expected, atol=1e-5)
     assert np.isfinite(found).all()
     np.testing.assert_array_equal(read(path, MULTI_LABEL, drop=True).of(texts)[0] > 0, [True, False, False])
+
+
+def test_class_numbers_of_a_parquet_file_are_read_by_their_names(tmp_path):
+    own = datasets.ClassLabel(names=["c", "a", "b"])
+    texts = datasets.Value("string")
+    made = datasets.Dataset.from_dict(
+        {"text": ["x", "y", "z"], "label": [0, 1, 2]},
+        features=datasets.Features({"text": texts, "label": own}),
+    )
+    made.to_parquet(str(tmp_path / "t.parquet"))
+    found = read(tmp_path / "t.parquet").of(["x", "y", "z"])
+    assert [NAMES[row] for row in found.argmax(axis=1)] == ["c", "a", "b"]
+    several = datasets.Dataset.from_dict(
+        {"text": ["x", "y"], "label": [[0, 2], [1]]},
+        features=datasets.Features({"text": texts, "label": datasets.List(own)}),
+    )
+    several.to_parquet(str(tmp_path / "s.parquet"))
+    found = read(tmp_path / "s.parquet", MULTI_LABEL).of(["x", "y"])
+    assert ((found > 0) == [[False, True, True], [True, False, False]]).all()
 
 
 def test_a_number_is_the_output_itself(tmp_path):

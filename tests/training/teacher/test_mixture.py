@@ -11,7 +11,13 @@ from distiltune.errors import ConfigError
 from distiltune.export.temperature import fit_sigmoid_temperature
 from distiltune.export.temperature import fit_temperature as fit_softmax_temperature
 from distiltune.training.ragged import Ragged, flat
-from distiltune.training.tasks import MULTI_LABEL, REGRESSION, SINGLE_LABEL, TOKEN_CLASSIFICATION
+from distiltune.training.tasks import (
+    MULTI_LABEL,
+    QUESTION_ANSWERING,
+    REGRESSION,
+    SINGLE_LABEL,
+    TOKEN_CLASSIFICATION,
+)
 from distiltune.training.teacher.config import TeacherConfig
 from distiltune.training.teacher.mixture import (
     Mixture,
@@ -136,6 +142,20 @@ def test_a_teacher_that_is_always_right_is_not_certain():
     assert 1 - sure == pytest.approx(0.75 / 51, rel=0.02), (
         "as if one of 51 texts had equal weight on every label"
     )
+
+
+def test_a_teacher_that_finds_every_answer_is_not_certain():
+    length, num = 6, 50
+    labels = DRAWN.integers(0, length, (num, 2))
+    for longest in (length, 4 * length):  # padding changes nothing
+        logits = np.full((num, longest, 2), QUESTION_ANSWERING.padding_logit, dtype=np.float32)
+        logits[:, :length] = 5 * np.eye(length)[labels].transpose(0, 2, 1)
+        temperature = fit_temperature(logits, labels, QUESTION_ANSWERING)
+        weights = np.exp(5 / temperature * np.eye(length)[0])
+        assert 1 - weights[0] / weights.sum() == pytest.approx((1 - 1 / length) / (num + 1), rel=0.02)
+        assert fit_temperature(20 * logits.clip(-500), labels, QUESTION_ANSWERING) == pytest.approx(
+            20 * temperature, rel=0.02
+        )
 
 
 def test_what_has_no_scale_to_fit_keeps_its_own():

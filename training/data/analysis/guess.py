@@ -9,10 +9,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ....errors import DataError, shown
-from ..label_kinds.answers import is_answer
-from ..label_kinds.tags import OUTSIDE, is_tag
 from ..rows import MISSING, quoted
 from ..sources.columns import Table
+from .token_labels import answer_columns, has_answers, has_entities, has_tokens_of
 
 # Usual names of columns, the most usual first.
 _TEXT_NAMES = (
@@ -62,6 +61,8 @@ _PAIRS = (
 )
 """Usual names of the columns of a pair; case, white space, hyphens and underscores are ignored."""
 _OUT_OF_SCOPE = re.compile(r"(oos|ood|out[ _-]?of[ _-]?(scope|domain)|(nlu[ _-]?)?fallback)", re.IGNORECASE)
+_MARKED_NAMES = ("answers", "ner", "entities", "spans", "slots", "bio", "label", "labels", "tags")
+"""Of answers and entities. In CoNLL-2003, chunks have tags of the same form as entities."""
 _NUMBER_NAMES = ("score", "similarity", "relatedness", "value", "number", "stars")
 _BINARY = {"0", "1", "0.0", "1.0", "False", "True", "false", "true"}
 _SEPARATORS = (";", "|", ",")
@@ -85,7 +86,7 @@ class ColumnLook:
         is_list: Whether every filled value is a list, or is written as one.
         separator: What stands between several labels in its values, or None.
         is_measured: Whether its numbers are measurements, not classes: some are fractions, and many are distinct.
-        has_entities: Whether its values are lists of tags or of spans.
+        has_entities: Whether its values are lists of tags or of spans, or strings of them.
         has_answers: Whether its values are answers with their places, as in SQuAD.
     """
 
@@ -111,7 +112,7 @@ class ColumnGuess:
         text: Name of the column with the text.
         label: Name of the column with the label or labels; None where there are ``labels``.
         others: Names of the other columns.
-        labels: Names of the columns of 0 and 1, one for each label.
+        labels: Names of the columns of 0 and 1, one for each label, or of answers and their first characters.
         separator: What stands between the labels in ``label``, or None.
         task: Name of the task that has such labels.
         pair: Name of the column with the second text of each pair; None: texts are single.
@@ -143,26 +144,8 @@ def look_at(name: str, values: Sequence[object]) -> ColumnLook:
         is_list=bool(filled) and all(value.lstrip().startswith("[") for value in filled),
         separator=None if is_numeric else _separator(filled),
         is_measured=are_measured(filled),
-        has_entities=_has_entities(values),
-        has_answers=_has_answers(values),
-    )
-
-
-def _has_answers(values: Sequence[object]) -> bool:
-    """Return whether some values are not empty, and all of these are answers with their places."""
-    filled = [value for value in values if value not in (None, MISSING, "", [])]
-    return bool(filled) and all(map(is_answer, filled))
-
-
-def _has_entities(values: Sequence[object]) -> bool:
-    """Return whether every value is a list of tags (IOB2 or a similar scheme) or of spans, and some have entities."""
-    rows = [value for value in values if isinstance(value, list | tuple)]
-    entries = [each for row in rows for each in row if each != OUTSIDE]
-    if not entries or len(rows) < len(values):
-        return False
-    return all(
-        is_tag(each) if isinstance(each, str) else isinstance(each, Mapping) and set(each) >= {"start", "end"}
-        for each in entries
+        has_entities=has_entities(values),
+        has_answers=has_answers(values),
     )
 
 
@@ -198,9 +181,9 @@ def guess_columns(
     A label has few distinct, short values; a text has long values that are mostly distinct. Among several candidates a
     usual name is preferred, then the longest text and the label with the fewest values. The task follows from the
     label: lists, values with a separator, or two or more columns of 0 and 1 are several labels; fractions are numbers
-    for regression; lists of tags or spans are entities; answers with their places belong to questions. Two columns with
-    the usual names of a pair, such as sentence1 and sentence2 or premise and hypothesis, are read together, unless the
-    text is given.
+    for regression; lists of tags or spans are entities; answers with their places belong to questions, in one column or
+    in two. Two columns with the usual names of a pair, such as sentence1 and sentence2 or premise and hypothesis, are
+    read together, unless the text is given.
 
     Args:
         table: All columns of the data.
@@ -215,12 +198,16 @@ def guess_columns(
         if name is not None and name not in table.names:
             raise DataError(f"{option}: {shown(name)} given; accepted: one of {quoted(table.names)}")
     names = [name for name in dict.fromkeys(table.names) if name.strip()]
-    looks = {name: look_at(name, table.column(name)) for name in names}
+    values = {name: table.column(name) for name in names}
+    looks = {name: look_at(name, each) for name, each in values.items()}
     given = {text, pair}
+    answers = answer_columns(values, pair)
+    if answers is not None and label in (None, answers[0]) and text not in answers[:2]:
+        return _guess_of_answers(table, looks, answers, text)
     binary = [name for name, each in looks.items() if each.is_binary and name not in given]
     if label is None:
-        marked = [name for name, each in looks.items() if each.has_answers or each.has_entities]
-        label = next((name for name in marked if name not in given), None)
+        marked = [each for each in looks.values() if each.has_answers or each.has_entities]
+        label = _best([each for each in marked if each.name not in given], _MARKED_NAMES, lambda each: 0)
     if label is None and len(binary) > 1 and not _has_usual_label(looks, binary):
         text, pair = _texts_of(table, looks, binary, text, pair)
         others = [name for name in names if name not in (text, pair, *binary)]
@@ -232,11 +219,24 @@ def guess_columns(
         label = _best(candidates, _LABEL_NAMES, lambda each: each.num_distinct)
     if label is None:
         raise DataError(f"{table.origin}: {_no_column('label', '--label', looks)}")
-    text, pair = _texts_of(table, looks, [label], text, pair)
-    found = looks[label]
+    found, among = looks[label], looks
+    if found.has_entities:  # of several texts, the one with as many tokens as there are tags
+        fitting = {name: looks[name] for name in names if has_tokens_of(values[name], values[label])}
+        among = {name: each for name, each in fitting.items() if name != label} or looks
+    text, pair = _texts_of(table, among, [label], text, pair)
     others = [name for name in names if name not in (text, label, pair)]
     separator = None if found.is_list or found.has_answers else found.separator
     return ColumnGuess(text, label, others, separator=separator, task=_task_of(found), pair=pair)
+
+
+def _guess_of_answers(
+    table: Table, looks: dict[str, ColumnLook], columns: tuple[str, str, str], text: str | None
+) -> ColumnGuess:
+    """Return the guess for questions whose answers and first characters are columns of their own."""
+    *labels, context = columns
+    text, _ = _texts_of(table, looks, labels, text, context)
+    others = [name for name in looks if name not in (text, *columns)]
+    return ColumnGuess(text, None, others, labels, task="question_answering", pair=context)
 
 
 def _task_of(label: ColumnLook) -> str:

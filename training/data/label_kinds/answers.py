@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any, ClassVar, NamedTuple
 
 from ....errors import DataError, shown
-from ..rows import LabelError, RawSplit, Split, fault_of, is_blank, is_name
+from ..rows import LabelError, RawSplit, Split, fault_of, is_blank, is_name, whole_number
 from .base import LabelFormat, LabelKind
 from .literals import literal
 
@@ -210,8 +210,7 @@ def _span(context: str, text: Any, start: Any, number: int) -> Span:
     if not is_name(text):
         raise LabelError(f"answer {number} {fault_of(text)}")
     is_text = isinstance(start, str) and start.strip().isascii() and start.strip().isdigit()
-    if is_text or (isinstance(start, float) and start.is_integer()):
-        start = int(start)
+    start = int(start) if is_text else whole_number(start)
     if type(start) is not int:
         raise LabelError(f"{START} of answer {number} is {shown(start)}, not a whole number")
     if not 0 <= start < len(context):

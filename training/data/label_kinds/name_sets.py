@@ -32,7 +32,9 @@ class NameSets(NamedKind):
             )
         if form.columns:
             return lambda values: _read_columns(values, form.columns)
-        return naming_other_tasks(lambda value: _read_value(value, form.separator))
+        return naming_other_tasks(
+            lambda value: _read_value(value, form.separator), ("regression", "single_label")
+        )
 
     def remedy(self, form: LabelFormat) -> str:
         """Return the remedy for rows without a text or valid labels."""

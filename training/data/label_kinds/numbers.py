@@ -36,7 +36,7 @@ class Numbers(LabelKind):
             return lambda values: tuple(
                 _number(value, column) for value, column in zip(_as_tuple(values), form.columns, strict=True)
             )
-        return naming_other_tasks(lambda value: (_number(value, "label"),))
+        return naming_other_tasks(lambda value: (_number(value, "label"),), ("multi_label", "single_label"))
 
     def remedy(self, form: LabelFormat) -> str:
         """Return the remedy for rows without a text or a number."""

@@ -6,14 +6,16 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final, TypeVar
 
 from ....errors import shown
-from ..rows import LabelError, is_blank
+from ..rows import LabelError, is_blank, whole_number
 from .answers import is_answer
 from .literals import literal
-from .tags import BEGIN, INSIDE, OUTSIDE, is_tag
+from .tag_scheme import BEGIN, INSIDE, OUTSIDE, is_tag
 
 _Label = TypeVar("_Label")
 _TAGS, _ANSWERS, _SETS = "token_classification", "question_answering", "multi_label"
+_NUMBERS, _NAMES = "regression", "single_label"
 _SPAN_KEYS: Final = {"start", "end"}
+_SEPARATORS: Final = (";", "|", ",")
 _SPAN_LENGTH: Final = 3  # of a span as a list: start, end and label
 
 
@@ -23,7 +25,8 @@ def naming_other_tasks(
     """Return a reader of labels whose error names the task that reads a rejected value.
 
     Tags, spans and answers, and lists of names where ``others`` has their task, are rejected even if the reader would
-    accept them, as a list of names or as one long name.
+    accept them, as a list of names or as one long name. A rejected name may be a slip, so that its task is only meant
+    if most rows have one.
 
     Args:
         read: The reader, which raises ``LabelError``.
@@ -37,12 +40,25 @@ def naming_other_tasks(
         try:
             return read(value)
         except LabelError as error:
-            task = None if is_blank(value) else _task_of(_parsed(value))
-            if task not in (_TAGS, _ANSWERS, *others):
+            task = task_of(value, (_TAGS, _ANSWERS, *others))
+            if task is None:
                 raise
+            if task == _NAMES:
+                raise LabelError(str(error), task, if_most=True) from None
             raise LabelError(f"{error} (a label of the task {task})", task) from None
 
     return reader
+
+
+def task_of(value: object, others: tuple[str, ...]) -> str | None:
+    """Return the task among ``others`` that reads a rejected value; None if there is none, or the value is blank."""
+    if is_blank(value):
+        return None
+    parsed = _parsed(value)
+    task = _task_of(parsed)
+    if task is None and _is_name(parsed):
+        task = _NUMBERS if _is_fraction(parsed) else _NAMES
+    return task if task in others else None
 
 
 def _certain_task(value: object, others: tuple[str, ...]) -> str | None:
@@ -66,23 +82,40 @@ def _task_of(value: object) -> str | None:
     if is_answer(value):
         return _ANSWERS
     if not isinstance(value, list | tuple):
-        return "regression" if isinstance(value, float) else None
+        return _NUMBERS if isinstance(value, float) else None
     if not value:
         return None
     is_tagged = all(map(is_tag, value)) and any(
         each == OUTSIDE or str(each).startswith((BEGIN, INSIDE)) for each in value
     )
-    return _TAGS if is_tagged or all(map(_is_span, value)) else _SETS
+    if is_tagged or all(map(is_span, value)):
+        return _TAGS
+    return _SETS if all(isinstance(each, str | int) for each in value) else None
 
 
-def _is_span(value: Any) -> bool:
+def is_span(value: Any) -> bool:
+    """Return whether a value is a span of characters: an object with ``start`` and ``end``, or a list of three."""
     if isinstance(value, Mapping):
         return set(value) >= _SPAN_KEYS
     return (
         isinstance(value, list | tuple)
         and len(value) == _SPAN_LENGTH
-        and all(type(e) is int for e in value[:2])
+        and all(type(whole_number(e)) is int for e in value[:2])
     )
+
+
+def _is_name(value: object) -> bool:
+    """Return whether a value may be the name of a class, not several in a string."""
+    return isinstance(value, int) or (
+        isinstance(value, str) and not any(map(value.__contains__, _SEPARATORS))
+    )
+
+
+def _is_fraction(value: object) -> bool:
+    try:
+        return isinstance(value, str) and not float(value).is_integer()
+    except ValueError:
+        return False
 
 
 def _parsed(value: object) -> object:

@@ -7,18 +7,17 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, TypeGuard
 
 from ....errors import DataError, shown
-from ..rows import LabelError, RawSplit, Split, at_blanks, fault_of, is_blank, is_name
+from ..rows import LabelError, RawSplit, Split, at_blanks, fault_of, is_blank, is_name, whole_number
 from .base import LabelFormat
 from .literals import literal
+from .other_tasks import task_of
+from .tag_scheme import BEGIN, entity_types, is_tag, parse_tag, tag_names
 from .vocabulary import NO_LABEL, NamedKind
 
-OUTSIDE, BEGIN, INSIDE = "O", "B-", "I-"
-
-# BIOES, also called BILOU, has further prefixes: for the last word of an entity, and for an entity of one word.
-_IOB2 = {"B": "B", "I": "I", "E": "I", "L": "I", "S": "B", "U": "B"}
+_OTHER_TASKS = ("single_label", "multi_label", "regression", "question_answering")
 _KEYS = ("start", "end", "label")
 
 
@@ -28,24 +27,6 @@ class Entity(NamedTuple):
     start: int
     end: int
     type: str
-
-
-def is_tag(value: object) -> bool:
-    """Return whether a value is a tag of IOB2, IOB1, BIOES or BILOU."""
-    if not isinstance(value, str):
-        return False
-    prefix, dash, kind = value.partition("-")
-    return value == OUTSIDE or (bool(dash) and prefix in _IOB2 and is_name(kind))
-
-
-def tag_names(types: Sequence[str]) -> list[str]:
-    """Return the names of a model's outputs for entity types: ``O``, then ``B-`` and ``I-`` of each type."""
-    return [OUTSIDE, *(f"{prefix}{name}" for name in types for prefix in (BEGIN, INSIDE))]
-
-
-def entity_types(names: Sequence[str]) -> list[str]:
-    """Return the entity types of outputs named by ``tag_names``."""
-    return [name.removeprefix(BEGIN) for name in names[1::2]]
 
 
 class Tags(NamedKind):
@@ -63,20 +44,21 @@ class Tags(NamedKind):
     dropped: ClassVar[str] = "left out, so that their words count as outside of entities"
 
     def prepared(self, raw: RawSplit) -> RawSplit:
-        """Return the split with lists of tokens joined to texts; a label becomes (text or tokens, label)."""
-        labels = [_listed(label) for label in raw.labels]
+        """Return the split with lists of tokens joined to texts; a label becomes (text or tokens, label, as given)."""
+        labels = [listed(label) for label in raw.labels]
         given = [_tokens_or_text(text, label) for text, label in zip(raw.texts, labels, strict=True)]
-        return replace(raw, texts=list(map(_joined, given)), labels=list(zip(given, labels, strict=True)))
+        rows = list(zip(given, labels, raw.labels, strict=True))
+        return replace(raw, texts=list(map(_joined, given)), labels=rows)
 
     def reader(self, form: LabelFormat) -> Callable[[object], tuple[Entity, ...]]:
-        """Return the function that converts (text or tokens, tags or spans) of a row to the entities."""
+        """Return the function that converts (text or tokens, tags or spans, as given) of a row to the entities."""
         for key, given in (("label_columns", list(form.columns)), ("label_separator", form.separator)):
             if given:
                 raise DataError(
                     f"data.{key}: {shown(given)} given, but the task reads one column of tags or spans "
                     "(data.label_column); remove it"
                 )
-        return _read
+        return _read_row
 
     def remedy(self, form: LabelFormat) -> str:
         """Return the remedy for rows without valid tokens, tags or spans."""
@@ -134,7 +116,7 @@ class Tags(NamedKind):
         return [tuple(sorted({each.type for each in label})) or (NO_LABEL,) for label in labels]
 
 
-def _listed(label: object) -> object:
+def listed(label: object) -> object:
     """Return the list of tags or spans that a string holds, and anything else as it is."""
     if not isinstance(label, str) or not label.strip():
         return label
@@ -142,6 +124,14 @@ def _listed(label: object) -> object:
         return at_blanks(label)
     found = literal(label)
     return found if isinstance(found, list) else label
+
+
+def tokens_of(text: object, label: object) -> Sequence[Any] | None:
+    """Return the tokens of a row with tags: a list, one in a string, or the parts of a text; None if it has neither."""
+    found = _tokens_or_text(text, label)
+    if isinstance(found, str):
+        return at_blanks(found)
+    return found if isinstance(found, list | tuple) else None
 
 
 def _tokens_or_text(text: object, label: object) -> object:
@@ -152,7 +142,7 @@ def _tokens_or_text(text: object, label: object) -> object:
     return found if _are_strings(found) else text
 
 
-def _are_strings(value: object) -> bool:
+def _are_strings(value: object) -> TypeGuard[Sequence[str]]:
     return isinstance(value, list | tuple) and bool(value) and all(isinstance(each, str) for each in value)
 
 
@@ -161,14 +151,31 @@ def _joined(text: object) -> object:
     return " ".join(map(str, text)) if isinstance(text, list | tuple) else text
 
 
-def _read(value: object) -> tuple[Entity, ...]:
-    """Return the entities of a row's text or tokens and its label.
+def _read_row(value: object) -> tuple[Entity, ...]:
+    """Return the entities of a row's text or tokens, its label, and the label as it was given.
 
     Raises:
-        LabelError: They are not tags of these tokens, or not spans of this text.
+        LabelError: They are not tags of these tokens, or not spans of this text; with the task that reads such labels.
     """
     assert isinstance(value, tuple)
-    text, label = value
+    text, label, given = value
+    try:
+        return _read(text, label)
+    except LabelError as error:
+        task = None if _are_tags(text, label) else task_of(given, _OTHER_TASKS)
+        raise LabelError(str(error), task, if_most=True) from None
+
+
+def _are_tags(text: object, label: object) -> bool:
+    """Return whether a label has a tag, or is one of other tags, such as parts of speech: a name for each token."""
+    if not _are_strings(label):
+        return False
+    tokens = tokens_of(text, label) or ()
+    return any(map(is_tag, label)) or 1 < len(label) == len(tokens)
+
+
+def _read(text: object, label: object) -> tuple[Entity, ...]:
+    """Return the entities of a row's text or tokens and its label; raise as :func:`_read_row` does."""
     if not isinstance(label, list | tuple):
         what = fault_of(label) if is_blank(label) else f"is {shown(label)}, not a list of tags or of spans"
         raise LabelError(f"label {what}")
@@ -198,7 +205,7 @@ def _entities_of_tags(tokens: list[Any], tags: list[Any], text: str | None) -> t
             raise LabelError(f"token {number} {fault_of(token)}")
         start = position if text is None else text.index(token, position)
         position = start + len(token)
-        prefix, kind = _parse_tag(tag, number)
+        prefix, kind = parse_tag(tag, number)
         if kind is None:
             open_type = None
         elif prefix == "I" and kind == open_type:
@@ -208,17 +215,6 @@ def _entities_of_tags(tokens: list[Any], tags: list[Any], text: str | None) -> t
             open_type = kind
         position += text is None  # the blank between two tokens
     return tuple(found)
-
-
-def _parse_tag(tag: object, number: int) -> tuple[str, str | None]:
-    """Return ``B`` or ``I`` and the type of a tag; the type is None outside of entities."""
-    if tag == OUTSIDE:
-        return OUTSIDE, None
-    if isinstance(tag, str) and is_tag(tag):
-        prefix, _, kind = tag.partition("-")
-        return _IOB2[prefix], kind
-    what = fault_of(tag) if is_blank(tag) else f"is {shown(tag)}, not {OUTSIDE}, {BEGIN}TYPE or {INSIDE}TYPE"
-    raise LabelError(f"tag {number} {what}")
 
 
 def _entities_of_spans(text: str, spans: Sequence[Any]) -> tuple[Entity, ...]:
@@ -242,7 +238,7 @@ def _entity_of_span(text: str, span: Any, number: int) -> Entity:
         values = list(span)
     else:
         raise LabelError(f"span {number} is {shown(span)}, without start, end and label")
-    start, end, kind = values
+    start, end, kind = whole_number(values[0]), whole_number(values[1]), values[2]
     if type(start) is not int or type(end) is not int or not 0 <= start < end <= len(text):
         raise LabelError(
             f"span {number} is from {shown(start)} to {shown(end)}, outside of its text of {len(text)} characters"

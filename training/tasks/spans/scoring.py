@@ -37,13 +37,12 @@ def words_of_answers(answers: Sequence[str]) -> np.ndarray:
 def words_of_labels(labels: Sequence[Sequence[str]]) -> np.ndarray:
     """Return the words of the right answers of N questions, int64[N, A, W], padded with 0, and with -1 behind the last.
 
-    Equal answers count once, and answers without words are dropped; a question without any other has the empty answer.
+    Equal answers count once. Answers without words, such as ``A``, are dropped if the question has others.
     """
     rows = []
     for own in labels:
         distinct = dict.fromkeys(" ".join(normalised_words(answer)) for answer in own)
-        distinct.pop("", None)
-        rows.append(list(distinct) or [""])
+        rows.append([answer for answer in distinct if answer] or list(distinct))
     flat = words_of_answers([answer for own in rows for answer in own])
     found = np.full((len(rows), max([1, *map(len, rows)]), flat.shape[1]), _NO_ANSWER_THERE, dtype=np.int64)
     places = iter(flat)
@@ -55,11 +54,13 @@ def words_of_labels(labels: Sequence[Sequence[str]]) -> np.ndarray:
 
 def is_unanswerable(labels: np.ndarray) -> np.ndarray:
     """Return whether each of N questions has no answer, bool[N], from int64[N, A, W]."""
-    return labels[:, 0, 0] == _NO_WORD
+    return labels[:, 0, 0] == _NO_ANSWER_THERE
 
 
 def scores(predictions: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Return F1 and exact match of each question, float64[N, 2]: each the best over its right answers.
+
+    The right answer of an unanswerable question is the empty one.
 
     Args:
         predictions: int64[N, W], the words of the predicted answers; or labels, whose first answers are then those.
@@ -72,9 +73,10 @@ def scores(predictions: np.ndarray, labels: np.ndarray) -> np.ndarray:
         raise ValueError(
             f"{len(predictions)} predictions for {len(labels)} labels; the numbers must be equal"
         )
-    predictions = predictions[:, 0] if predictions.ndim == 3 else predictions
-    best = np.zeros((len(labels), 2))
-    for place in range(labels.shape[1]):
+    if predictions.ndim == 3:
+        predictions = _words(predictions[:, 0])
+    best = _scores(predictions, _words(labels[:, 0]))
+    for place in range(1, labels.shape[1]):
         own = labels[:, place]
         known = own[:, 0] != _NO_ANSWER_THERE
         best[known] = np.maximum(best[known], _scores(predictions[known], own[known]))
@@ -86,6 +88,11 @@ def are_equal(some: np.ndarray, others: np.ndarray) -> np.ndarray:
     width = max(some.shape[1], others.shape[1])
     first, second = (np.pad(each, ((0, 0), (0, width - each.shape[1]))) for each in (some, others))
     return (first == second).all(axis=1)
+
+
+def _words(answers: np.ndarray) -> np.ndarray:
+    """Return the words of one answer of each question, none where it has no answer."""
+    return np.where(answers == _NO_ANSWER_THERE, _NO_WORD, answers)
 
 
 def _scores(predictions: np.ndarray, answers: np.ndarray) -> np.ndarray:

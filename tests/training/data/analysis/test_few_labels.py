@@ -10,7 +10,7 @@ import pytest
 from distiltune.training.data.analysis.few_labels import FEW_TEXTS, few_labels
 from distiltune.training.data.config import data_config
 from distiltune.training.data.label_kinds import ANSWERS, NAME_SETS, NAMES, NUMBERS, TAGS, LabelKind
-from distiltune.training.data.label_kinds.tags import tag_names
+from distiltune.training.data.label_kinds.tag_scheme import tag_names
 
 CONTRAST = "teacher.fine_tune.contrastive: {}"
 

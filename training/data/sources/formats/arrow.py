@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from .....errors import DataError, first_line, shown
-from ..columns import Columns, Table
+from ..columns import DEFAULT_LABEL_COLUMN, Columns, Table
 from ..files import kind_of, read_bytes
 
 
@@ -75,13 +75,25 @@ def _read(path: Path, kind: str, columns: Columns, read: Callable[[], Any]) -> T
     # ValueError: such as a date beyond Python's range
     except (pa.ArrowException, OSError, OverflowError, ValueError) as error:
         raise _not_readable(path, kind, error) from error
-    names = _class_names(table.schema.metadata, columns.label)
-    if names and columns.label is not None:
-        values[columns.label] = [class_name(value, names) for value in values[columns.label]]
+    for name in values:
+        if name == _label_of(columns) or _is_list(table.schema.field(name).type):
+            names = _class_names(table.schema.metadata, name)
+            values[name] = [class_name(each, names) for each in values[name]] if names else values[name]
     return Table(origin, table.schema.names, values.__getitem__, lambda i: f"row {i + 1}")
 
 
-def _class_names(metadata: dict[bytes, bytes] | None, column: str | None) -> list[str] | None:
+def _is_list(kind: Any) -> bool:
+    import pyarrow as pa
+
+    return pa.types.is_list(kind) or pa.types.is_large_list(kind)
+
+
+def _label_of(columns: Columns) -> str | None:
+    """Return the column of the label; if all columns are read, the one with the default name."""
+    return columns.label if columns.keys else DEFAULT_LABEL_COLUMN
+
+
+def _class_names(metadata: dict[bytes, bytes] | None, column: str) -> list[str] | None:
     """Return the label names that ``datasets`` stores in its files, where labels are bare numbers."""
     try:
         feature = json.loads((metadata or {})[b"huggingface"])["info"]["features"][column]

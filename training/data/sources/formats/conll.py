@@ -9,7 +9,7 @@ from string import whitespace
 from typing import Final
 
 from .....errors import DataError, shown
-from ...label_kinds.tags import is_tag
+from ...label_kinds.tag_scheme import is_tag
 from ...rows import FaultList, at_blanks
 from ..columns import Columns, Table
 from ..files import decode, read_bytes
