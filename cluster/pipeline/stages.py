@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from ...training.data.tokenized import LabelledSplit
 
 StageResult = tuple[dict[str, Any], str]
+_MOST_NAMED = 3  # students in a summary
 
 
 class Stages:
@@ -182,7 +183,7 @@ class Stages:
         for each in filter(lambda section: section.own_tokenizer, sections):
             self._tokenize_for(each.kind, report)
         if ONLY_STUDENT not in self._students:
-            return record, f"{len(self._students)}: {', '.join(self._students)}"
+            return record, students_in_words(list(self._students))
         parameters = record["num_parameters"] / 1e6
         text = record.get("shape") or f"{record['num_layers']} layers"
         text += f", {parameters:.2f} M parameters"
@@ -371,3 +372,10 @@ def resources_for(name: str, wanted: TaskResources) -> TaskResources:
     if kinds.get(name).needs_gpu and not wanted.gpu:
         return wanted.model_copy(update={"gpu": 1})
     return wanted
+
+
+def students_in_words(students: Sequence[str]) -> str:
+    """Return the number of searched students and their names, of many only the first and the last."""
+    if len(students) > _MOST_NAMED:
+        return f"{len(students)}, from {students[0]} to {students[-1]}"
+    return f"{len(students)}: {', '.join(students)}"

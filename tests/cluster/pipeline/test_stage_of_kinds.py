@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from models import tiny_classifier, tiny_data
 
-from distiltune.cluster.pipeline.stages import Stages
+from distiltune.cluster.pipeline.stages import Stages, students_in_words
 from distiltune.cluster.remote.tasks import Task
 from distiltune.cluster.specification.config import JobConfig
 from distiltune.cluster.store.runs import Storage
@@ -99,3 +99,9 @@ def test_each_kind_has_the_same_texts_in_its_own_word_pieces(stages, tmp_path, m
         load_tokenizer(stages._run.store.fetch(student)).get_vocab()
         == load_tokenizer(tmp_path / "encoder").get_vocab()
     )
+
+
+def test_of_many_students_the_summary_names_the_first_and_the_last():
+    names = [f"student.num_layers={number}" for number in range(1, 7)]
+    assert students_in_words(names[:2]) == "2: student.num_layers=1, student.num_layers=2"
+    assert students_in_words(names) == "6, from student.num_layers=1 to student.num_layers=6"
