@@ -61,9 +61,8 @@ class MpsDaemon:
     @property
     def _logs(self) -> Path:
         assert self._directory is not None
-        return (
-            self._directory.path / "log"
-        )  # not inside the other, where the service makes a pipe of that name
+        # Beside the pipes: among them the service makes one that is called log.
+        return self._directory.path / "log"
 
     @property
     def _environment(self) -> dict[str, str]:

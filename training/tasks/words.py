@@ -103,10 +103,9 @@ def hidden_entities(text: str, entities: Sequence[Sequence[int]]) -> list[tuple[
         entities: Start, end and number of the type of each entity, in any order; entities do not overlap.
     """
     ordered = sorted(map(tuple, entities))
-    between = (text[before[1] : after[0]] for before, after in pairwise(ordered))
-    if all(
-        any(map(str.isspace, gap)) for gap in between
-    ):  # no two share a word; words are not even looked for
+    gaps = (text[before[1] : after[0]] for before, after in pairwise(ordered))
+    # White space between all of them: no two share a word, and the words need not be found.
+    if all(any(map(str.isspace, gap)) for gap in gaps):
         return []
     return _tagged(words_of(text), entities)[1]
 
