@@ -216,7 +216,6 @@ def test_a_label_of_another_task_names_the_task(tmp_path) -> None:
         (TAGS, ["air", "fire"], "multi_label"),
         (TAGS, {"text": ["text"], "answer_start": [0]}, "question_answering"),
     ],
-    ids=str,
 )
 def test_labels_of_whole_texts_name_the_task_that_reads_them(kind, label, task, tmp_path) -> None:
     with pytest.raises(DataError, match=rf"set task: {task}, or"):
