@@ -107,7 +107,7 @@ def fitting_students(config: SearchConfig, students: Mapping[str, Student]) -> d
     return {
         name: arguments
         for name, arguments in student_names(config).items()
-        if all(each.excess(students[name].metrics) <= 0 for each in bounds)
+        if not _violated(bounds, name, students)
     }
 
 
@@ -128,7 +128,7 @@ def without_misfits(config: SearchConfig, students: Mapping[str, Student]) -> Se
         lines = (
             f"{name} has {students[name].metrics[each.metric]:.4g}"
             for name in student_names(config)
-            for each in [next(each for each in bounds if each.excess(students[name].metrics) > 0)]
+            for each in _violated(bounds, name, students)[:1]
         )
         raise ConfigError(
             f"search.constraints: no student satisfies {bounds[0]}: {', '.join(lines)}; relax the constraint"
@@ -151,6 +151,11 @@ def without_misfits(config: SearchConfig, students: Mapping[str, Student]) -> Se
 
 def _known_bounds(config: SearchConfig) -> list[Constraint]:
     return [each for each in config.constraints if each.metric in STUDENT_METRICS]
+
+
+def _violated(bounds: list[Constraint], name: str, students: Mapping[str, Student]) -> list[Constraint]:
+    """Return the bounds that the student of this name violates."""
+    return [each for each in bounds if each.excess(students[name].metrics) > 0]
 
 
 def _agrees(student: Mapping[str, Any], point: Mapping[str, Any]) -> bool:

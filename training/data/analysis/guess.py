@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ....errors import DataError, shown
+from ..label_kinds.other_tasks import SEPARATORS
 from ..rows import MISSING, quoted
 from ..sources.columns import Table
 from .token_labels import answer_columns, has_answers, has_entities, has_tokens_of
@@ -65,7 +66,6 @@ _MARKED_NAMES = ("answers", "ner", "entities", "spans", "slots", "bio", "label",
 """Of answers and entities. In CoNLL-2003, chunks have tags of the same form as entities."""
 _NUMBER_NAMES = ("score", "similarity", "relatedness", "value", "number", "stars")
 _BINARY = {"0", "1", "0.0", "1.0", "False", "True", "false", "true"}
-_SEPARATORS = (";", "|", ",")
 _LEAST_DIVIDED = 0.1  # share of the values
 _MOST_CLASSES_OF_NUMBERS = 30
 _MOST_LABELS = 2000
@@ -151,7 +151,7 @@ def look_at(name: str, values: Sequence[object]) -> ColumnLook:
 
 def _separator(filled: Sequence[str]) -> str | None:
     """Return the character that divides many values into a few recurring names, or None."""
-    for each in _SEPARATORS:
+    for each in SEPARATORS:
         parts = Counter(part.strip() for value in filled for part in value.split(each) if part.strip())
         num_divided = sum(each in value for value in filled)
         recurring = sum(count for count in parts.values() if count > 1)

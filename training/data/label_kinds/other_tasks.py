@@ -15,8 +15,9 @@ _Label = TypeVar("_Label")
 _TAGS, _ANSWERS, _SETS = "token_classification", "question_answering", "multi_label"
 _NUMBERS, _NAMES = "regression", "single_label"
 _SPAN_KEYS: Final = {"start", "end"}
-_SEPARATORS: Final = (";", "|", ",")
 _SPAN_LENGTH: Final = 3  # of a span as a list: start, end and label
+SEPARATORS: Final = (";", "|", ",")
+"""What may stand between several names in a string."""
 
 
 def naming_other_tasks(
@@ -106,9 +107,7 @@ def is_span(value: Any) -> bool:
 
 def _is_name(value: object) -> bool:
     """Return whether a value may be the name of a class, not several in a string."""
-    return isinstance(value, int) or (
-        isinstance(value, str) and not any(map(value.__contains__, _SEPARATORS))
-    )
+    return isinstance(value, int) or (isinstance(value, str) and not any(map(value.__contains__, SEPARATORS)))
 
 
 def _is_fraction(value: object) -> bool:
