@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +64,7 @@ def measure_student(
 
 def _measured(task: Task, student: Path, texts: Any, label_names: list[str]) -> dict[str, float]:
     """Return latency and size of the student, exported as the variant of :func:`timed_variant`."""
-    variant = timed_variant(task.config.export.variants, _config_of(student)["model_type"])
+    variant = timed_variant(task.config.export.variants, _config_of(student))
     length = task.config.training.num_tokens
     with temporary_directory("latency") as scratch:
         made = scratch / "variant"
@@ -87,14 +88,14 @@ def _config_of(student: Path) -> dict[str, Any]:
     return json.loads((student / "config.json").read_text(encoding="utf-8"))
 
 
-def timed_variant(names: list[str], model_type: str) -> Variant:
+def timed_variant(names: list[str], student: Mapping[str, Any]) -> Variant:
     """Select the variant to compare latencies of: the first variant of the job with 8-bit products.
 
     If there is none, return the first variant that can be sealed. Variants that need training texts are skipped,
-    since no such texts are available here, and so are those that this model type does not support. If no variant of
-    the job is left, select among all registered variants.
+    since no such texts are available here, and so are those that a student with this ``config.json`` cannot have. If
+    no variant of the job is left, select among all registered variants.
     """
-    skipped = kinds.inapplicable(kinds.names(), model_type)
+    skipped = kinds.inapplicable(kinds.names(), student)
 
     def fitting(variants: list[Variant]) -> list[Variant]:
         return [

@@ -36,6 +36,12 @@ class GraphWriter:
         """Add a weight under the name that it has in the model, and return its name in the graph."""
         return self._constant(f"{WEIGHTS_PREFIX}{name}", values)
 
+    def integers_of_4_bits(self, name: str, values: np.ndarray) -> str:
+        """Add a weight of integers from -8 to 7, stored in 4 bits, and return its name; needs opset 21."""
+        name = f"{WEIGHTS_PREFIX}{name}"
+        self._constants.setdefault(name, tensor_of_4_bits(name, values))
+        return name
+
     def integers(self, *values: int) -> str:
         """Add int64[n], such as axes or a shape, and return its name; equal ones are stored once."""
         name = "integers_" + "_".join(str(value).replace("-", "minus") for value in values)
@@ -46,7 +52,7 @@ class GraphWriter:
         return self._constant(f"{np.dtype(dtype).name}_{value}", np.array(value, dtype=dtype))
 
     def add(self, op_type: str, *inputs: str, **attributes: Any) -> str:
-        """Add a node of ONNX's own domain with one output, and return the output's name."""
+        """Add a node with one output, and return the output's name; ``domain`` is by default that of ONNX itself."""
         name = f"{op_type}_{len(self._nodes)}"
         self._nodes.append(helper.make_node(op_type, inputs, [name.lower()], name=name, **attributes))
         return self._nodes[-1].output[0]
@@ -70,10 +76,19 @@ class GraphWriter:
         inputs = [helper.make_tensor_value_info(name, TensorProto.INT64, _AXES) for name in INPUT_NAMES]
         output = helper.make_tensor_value_info(OUTPUT_NAME, TensorProto.FLOAT, (_AXES[0], num_labels))
         graph = helper.make_graph(self._nodes, "classifier", inputs, [output], list(self._constants.values()))
-        return helper.make_model(
-            graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=_IR_VERSION
-        )
+        imports = [helper.make_opsetid("", opset)]
+        imports += [
+            helper.make_opsetid(each, 1) for each in sorted({node.domain for node in self._nodes}) if each
+        ]
+        return helper.make_model(graph, opset_imports=imports, ir_version=_IR_VERSION)
 
     def _constant(self, name: str, values: np.ndarray) -> str:
         self._constants.setdefault(name, numpy_helper.from_array(values, name))
         return name
+
+
+def tensor_of_4_bits(name: str, values: np.ndarray) -> TensorProto:
+    """Return integers from -8 to 7, an even number of them, as a constant of 4 bits, two in a byte."""
+    packed = np.ascontiguousarray(values.astype(np.int8)).reshape(-1, 2) & 0xF
+    content = (packed[:, 0] | packed[:, 1] << 4).astype(np.uint8).tobytes()
+    return helper.make_tensor(name, TensorProto.INT4, values.shape, content, raw=True)

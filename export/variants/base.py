@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from pathlib import Path
@@ -39,12 +39,16 @@ class VariantInputs:
         config: The section ``export``.
         measure_sensitivity: Whether to measure the error from quantizing each part of the graph to 8 bits.
         takes_pairs: Whether texts are pairs.
+        max_length: Maximum number of tokens of a text.
+        opset: ONNX opset version of ``export.opset``.
     """
 
     rows: Rows
     config: Section
     measure_sensitivity: bool = False
     takes_pairs: bool = False
+    max_length: int = 512
+    opset: int = 18
 
     def section(self, kind: type[_SectionT]) -> _SectionT:
         """Return the subsection of ``config`` of type ``kind``, or one with default values."""
@@ -76,6 +80,15 @@ def onnx_logits_of(folder: Path, task: Task = SINGLE_LABEL) -> Logits:
     return onnx_logits(folder / MODEL_FILE)
 
 
+def _always(config: Mapping[str, Any]) -> str | None:
+    del config
+    return None
+
+
+def _remove_it() -> str:
+    return "remove it from export.variants"
+
+
 @dataclass(frozen=True)
 class Variant:
     """One form in which a student can be exported.
@@ -100,6 +113,8 @@ class Variant:
         needs_gpu: Whether making it requires a GPU.
         has_sensitivity: Whether ``export.sensitivity`` measures its parts, which requires training texts.
         gpu_targets: Entries of ``benchmark.targets`` with a GPU that measure it as well.
+        why_not: Returns why a student with a given ``config.json`` cannot have it; None: it can.
+        remedy: Returns what to do if such a student should be exported as it.
     """
 
     name: str
@@ -119,6 +134,8 @@ class Variant:
     needs_gpu: bool = False
     has_sensitivity: bool = False
     gpu_targets: tuple[str, ...] = ()
+    why_not: Callable[[Mapping[str, Any]], str | None] = field(default=_always, repr=False)
+    remedy: Callable[[], str] = field(default=_remove_it, repr=False)
 
     def takes_texts(self, *, sensitivity: bool) -> bool:
         """Return whether making it requires training texts, given the value of ``export.sensitivity``."""
@@ -152,4 +169,26 @@ def fused(variant: Variant, name: str) -> Variant:
         description=f"{variant.description}; attention fused",
         source=Source.FUSED_GRAPH,
         has_sensitivity=False,
+        why_not=_why_not_fused,
+        remedy=_remedy_of_fused,
     )
+
+
+def _why_not_fused(config: Mapping[str, Any]) -> str | None:
+    from ...training.models.attention_free import has_no_attention
+    from ...training.models.families import find_family
+    from ..onnx.graphs import find_graph
+
+    model_type = config.get("model_type", "")
+    if find_graph(model_type) is not None or has_no_attention(model_type):
+        return f"{model_type} has no attention to fuse"
+    family = find_family(model_type)
+    why = None if family is None else family.why_not("fused_attention")
+    return None if why is None else f"the attention of {model_type} cannot be fused: {why}"
+
+
+def _remedy_of_fused() -> str:
+    from ...training.models.families import family_names
+
+    families = family_names("fused_attention")
+    return f"remove the onnx-fused variants from export.variants, or use a student of {families}"

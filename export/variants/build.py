@@ -142,7 +142,7 @@ def build_variant(
             of_windows=student_task.of_windows,
         )
         wants_sensitivity = config.sensitivity and variant.has_sensitivity
-        inputs = VariantInputs(rows, config, wants_sensitivity, takes_pairs)
+        inputs = VariantInputs(rows, config, wants_sensitivity, takes_pairs, max_length, config.opset)
         made = _write_file(variant, model, folder, task, max_length, base_onnx, inputs, config.opset)
         if variant.can_be_sealed:
             write_model_files(
@@ -195,16 +195,17 @@ def _write_file(
     opset: int,
 ) -> _BuiltFile:
     target = folder / variant.file
+    if reason := variant.why_not(model.config.to_dict()):
+        raise ExportError(f"{variant.name}: {reason}; {variant.remedy()}")
     if variant.source is Source.CHECKPOINT:
-        return _BuiltFile(quantized=variant.make(model, target, inputs))
+        made = variant.make(model, target, inputs)
+        if variant.file != MODEL_FILE:
+            return _BuiltFile(quantized=made)
+        write_metadata(target, task, label_names(model))
+        return _BuiltFile(quantized=made, record=describe_graph(None, target, made))
     if base_onnx is not None and not base_onnx.is_file():
         raise ExportError(f"{base_onnx}: the plain ONNX graph is missing; build the variant `onnx` first")
     is_fused = variant.source is Source.FUSED_GRAPH
-    if reason := kinds.inapplicable([variant.name], model.config.model_type).get(variant.name):
-        raise ExportError(
-            f"{variant.name}: {reason}; remove the onnx-fused variants from export.variants, or use a student of "
-            f"{family_names('fused_attention')}"
-        )
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         base, counts = base_onnx, None
         if base is None or is_fused:

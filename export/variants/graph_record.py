@@ -61,8 +61,8 @@ class GraphRecord:
     weights: WeightHistogram | None
 
 
-def describe_graph(plain: Path, path: Path, quantized: Quantized) -> GraphRecord:
-    """Record the contents of the graph ``path``, which was made from ``plain``."""
+def describe_graph(plain: Path | None, path: Path, quantized: Quantized) -> GraphRecord:
+    """Record the contents of the graph ``path``, which was made from ``plain``, or from a checkpoint."""
     model = onnx.load(str(path))
     sizes = bytes_by_group(model)
     excluded = quantized.excluded or []
@@ -72,7 +72,7 @@ def describe_graph(plain: Path, path: Path, quantized: Quantized) -> GraphRecord
         excluded_nodes=[node for each in excluded for node in each.nodes],
         logits_error=quantized.logits_error,
         sensitivity=quantized.sensitivity,
-        weights=_one_matrix(plain, model.graph, quantized.sensitivity or []),
+        weights=None if plain is None else _one_matrix(plain, model.graph, quantized.sensitivity or []),
     )
 
 

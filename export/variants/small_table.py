@@ -15,6 +15,7 @@ from onnx import TensorProto, helper, numpy_helper, version_converter
 from ...errors import ExportError
 from ...training.compression.fake_quantization import block_steps
 from ..onnx.convert import save_onnx
+from ..onnx.writer import tensor_of_4_bits
 
 INT4_OPSET = 21  # as in .base, which cannot be imported here without a circle
 Made = TypeVar("Made")
@@ -78,12 +79,8 @@ def _expand_at_loading(
         raise ExportError(
             f"{name} is not stored in 8 bits, so it cannot be stored in 4; remove that variant from export.variants"
         )
-    packed = np.ascontiguousarray(steps.astype(np.int8)).reshape(-1, 2) & 0xF
-    content = (packed[:, 0] | packed[:, 1] << 4).astype(np.uint8).tobytes()
     graph.initializer.remove(eight)
-    graph.initializer.append(
-        helper.make_tensor(f"{name}_4bit", TensorProto.INT4, steps.shape, content, raw=True)
-    )
+    graph.initializer.append(tensor_of_4_bits(f"{name}_4bit", steps))
     before = list[onnx.NodeProto]()
 
     def constant(suffix: str, value: np.ndarray) -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from convolution_students import convolution_student
 from models import tiny_classifier, tiny_data
 from pydantic import ValidationError
 from tokenizers import Tokenizer
@@ -55,23 +56,40 @@ def student(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def make(student: Path, tmp_path_factory: pytest.TempPathFactory, plain_graph) -> Callable[[str], Made]:
+def convolution(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return convolution_student(
+        tmp_path_factory.mktemp("convolution") / "student", pooling="max", num_blocks=1
+    )
+
+
+@pytest.fixture
+def suited(variant: Variant, student: Path, convolution: Path) -> Path:
+    """A student that the variant can be made of."""
+    of_layers = json.loads((student / "config.json").read_text())
+    return student if variant.why_not(of_layers) is None else convolution
+
+
+@pytest.fixture(scope="module")
+def make(
+    student: Path, convolution: Path, tmp_path_factory: pytest.TempPathFactory, plain_graph
+) -> Callable[..., Made]:
     """Make a variant, once, with training texts only if it declares that it needs them."""
     root = tmp_path_factory.mktemp("variants")
 
     @cache
-    def made(name: str) -> Made:
-        plain = plain_graph(student, 32) if name == "onnx" else made("onnx")[0] / "model.onnx"
+    def made(name: str, source: Path = student) -> Made:
+        plain = plain_graph(source, 32) if name == "onnx" else made("onnx", source)[0] / "model.onnx"
         texts = TEXTS if kinds.get(name).needs_texts else []
         options = {"config": ExportConfig(opset=OPSET), "max_length": 32, "training_texts": texts}
-        return root / name, build_variant(name, student, root / name, base_onnx=plain, **options)
+        out = root / source.parent.name / name
+        return out, build_variant(name, source, out, base_onnx=plain, **options)
 
     return made
 
 
-@pytest.fixture(scope="module")
-def rows(student: Path) -> list[np.ndarray]:
-    tokenizer = Tokenizer.from_file(str(student / "tokenizer.json"))
+@pytest.fixture
+def rows(suited: Path) -> list[np.ndarray]:
+    tokenizer = Tokenizer.from_file(str(suited / "tokenizer.json"))
     tokenizer.no_padding()
     return [np.array(each.ids) for each in tokenizer.encode_batch(TEXTS)]
 
@@ -81,8 +99,8 @@ def alone(logits: Logits, rows: list[np.ndarray]) -> np.ndarray:
 
 
 @pytest.mark.parametrize("variant", EACH)
-def test_it_is_made_and_recorded(variant, make, capfd) -> None:
-    folder, record = make(variant.name)
+def test_it_is_made_and_recorded(variant, make, suited, capfd) -> None:
+    folder, record = make(variant.name, suited)
     assert capfd.readouterr().out == ""
     assert record.file == variant.file
     assert record.size_mb == (folder / variant.file).stat().st_size / 2**20
@@ -92,13 +110,13 @@ def test_it_is_made_and_recorded(variant, make, capfd) -> None:
     assert read == record.to_json()
     assert read["name"] == variant.name
     if variant.weight_bits < 32:
-        assert record.size_mb < make("onnx")[1].size_mb
+        assert record.size_mb < make("onnx", suited)[1].size_mb
 
 
 @pytest.mark.parametrize("variant", EACH)
-def test_its_logits_are_as_close_as_it_declares(variant, make, student, rows) -> None:
-    folder, record = make(variant.name)
-    expected = alone(torch_logits(load_model(student).eval()), rows)
+def test_its_logits_are_as_close_as_it_declares(variant, make, suited, rows) -> None:
+    folder, record = make(variant.name, suited)
+    expected = alone(torch_logits(load_model(suited).eval()), rows)
     difference = np.abs(alone(variant.open_logits(folder), rows) - expected).max()
     if variant.tolerance is None:
         assert max(record.max_abs_diff, difference) <= ExportConfig().parity_tolerance
@@ -107,22 +125,22 @@ def test_its_logits_are_as_close_as_it_declares(variant, make, student, rows) ->
 
 
 @pytest.mark.parametrize("variant", EACH)
-def test_its_logits_depend_on_the_batch_only_if_it_declares_so(variant, make, rows) -> None:
+def test_its_logits_depend_on_the_batch_only_if_it_declares_so(variant, make, suited, rows) -> None:
     length = len(rows[0])
     same = np.stack([row for row in rows if len(row) == length])
-    logits = variant.open_logits(make(variant.name)[0])
+    logits = variant.open_logits(make(variant.name, suited)[0])
     moved = np.abs(logits(same, np.ones_like(same)) - alone(logits, list(same))).max()
     assert len(same) > 8
     assert (moved > 1e-4) == variant.logits_depend_on_batch
 
 
 @pytest.mark.parametrize("variant", EACH)
-def test_the_runtime_opens_what_can_be_sealed(variant, make, rows) -> None:
+def test_the_runtime_opens_what_can_be_sealed(variant, make, suited, rows) -> None:
     target = targets.get(variant.target)
     assert target.is_gated
     assert target.can_be_sealed == variant.can_be_sealed
     if variant.can_be_sealed:
-        folder, _ = make(variant.name)
+        folder, _ = make(variant.name, suited)
         classifier = TextClassifier.load(folder)
         assert classifier.labels == LABELS
         expected = alone(variant.open_logits(folder), rows)
@@ -130,10 +148,10 @@ def test_the_runtime_opens_what_can_be_sealed(variant, make, rows) -> None:
 
 
 @pytest.mark.parametrize("variant", EACH)
-def test_its_graph_has_the_bits_and_operators_that_it_declares(variant, make) -> None:
+def test_its_graph_has_the_bits_and_operators_that_it_declares(variant, make, suited) -> None:
     if variant.file != "model.onnx":
         return
-    model = onnx.load(str(make(variant.name)[0] / "model.onnx"))
+    model = onnx.load(str(make(variant.name, suited)[0] / "model.onnx"))
     onnx.checker.check_model(model)
     version = next(each.version for each in model.opset_import if not each.domain)
     assert version == max(OPSET, variant.min_opset or 0)
@@ -153,7 +171,10 @@ def bits_of_products(graph: onnx.GraphProto) -> tuple[int, int]:
     }
     weights, activations = {32}, {32}
     for node in graph.node:
-        if node.op_type == "MatMulNBits":
+        if node.op_type in ("QLinearConv", "QGemm"):  # both operands are integers
+            weights.add(bits[kinds_of[node.input[3]]])
+            activations.add(bits[kinds_of[node.input[3]]])
+        elif node.op_type == "MatMulNBits":
             weights.add(next(each.i for each in node.attribute if each.name == "bits"))
         elif node.op_type in ("MatMul", "MatMulInteger", "Gemm"):
             maker = makers.get(node.input[1])
@@ -169,11 +190,11 @@ def bits_of_products(graph: onnx.GraphProto) -> tuple[int, int]:
 @pytest.mark.parametrize(
     "variant", [each for each in kinds.variants() if each.needs_texts], ids=lambda variant: variant.name
 )
-def test_what_needs_texts_is_refused_without(variant, make, student, tmp_path) -> None:
-    plain = make("onnx")[0] / "model.onnx"
+def test_what_needs_texts_is_refused_without(variant, make, suited, tmp_path) -> None:
+    plain = make("onnx", suited)[0] / "model.onnx"
     with pytest.raises(ExportError, match="no training text"):
         build_variant(
-            variant.name, student, tmp_path / "x", config=ExportConfig(), max_length=32, base_onnx=plain
+            variant.name, suited, tmp_path / "x", config=ExportConfig(), max_length=32, base_onnx=plain
         )
     assert not list(tmp_path.iterdir())
 
@@ -234,7 +255,7 @@ def test_a_kind_finds_its_own_section() -> None:
     ],
 )
 def test_students_are_timed_as_the_first_variant_with_8_bit_products(names, model_type, timed) -> None:
-    assert timed_variant(names, model_type).name == timed
+    assert timed_variant(names, {"model_type": model_type}).name == timed
 
 
 def test_a_variant_that_needs_a_gpu_is_made_on_one(monkeypatch) -> None:

@@ -165,7 +165,7 @@ class ModelReuse:
     def _skipped(self) -> dict[str, str]:
         """Variants of the job that the student cannot have, with the reason of each."""
         config = self._run.store.read_json(f"{self._run.best}/{CONFIG_FILE}") or {}
-        return kinds.inapplicable(self._config.export.variants, config.get("model_type", ""))
+        return kinds.inapplicable(self._config.export.variants, config)
 
     def variant_key(self, name: str) -> str:
         """Return the key of a variant."""

@@ -16,7 +16,7 @@ from ..writer import INPUT_NAMES, GraphWriter
 
 IDS, MASK = INPUT_NAMES
 HIDDEN_LAYER_PART = (r"^model\.dense\.", "hidden layer", HIDDEN_LAYER)
-_TABLE, _PLACE = "encoder.word_embeddings.weight", "encoder.word_embeddings.place"
+TABLE, PLACE = "encoder.word_embeddings.weight", "encoder.word_embeddings.place"
 
 
 class TableRows:
@@ -34,16 +34,16 @@ class TableRows:
 
     def __init__(self, writer: GraphWriter, encoder: AttentionFreeEncoder, ids: str = IDS) -> None:
         self._writer, self.ids = writer, ids
-        table, padding, dtype = _whole_table(encoder), encoder.config.pad_token_id, np.dtype(np.int64)
+        table, padding, dtype = whole_table(encoder), encoder.config.pad_token_id, np.dtype(np.int64)
         stored = rows_stored_once(table)
         rows = values((stored or table).weight)
         if stored is not None:
             place = values(stored.place)
             padding, dtype = int(place[padding]), place.dtype
-            self.ids = writer.add("Gather", writer.weight(_PLACE, place), ids)
+            self.ids = writer.add("Gather", writer.weight(PLACE, place), ids)
         if rows[padding].any():
             rows, padding = np.concatenate([rows, np.zeros_like(rows[:1])]), len(rows)
-        self._table, self.zero = writer.weight(_TABLE, rows), writer.scalar(padding, dtype)
+        self._table, self.zero = writer.weight(TABLE, rows), writer.scalar(padding, dtype)
 
     def of(self, ids: str) -> str:
         """Add the lookup of the rows ``ids``, integers[B, M]: float[B, M, D]."""
@@ -74,7 +74,7 @@ def values(tensor: Tensor | None) -> np.ndarray:
     return tensor.detach().cpu().numpy()
 
 
-def _whole_table(encoder: AttentionFreeEncoder) -> nn.Embedding:
+def whole_table(encoder: AttentionFreeEncoder) -> nn.Embedding:
     """Return all rows; an encoder that has just been trained may hold only some of them."""
     table: Any = encoder.word_embeddings
     if type(table) is nn.Embedding:

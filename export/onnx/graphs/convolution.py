@@ -21,20 +21,21 @@ from .base import WrittenGraph, register
 
 
 @dataclass(frozen=True)
-class _Window:
+class Window:
     """Consecutive positions around each position: ``left`` before it and ``right`` after it."""
 
     left: int
     right: int
 
     @classmethod
-    def of(cls, products: Sequence[WindowProduct]) -> _Window:
+    def of(cls, products: Sequence[WindowProduct]) -> Window:
         """Return the smallest window that contains those of all products."""
         sizes = [each.window_size for each in products]
         return cls(max((size - 1) // 2 for size in sizes), max(size // 2 for size in sizes))
 
     @property
     def size(self) -> int:
+        """Number of positions."""
         return self.left + self.right + 1
 
     def weight(self, product: WindowProduct) -> np.ndarray:
@@ -54,7 +55,7 @@ def _write(writer: GraphWriter, model: ConvolutionForSequenceClassification) -> 
     for number, block in enumerate(encoder.blocks):
         table = rows if x is None else None
         x = _block(writer, block, f"encoder.blocks.{number}", x or rows.of(rows.ids), kept, table)
-    window = _Window.of(encoder.filters)
+    window = Window.of(encoder.filters)
     weight = np.concatenate([window.weight(each) for each in encoder.filters])
     bias = np.concatenate([values(each.linear.bias) for each in encoder.filters])
     windows = _windows_of_rows(writer, rows, window) if x is None else _side_by_side(writer, x, window)
@@ -67,7 +68,7 @@ def _block(
     writer: GraphWriter, block: ResidualBlock, name: str, x: str, kept: str, rows: TableRows | None
 ) -> str:
     """Add a residual block over x[B, L, D]; ``rows`` is given where x are rows of the table."""
-    window = _Window.of([block.first])
+    window = Window.of([block.first])
     windows = _windows_of_rows(writer, rows, window) if rows is not None else _side_by_side(writer, x, window)
     inner = writer.linear(
         windows, f"{name}.first", window.weight(block.first), values(block.first.linear.bias)
@@ -79,7 +80,7 @@ def _block(
     return writer.add("Mul", writer.add("Add", x, outer), kept)
 
 
-def _windows_of_rows(writer: GraphWriter, rows: TableRows, window: _Window) -> str:
+def _windows_of_rows(writer: GraphWriter, rows: TableRows, window: Window) -> str:
     """Add the lookup of the rows of each window, side by side, float[B, L, size * D]; zeros beyond the text."""
     if window.size == 1:
         return rows.of(rows.ids)
@@ -88,7 +89,7 @@ def _windows_of_rows(writer: GraphWriter, rows: TableRows, window: _Window) -> s
     return writer.add("Concat", *(rows.of(each) for each in ids), axis=2)
 
 
-def _side_by_side(writer: GraphWriter, x: str, window: _Window) -> str:
+def _side_by_side(writer: GraphWriter, x: str, window: Window) -> str:
     """Add the rows of each window of x[B, L, D] side by side, [B, L, size * D], with zeros beyond the text."""
     if window.size == 1:
         return x
@@ -96,7 +97,7 @@ def _side_by_side(writer: GraphWriter, x: str, window: _Window) -> str:
     return writer.add("Concat", *_moved(writer, x, window, zero, num_more_axes=1), axis=2)
 
 
-def _moved(writer: GraphWriter, x: str, window: _Window, fill: str, *, num_more_axes: int = 0) -> list[str]:
+def _moved(writer: GraphWriter, x: str, window: Window, fill: str, *, num_more_axes: int = 0) -> list[str]:
     """Add copies of x[B, L, ...] whose position i has the value at i + offset, for each offset of a window."""
     rest, found = [0] * num_more_axes, []
     for offset in range(-window.left, window.right + 1):

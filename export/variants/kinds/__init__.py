@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from ....errors import ConfigError, shown
 from ....training.registry import nearest_name
-from ..base import VARIANTS, Source, Variant
-from . import dynamic, plain, static, tensorrt_fp16, tensorrt_int8, torch_int8, weights
+from ..base import VARIANTS, Variant
+from . import dynamic, integer, plain, static, tensorrt_fp16, tensorrt_int8, torch_int8, weights
 
 __all__ = [
     "dynamic",
     "get",
     "inapplicable",
+    "integer",
     "names",
     "plain",
     "static",
@@ -47,26 +49,12 @@ def get(name: str) -> Variant:
     return VARIANTS[name]
 
 
-def inapplicable(names: Iterable[str], model_type: str) -> dict[str, str]:
-    """Return those of some variants that models of a type cannot have, each with the reason.
+def inapplicable(names: Iterable[str], config: Mapping[str, Any]) -> dict[str, str]:
+    """Return those of some variants that a student cannot have, each with the reason.
 
     Args:
         names: Names of registered variants.
-        model_type: Model type of the student, as in its ``config.json``.
+        config: Content of the student's ``config.json``.
     """
-    why = _why_not_fused(model_type)
-    if why is None:
-        return {}
-    return {name: why for name in names if get(name).source is Source.FUSED_GRAPH}
-
-
-def _why_not_fused(model_type: str) -> str | None:
-    from ....training.models.attention_free import has_no_attention
-    from ....training.models.families import find_family
-    from ...onnx.graphs import find_graph
-
-    if find_graph(model_type) is not None or has_no_attention(model_type):
-        return f"{model_type} has no attention to fuse"
-    family = find_family(model_type)
-    why = None if family is None else family.why_not("fused_attention")
-    return None if why is None else f"the attention of {model_type} cannot be fused: {why}"
+    reasons = {name: get(name).why_not(config) for name in names}
+    return {name: reason for name, reason in reasons.items() if reason is not None}

@@ -1,0 +1,1 @@
+"""Graphs of convolutions whose nodes all compute in integers, with scales fixed before the export."""

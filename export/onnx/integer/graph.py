@@ -1,0 +1,314 @@
+"""Write the graph of a convolution in integers: rows of the table in, logits out, and 8 bits between all nodes.
+
+Windows are read by ONNX Runtime's integer convolution with columns last, which copies no rows side by side. ReLU is its
+rounding to unsigned integers. Padding costs no node: positions with text have columns of ones, and without them every
+filter is 0.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from onnx import TensorProto
+
+from ....training.compression.fake_quantization import block_steps
+from ....training.models.attention_free import without_norm
+from ....training.models.convolution import (
+    ConvolutionForSequenceClassification,
+    ResidualBlock,
+    WindowProduct,
+)
+from ....training.models.tied_embedding_rows import rows_stored_once
+from ..graphs.attention_free import IDS, MASK, PLACE, TABLE, values, whole_table
+from ..graphs.convolution import Window
+from ..writer import GraphWriter
+from .quantized import (
+    HIGHEST,
+    ZERO_POINT,
+    Layer,
+    columns_for,
+    constants,
+    further_columns,
+    joined,
+    only_at_text,
+    quantized,
+    scale_of,
+    steps_of,
+    without_bias,
+)
+from .ranges import Ranges
+
+_CONTRIB = "com.microsoft"
+_POOL = 16  # positions of which a node keeps the maximum
+_LEAST_LENGTH = 4096
+_MARGIN = 4.0  # by how much sums around padding may exceed the largest ones on texts, where no bound is known
+_ONE = 1.0  # scale of the input and output of a layer whose multiplier contains both
+
+
+def write_integer_graph(
+    model: ConvolutionForSequenceClassification,
+    ranges: Ranges,
+    *,
+    bits: int,
+    table_bits: int,
+    max_length: int,
+    opset: int,
+) -> onnx.ModelProto:
+    """Return the graph of a model in evaluation mode, whose pooling is ``max``.
+
+    Args:
+        model: The model.
+        ranges: Ranges of its layers.
+        bits: Of a weight in products, 7 or 8.
+        table_bits: Of a value in the table, 4 or 8; ONNX Runtime expands 4 bits to 8 when it loads the graph.
+        max_length: Number of tokens that the graph has to accept; it accepts at least 4,096.
+        opset: ONNX opset version, at least 21 with a table of 4 bits.
+    """
+    graph = _IntegerGraph(model, ranges, bits)
+    return graph.write(_Table.of(model, table_bits), max(max_length, _LEAST_LENGTH), opset)
+
+
+@dataclass(frozen=True)
+class _Table:
+    """Rows of word pieces in 8 bits, ``scale * (row - 128)``.
+
+    Attributes:
+        rows: uint8[K, D], each different row once.
+        place: Index of the row of each of V word pieces, int32[V]; None: they are 0 to V - 1.
+        scale: Scale of the rows.
+        steps: float32[K, N, B], the same in 4 bits and N blocks; None where they are stored in 8.
+        scales: float32[K, N, 1], scales of the blocks.
+    """
+
+    rows: np.ndarray
+    place: np.ndarray | None
+    scale: float
+    steps: np.ndarray | None = None
+    scales: np.ndarray | None = None
+
+    @classmethod
+    def of(cls, model: ConvolutionForSequenceClassification, bits: int) -> _Table:
+        """Quantize a model's table."""
+        table = whole_table(model.encoder)
+        stored = rows_stored_once(table)
+        rows, steps, scales = values((stored or table).weight), None, None
+        place = None if stored is None else values(stored.place)
+        if bits == 4:
+            found = block_steps(torch.from_numpy(rows.copy()))
+            rows = (found[0] * found[1]).flatten(-2)[:, : rows.shape[1]].numpy()
+            steps, scales = (each.numpy() for each in found)
+        scale = np.float32(scale_of(float(np.abs(rows).max())))
+        integers = np.clip(np.rint(rows / scale) + ZERO_POINT, 0, HIGHEST).astype(np.uint8)
+        return cls(integers, place, float(scale), steps, scales)
+
+
+@dataclass(frozen=True)
+class _WindowLayer:
+    """A product over windows, before its positions with text are told from padding.
+
+    Attributes:
+        name: Name of its module.
+        window: Its window.
+        layer: Its weight [F, n, D], bias and multiplier.
+        scale: Scale of its input.
+        most_around_padding: The largest sum, in integers, of a window around a position of padding.
+    """
+
+    name: str
+    window: Window
+    layer: Layer
+    scale: float
+    most_around_padding: float
+
+
+class _IntegerGraph:
+    def __init__(self, model: ConvolutionForSequenceClassification, ranges: Ranges, bits: int) -> None:
+        self._model, self._ranges, self._bits = model, ranges, bits
+        self._writer = GraphWriter()
+        self._num_ones = 1
+
+    def write(self, table: _Table, max_length: int, opset: int) -> onnx.ModelProto:
+        encoder: Any = self._model.encoder
+        blocks: list[ResidualBlock] = list(encoder.blocks)
+        names = [f"encoder.blocks.{number}" for number in range(len(blocks))]
+        scales = [table.scale, *(scale_of(self._ranges.magnitude[name]) for name in names)]
+        layers = []
+        for number, block in enumerate(blocks):
+            of_table = None if number else table
+            name = f"{names[number]}.first"
+            layers.append(self._window_layer(name, [block.first], [name], scales[number], of_table))
+        filters = [f"encoder.filters.{number}" for number in range(len(encoder.filters))]
+        of_table = None if blocks else table
+        last = self._window_layer("encoder.filters", list(encoder.filters), filters, scales[-1], of_table)
+        least = max(columns_for(each.most_around_padding, bits=self._bits) for each in [*layers, last])
+        self._num_ones = least + further_columns(table.rows.shape[1] + least)
+        x = self._rows(table)
+        for name, block, layer, scale in zip(names, blocks, layers, scales[1:], strict=True):
+            x = self._block(x, name, block, layer, scale)
+        found = self._convolution(x, last.name, self._at_text(last), (ZERO_POINT, 0), last.window)
+        logits = self._head(self._maxima(found, max_length), self._steps(filters))
+        return self._writer.graph(logits, self._model.num_labels, opset)
+
+    def _window_layer(
+        self, name: str, products: list[WindowProduct], modules: list[str], scale: float, table: _Table | None
+    ) -> _WindowLayer:
+        """Quantize products over windows as one; ``table`` is given where they read its rows."""
+        window = Window.of(products)
+        weight = np.concatenate([window.weight(each) for each in products])
+        bias = np.concatenate([values(each.linear.bias) for each in products])
+        weight = weight.reshape(len(weight), window.size, -1) * scale
+        layer = quantized(weight, bias, self._steps(modules), bits=self._bits)
+        if table is None:
+            in_integers = self._beside(modules) / (layer.multiplier * self._steps(modules))
+            most = _MARGIN * float(in_integers.max())
+        else:
+            most = _most_around_padding(layer, table.rows, window.left)
+        return _WindowLayer(name, window, layer, scale, most)
+
+    def _steps(self, modules: list[str]) -> np.ndarray:
+        """Return the steps of the outputs of modules, side by side, float64[F]."""
+        return steps_of(np.concatenate([self._ranges.largest[name] for name in modules]))
+
+    def _beside(self, modules: list[str]) -> np.ndarray:
+        return np.concatenate([self._ranges.beside[name] for name in modules])
+
+    def _at_text(self, layer: _WindowLayer) -> Layer:
+        return only_at_text(layer.layer, self._num_ones, layer.window.left, bits=self._bits)
+
+    def _rows(self, table: _Table) -> str:
+        """Add the lookup of each position's row with its columns of ones, uint8[B, L, 1, D + ones]."""
+        add, writer = self._writer.add, self._writer
+        num_rows, width = table.rows.shape
+        stored = self._stored_rows(table)
+        ones, no_more = writer.integers(0, 0, 0, self._num_ones), writer.integers(0, 0, 1, 0)
+        stored = add("Pad", stored, ones, writer.scalar(HIGHEST, np.uint8))
+        # The last row is that of padding: zeros, without ones.
+        stored = add("Pad", stored, no_more, writer.scalar(ZERO_POINT, np.uint8))
+        stored = add("Reshape", stored, writer.integers(num_rows + 1, 1, width + self._num_ones))
+        place = np.arange(num_rows) if table.place is None else table.place
+        is_text = add("Cast", MASK, to=TensorProto.BOOL)
+        ids = add("Where", is_text, IDS, writer.scalar(len(place), np.int64))
+        if table.place is not None:
+            ids = add("Gather", writer.weight(PLACE, np.append(place, num_rows).astype(np.int32)), ids)
+        return add("Gather", stored, ids)
+
+    def _stored_rows(self, table: _Table) -> str:
+        """Add the rows uint8[K, D], which ONNX Runtime expands from 4 bits when it loads the graph."""
+        add, writer = self._writer.add, self._writer
+        if table.steps is None or table.scales is None:
+            return writer.weight(f"{TABLE}_quantized", table.rows)
+        steps = add("Cast", writer.integers_of_4_bits(f"{TABLE}_4bit", table.steps), to=TensorProto.FLOAT)
+        blocks = add("Mul", steps, writer.weight(f"{TABLE}_4bit_scales", table.scales))
+        scale, zero = (
+            writer.weight(f"{TABLE}_scale", np.array(table.scale, dtype=np.float32)),
+            writer.scalar(ZERO_POINT, np.uint8),
+        )
+        rows = add(
+            "Reshape", add("QuantizeLinear", blocks, scale, zero), writer.integers(len(table.rows), -1)
+        )
+        if table.steps[0].size == table.rows.shape[1]:
+            return rows
+        begin, end, axis = (writer.integers(value) for value in (0, table.rows.shape[1], 1))
+        return add("Slice", rows, begin, end, axis)  # the last block is longer than the row
+
+    def _convolution(self, x: str, name: str, layer: Layer, zeros: tuple[int, int], window: Window) -> str:
+        """Add a product over windows of x[B, L, 1, D], uint8[B, L, 1, F]; ``zeros``: zero points of both."""
+        weight = np.ascontiguousarray(layer.weight.transpose(0, 2, 1))[..., None]  # [F, D, n, 1]
+        zero_in, zero_out = (self._writer.scalar(each, np.uint8) for each in zeros)
+        one, (kernel, scale, zero_of_kernel, bias) = self._one(), self._constants(name, weight, layer)
+        given = (x, one, zero_in, kernel, scale, zero_of_kernel, one, zero_out, bias)
+        return self._writer.add(
+            "QLinearConv",
+            *given,
+            domain=_CONTRIB,
+            channels_last=1,
+            kernel_shape=[window.size, 1],
+            pads=[window.left, 0, window.right, 0],
+        )
+
+    def _constants(self, name: str, weight: np.ndarray, layer: Layer) -> tuple[str, str, str, str]:
+        """Add a layer's weight, scales, zero points and bias."""
+        add = self._writer.weight
+        return (
+            add(f"{name}.weight_quantized", weight),
+            add(f"{name}.weight_scale", layer.multiplier),
+            add(f"{name}.weight_zero_point", np.zeros(len(layer.bias), dtype=np.int8)),
+            add(f"{name}.bias_quantized", layer.bias),
+        )
+
+    def _one(self) -> str:
+        """Add the scale of activations: 1, because the multipliers of the layers contain their scales."""
+        return self._writer.scalar(1.0, np.float32)
+
+    def _block(self, x: str, name: str, block: ResidualBlock, first: _WindowLayer, scale: float) -> str:
+        """Add a block over x, whose result has the scale ``scale`` and again columns of ones."""
+        size, bits = self._model.config.hidden_size, self._bits
+        inner = steps_of(self._ranges.largest[f"{name}.first"])
+        outer = scale_of(self._ranges.magnitude[f"{name}.second"])
+        second = quantized(values(block.second.weight) * inner, values(block.second.bias), outer, bits=bits)
+        # At padding the result must be zero: the bias becomes a product with columns that are constant at text.
+        second, constant = without_bias(second, self._num_ones, bits=bits)
+        units = constants(size, self._num_ones, first.window.size, first.window.left, constant, bits=bits)
+        inside = joined(self._at_text(first), units)
+        found = self._convolution(x, first.name, inside, (ZERO_POINT, 0), first.window)
+        change = self._convolution(found, f"{name}.second", second, (0, ZERO_POINT), Window(0, 0))
+        writer, zero = self._writer, self._writer.scalar(ZERO_POINT, np.uint8)
+        scales = [writer.scalar(each, np.float32) for each in (first.scale, outer, scale)]
+        given = (x, scales[0], zero, change, scales[1], zero, scales[2], zero)
+        return writer.add("QLinearAdd", *given, domain=_CONTRIB)
+
+    def _maxima(self, found: str, max_length: int) -> str:
+        """Add the maximum of each filter over the positions, uint8[B, F] from uint8[B, L, 1, F]."""
+        covered = 1
+        while covered < max_length:
+            # One node that reduces all positions takes several times as long as these together.
+            found = self._writer.add(
+                "NhwcMaxPool",
+                found,
+                domain=_CONTRIB,
+                kernel_shape=[_POOL, 1],
+                strides=[_POOL, 1],
+                ceil_mode=1,
+            )
+            covered *= _POOL
+        return self._writer.add("Squeeze", found, self._writer.integers(1, 2))
+
+    def _head(self, pooled: str, steps: np.ndarray) -> str:
+        """Add hidden layer and head over pooled[B, F] with a step for each column: the logits, float[B, C]."""
+        model, bits = self._model, self._bits
+        weight, bias = map(values, without_norm(model.norm, model.dense))
+        inner = steps_of(self._ranges.largest["dense"])
+        hidden = self._product(
+            pooled, "dense", quantized(weight * steps, bias, inner, bits=bits), to_float=False
+        )
+        last = model.classifier
+        scores = quantized(values(last.weight) * inner, values(last.bias), _ONE, bits=bits)
+        return self._product(hidden, "classifier", scores, to_float=True)
+
+    def _product(self, x: str, name: str, layer: Layer, *, to_float: bool) -> str:
+        """Add a product of x, uint8[B, F]: with ReLU to uint8[B, H], or to floats."""
+        one, zero = self._one(), self._writer.scalar(0, np.uint8)
+        constants = self._constants(name, np.ascontiguousarray(layer.weight.T), layer)
+        rest = () if to_float else (one, zero)
+        return self._writer.add("QGemm", x, one, zero, *constants, *rest, domain=_CONTRIB)
+
+
+def _most_around_padding(layer: Layer, rows: np.ndarray, center: int) -> float:
+    """Return an upper bound of the sums of a window around a position of padding, for every text.
+
+    Args:
+        layer: Weight [F, n, D].
+        rows: All rows of the table, uint8[K, D].
+        center: The window's own position.
+    """
+    table = torch.from_numpy(rows.astype(np.float32) - ZERO_POINT)
+    most = torch.from_numpy(layer.bias.astype(np.float32))
+    for position in range(layer.weight.shape[1]):
+        if position != center:
+            weight = torch.from_numpy(layer.weight[:, position].astype(np.float32))
+            most += (table @ weight.T).amax(dim=0).clamp(min=0)
+    return max(float(most.max()), 0.0)
