@@ -12,6 +12,8 @@ Scores are fitted on the in-scope training texts:
   Gaussian over all classes (Ren et al., "A Simple Fix to Mahalanobis Distance", 2021);
 - ``knn-K``: minus the distance to the K-th nearest training text, features divided by their norm (Sun et al.,
   "Out-of-Distribution Detection with Deep Nearest Neighbors", ICML 2022); ``centroid``: to the nearest class mean;
+- ``margin``, with a weight fitted on the texts that the threshold is selected on: the largest in-scope logit minus the
+  weight times the out-of-scope logit;
 - ``energy + X``: the sum of two scores, each in standard deviations of its values on the training texts.
 
 As in an export, each threshold is selected on the validation split by the goal of the job's ``export.out_of_scope``,
@@ -41,9 +43,10 @@ from distiltune.export.out_of_scope.thresholds import (
     ScopeGoal,
     area_under_roc,
     best_threshold,
+    fit_weight,
     threshold_curve,
 )
-from distiltune.export.runtime.scores import SCORES
+from distiltune.export.runtime.scores import SCORES, margins
 from distiltune.training.checkpoints.load import label_names, load_classifier
 from distiltune.training.data.text_data import TextData, load_data
 from distiltune.training.data.tokenized import TokenizedSplit, tokenize_split
@@ -53,7 +56,7 @@ from distiltune.training.models.inference import length_batches, logits_of_batch
 from distiltune.training.models.runtime import intra_op_threads
 
 NEIGHBOURS = (1, 10, 50)
-BASE = "energy"
+BASE, MARGIN = "energy", "margin"
 _BATCH = 256
 
 
@@ -172,6 +175,15 @@ def measured(
     }
 
 
+def margins_of(
+    logits: tuple[np.ndarray, np.ndarray], labels: np.ndarray, outside: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the score ``margin`` of two splits, its weight fitted on the first, whose labels are int[N]."""
+    weight = fit_weight(logits[0], labels == outside, outside)
+    first, second = (margins(each, outside, weight) for each in logits)
+    return first, second
+
+
 def rows_of(outputs: dict[str, Outputs], outside: int, goal: ScopeGoal, splits: int) -> list[dict[str, Any]]:
     """Return a row for each score: its figures on the test split, and its difference from energy on random halves."""
     scores = all_scores(outputs, outside)
@@ -181,18 +193,21 @@ def rows_of(outputs: dict[str, Outputs], outside: int, goal: ScopeGoal, splits: 
     guesses = (predictions["validation"], predictions["test"])
     pooled = {name: np.concatenate([scores[split][name] for split in held_out]) for name in scores["test"]}
     every_label, every_guess = np.concatenate(labels), np.concatenate(guesses)
-    halves: dict[str, list[dict[str, float]]] = {name: [] for name in pooled}
+    every_logit = np.concatenate([outputs[split].logits for split in held_out])
+    halves: dict[str, list[dict[str, float]]] = {name: [] for name in (MARGIN, *pooled)}
     for seed in range(splits):
         order = np.random.default_rng(seed).permutation(len(every_label))
         parts = (order[: len(order) // 2], order[len(order) // 2 :])
-        for name, values in pooled.items():
-            own, guess, label = (
-                (each[parts[0]], each[parts[1]]) for each in (values, every_guess, every_label)
-            )
+        guess, label, logits = (
+            (each[parts[0]], each[parts[1]]) for each in (every_guess, every_label, every_logit)
+        )
+        of_halves = {name: (values[parts[0]], values[parts[1]]) for name, values in pooled.items()}
+        for name, own in {MARGIN: margins_of(logits, label[0], outside), **of_halves}.items():
             halves[name].append(measured(own, guess, label, outside, goal))
+    pairs = {name: (scores["validation"][name], scores["test"][name]) for name in pooled}
+    given = (outputs["validation"].logits, outputs["test"].logits)
     rows = []
-    for name in pooled:
-        pair = (scores["validation"][name], scores["test"][name])
+    for name, pair in {MARGIN: margins_of(given, labels[0], outside), **pairs}.items():
         row: dict[str, Any] = {"score": name, **measured(pair, guesses, labels, outside, goal)}
         for figure in ("accuracy", "auroc"):
             gains = [a[figure] - b[figure] for a, b in zip(halves[name], halves[BASE], strict=True)]

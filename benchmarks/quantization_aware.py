@@ -9,9 +9,9 @@ exported as these two variants and, for comparison, as ``onnx`` in 32 bits. The 
 no selection is involved.
 
 Accuracies are those of the exported graphs over whole splits, one text at a time, as in serving, so that the range of
-activations is that of a single text. "with threshold" predicts the out-of-scope label below a threshold on the energy,
-which is selected for each graph on the validation split. Means over the seeds are printed; the JSON has the figures of
-every seed.
+activations is that of a single text. "with threshold" predicts the out-of-scope label below a threshold, which is
+selected for each graph on the validation split as in an export. Means over the seeds are printed; the JSON has the
+figures of every seed.
 """
 
 from __future__ import annotations

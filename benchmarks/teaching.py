@@ -42,8 +42,7 @@ from transformers import TrainerCallback
 from distiltune.cluster.remote.teacher_labels import SELECTION_TEMPERATURE
 from distiltune.cluster.specification.config import load_config
 from distiltune.cluster.specification.goal import goal_of
-from distiltune.export.out_of_scope.thresholds import best_threshold, threshold_curve
-from distiltune.export.runtime.scores import SCORES
+from distiltune.export.out_of_scope.thresholds import answers_with_threshold, choose_threshold
 from distiltune.storage.store import Store
 from distiltune.texts import TextOrPair
 from distiltune.training.checkpoints.load import load_classifier, load_tokenizer
@@ -59,7 +58,7 @@ from distiltune.training.ragged import flat
 from distiltune.training.student.build import build_student
 from distiltune.training.student.config import student_config
 from distiltune.training.student.piece_states import StatesCache
-from distiltune.training.tasks import TASKS
+from distiltune.training.tasks import SINGLE_LABEL, TASKS
 from distiltune.training.teacher.logits_cache import teacher_logits
 
 CONVOLUTION = {"kind": "convolution", "hidden_size": 64, "num_filters": 512, "pooling": "max"}
@@ -271,19 +270,18 @@ class Bench:
         logits = {split: self.logits(student, each) for split, each in self.held.items()}
         labels = {split: np.asarray(each.tokens.labels) for split, each in self.held.items()}
         predicted = {split: each.argmax(-1) for split, each in logits.items()}
-        scores = {split: SCORES["energy"](each) for split, each in logits.items()}
-        curve = threshold_curve(
-            scores["validation"], predicted["validation"], labels["validation"], self.outside
+        scope = SINGLE_LABEL.out_of_scope
+        assert scope is not None
+        threshold = choose_threshold(
+            scope, logits["validation"], labels["validation"], self.outside, self.goal
         )
-        refused = scores["test"] < best_threshold(curve, self.goal.config)
+        answers = answers_with_threshold(scope, threshold, logits["test"], self.outside)
         known = {split: each != self.outside for split, each in labels.items()}
         return {
             "KL": float(self.distances(student, self.held["validation"]).mean()),
             "validation": _share(predicted, labels, known, "validation"),
             "test": _share(predicted, labels, known, "test"),
-            "with threshold": float(
-                (np.where(refused, self.outside, predicted["test"]) == labels["test"]).mean()
-            ),
+            "with threshold": float((answers == labels["test"]).mean()),
         }
 
     def run(self, recipe: Recipe, seed: int) -> dict[str, float]:

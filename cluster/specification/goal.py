@@ -16,6 +16,7 @@ from ...training.tasks import get as get_task
 from .config import JobConfig
 
 if TYPE_CHECKING:
+    from ...export.runtime.scores import ScoreName
     from ...training.data.text_data import TextData
     from ...training.tasks import Task
 
@@ -31,6 +32,32 @@ def goal_of(config: JobConfig, data: TextData) -> ScopeGoal | None:
     outside = data.out_of_scope_id
     num_outside = 0 if outside is None else data.splits["validation"]["label"][:].count(outside)
     return scope_goal(config.export.out_of_scope, data.out_of_scope_label, data.label_names, num_outside)
+
+
+def score_of(config: JobConfig, data: TextData) -> ScoreName | None:
+    """Return the score of the job's thresholds, or None if there is no threshold to select.
+
+    Raises:
+        ConfigError: The specification does not fit the data.
+    """
+    goal = goal_of(config, data)
+    if goal is None or goal.config.score is not None:
+        return None if goal is None else goal.config.score
+    return "margin" if _missing_for_margin(data, goal.label) is None else "energy"
+
+
+def _missing_for_margin(data: TextData, label: str | None) -> str | None:
+    """Return what the data lack for the score ``margin``, in words; None if nothing."""
+    if label is None:
+        return "the data has no out-of-scope label (data.out_of_scope_label)"
+    if label not in data.class_names:
+        return f"no training text has the label {shown(label)}, so that no model has an output for it"
+    labels = data.splits["validation"]["label"][:]
+    num_outside = labels.count(data.out_of_scope_id)
+    if num_outside in (0, len(labels)):
+        kind = "every" if num_outside else "no"
+        return f"{kind} text of the validation split has the label {shown(label)}"
+    return None
 
 
 def accuracy_with_threshold(config: JobConfig, data: TextData) -> AccuracyWithThreshold | None:
@@ -52,7 +79,13 @@ def check_goals(config: JobConfig, data: TextData) -> None:
     Raises:
         ConfigError: The data do not suffice; the message has the remedy.
     """
-    goal = goal_of(config, data)
+    goal, section = goal_of(config, data), config.export.out_of_scope
+    if section is not None and section.score == "margin":
+        missing = _missing_for_margin(data, data.out_of_scope_label or section.label)
+        if missing is not None:
+            raise ConfigError(
+                f"export.out_of_scope.score: margin given, but {missing}; remove the key, or use energy"
+            )
     if goal is None and config.export.out_of_scope is not None and data.out_of_scope_label is not None:
         logger.warning(
             "export.out_of_scope: no text of the validation split has the out-of-scope label %r, so there will be "

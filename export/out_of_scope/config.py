@@ -15,9 +15,10 @@ _AT_LEAST = 0.9
 class OutOfScopeConfig(Section):
     """A threshold below which a text is out of scope, selected for each variant on the validation split."""
 
-    score: ScoreName = Field(
-        default="energy",
-        description="Score compared with the threshold; all three are high for in-scope texts.",
+    score: ScoreName | None = Field(
+        default=None,
+        description="Score compared with the threshold, high for in-scope texts. Default: margin where training texts "
+        "have the out-of-scope label, otherwise energy.",
     )
     in_scope_weight: Share = Field(
         default=0.75,

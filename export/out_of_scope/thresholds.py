@@ -5,14 +5,14 @@ Shapes: N texts, C classes, K thresholds. Shares are 0 to 1.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ...errors import ConfigError
 from ...training import tasks
-from ..runtime.scores import SCORES, Threshold
+from ..runtime.scores import Threshold, margins
 
 if TYPE_CHECKING:
     from ...training.tasks import OutOfScope
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 NUM_BINS = 15
 _LEAST_TEXTS = 10  # in a bin
 _MOST_POINTS = 200  # per curve in a report
+_WEIGHTS = tuple(step / 20 for step in range(21))  # of the score margin
 
 
 @dataclass(frozen=True)
@@ -143,7 +144,9 @@ def choose_threshold(
 ) -> Threshold:
     """Select the threshold that best meets a goal on the validation split.
 
-    Ties are resolved by the middle threshold, which depends least on single texts.
+    Ties are resolved by the middle threshold, which depends least on single texts. The score is that of the goal. By
+    default, it is ``margin`` where the model has an output for the out-of-scope label and the split has texts with
+    and without that label, which its weight is fitted on; otherwise, also if the goal's is ``margin``, ``energy``.
 
     Args:
         scope: Out-of-scope handling of the task.
@@ -153,9 +156,27 @@ def choose_threshold(
         goal: With ``max_in_scope_refused``: the highest threshold that rejects no larger share of the in-scope texts;
             else w · in-scope accuracy + (1 - w) · out-of-scope recall is maximized, w = ``in_scope_weight``.
     """
-    score = goal.config.score
-    curve = threshold_curve(SCORES[score](logits), scope.predictions(logits), labels, out_of_scope_id)
-    return Threshold(score, best_threshold(curve, goal.config), goal.label)
+    outside = labels == out_of_scope_id
+    score = goal.config.score or "margin"
+    if score == "margin" and out_of_scope_id < logits.shape[-1] and outside.any() and not outside.all():
+        weight = fit_weight(logits, outside, out_of_scope_id)
+        threshold = Threshold(score, 0.0, goal.label, weight, out_of_scope_id)
+    else:
+        threshold = Threshold("energy" if score == "margin" else score, 0.0, goal.label)
+    curve = threshold_curve(threshold.scores(logits), scope.predictions(logits), labels, out_of_scope_id)
+    return replace(threshold, value=best_threshold(curve, goal.config))
+
+
+def fit_weight(logits: np.ndarray, outside: np.ndarray, output: int) -> float:
+    """Return the weight of the score ``margin`` with the largest area under the ROC curve, the smallest of equal ones.
+
+    Args:
+        logits: float[N, C].
+        outside: bool[N], whether each text is out of scope; there are texts of both kinds.
+        output: Index of the out-of-scope output.
+    """
+    largest, own = margins(logits, output, 0.0), logits[:, output].astype(np.float64)
+    return max(_WEIGHTS, key=lambda weight: area_under_roc(largest - weight * own, outside) or 0.0)
 
 
 def best_threshold(curve: Curve, config: OutOfScopeConfig) -> float:
@@ -273,8 +294,7 @@ def answers_with_threshold(
     scope: OutOfScope, threshold: Threshold, logits: np.ndarray, out_of_scope_id: int
 ) -> np.ndarray:
     """Return the class predicted for each text, int[N]; arguments as for :func:`measure_threshold`."""
-    refused = SCORES[threshold.score](logits) < threshold.value
-    return np.where(refused, out_of_scope_id, scope.predictions(logits))
+    return np.where(threshold.refuses(logits), out_of_scope_id, scope.predictions(logits))
 
 
 def _final_scores(
@@ -282,7 +302,7 @@ def _final_scores(
 ) -> np.ndarray:
     """Return scores, float64[N]; texts predicted out of scope by their largest logit get -inf."""
     refused = scope.predictions(logits) == out_of_scope_id
-    return np.where(refused, -np.inf, SCORES[threshold.score](logits))
+    return np.where(refused, -np.inf, threshold.scores(logits))
 
 
 def threshold_curves(

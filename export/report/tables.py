@@ -209,7 +209,8 @@ def scope_table(variants: Sequence[dict[str, Any]], chosen: str | None) -> Markd
         found = row.get("with_threshold") or {}
         cells = [_name(row, chosen), *_calibration_cells(row["calibration"])]
         if found:
-            cells += [f"{found['score']} {found['value']:.3f}", fixed(row["accuracy"], 4)]
+            weight = "" if found.get("weight") is None else f", weight {found['weight']:g}"
+            cells += [f"{found['score']} {found['value']:.3f}{weight}", fixed(row["accuracy"], 4)]
             names = ("accuracy", "in_scope_accuracy", "oos_recall", "in_scope_refused", "auroc")
             cells += [fixed(found[name], 4) for name in names]
         rows.append([*cells, *[NONE] * (len(headers) - len(cells))])

@@ -10,11 +10,11 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 
-ScoreName = Literal["energy", "max_logit", "max_softmax"]
+ScoreName = Literal["margin", "energy", "max_logit", "max_softmax"]
 
 
 def log_sum_exp(logits: np.ndarray) -> np.ndarray:
@@ -28,6 +28,21 @@ def _max_logit(logits: np.ndarray) -> np.ndarray:
     return np.asarray(logits, dtype=np.float64).max(axis=-1)
 
 
+def margins(logits: np.ndarray, output: int, weight: float) -> np.ndarray:
+    """Compute the largest logit of the other outputs minus ``weight`` times that of ``output``.
+
+    Args:
+        logits: float[N, C].
+        output: Index of the out-of-scope output.
+        weight: Weight of its logit.
+
+    Returns:
+        float64[N]; -inf where there is no other output.
+    """
+    others = np.delete(logits, output, axis=-1).max(axis=-1, initial=-np.inf)
+    return others.astype(np.float64) - weight * logits[:, output].astype(np.float64)
+
+
 SCORES: dict[ScoreName, Callable[[np.ndarray], np.ndarray]] = {
     # The negative free energy at temperature 1: Liu et al., "Energy-based Out-of-distribution Detection", 2020.
     "energy": log_sum_exp,
@@ -37,6 +52,7 @@ SCORES: dict[ScoreName, Callable[[np.ndarray], np.ndarray]] = {
     # Networks", 2017.
     "max_softmax": lambda logits: np.exp(_max_logit(logits) - log_sum_exp(logits)),
 }
+"""Scores of the logits alone; that of ``margin`` also depends on an output and its weight."""
 
 _NOT_BELOW_LARGEST_LOGIT = frozenset({"energy", "max_logit"})
 """Scores that are never below the largest logit, even after floating-point rounding."""
@@ -47,18 +63,29 @@ class Threshold:
     """A threshold for out-of-scope texts: those whose score is below ``value`` get ``label``.
 
     Attributes:
-        score: One of ``SCORES``.
+        score: Name of the score.
         value: The threshold.
-        label: The label for rejected texts; it need not be one of the model's.
+        label: The label for rejected texts; it need not be one of the model's, except for the score ``margin``.
+        weight: Of the score ``margin``: the weight of the logit of ``label``; else None.
+        output: Of the score ``margin``: the index of the model's output for ``label``; else None.
     """
 
     score: ScoreName
     value: float
     label: str
+    weight: float | None = None
+    output: int | None = None
+
+    def scores(self, logits: np.ndarray) -> np.ndarray:
+        """Return the score of each text: float64[N] from logits[N, C]."""
+        if self.score != "margin":
+            return SCORES[self.score](logits)
+        assert self.output is not None and self.weight is not None, "the score margin has both"
+        return margins(logits, self.output, self.weight)
 
     def refuses(self, logits: np.ndarray) -> np.ndarray:
         """Return which texts are rejected: bool[N] from logits[N, C]."""
-        return SCORES[self.score](logits) < self.value
+        return self.scores(logits) < self.value
 
     def refuses_one(self, logits: np.ndarray, largest: float) -> bool:
         """Return whether one text is rejected, as ``refuses`` does, mostly without computing the score.
@@ -68,31 +95,34 @@ class Threshold:
             largest: The largest of them.
         """
         # float(): NumPy would round the threshold to the logits' precision.
-        if self.score in _NOT_BELOW_LARGEST_LOGIT and float(largest) >= self.value:
+        if self.output is not None and self.weight is not None:
+            most, own = float(largest), float(logits[self.output])
+            if own < most:  # the largest is another output's
+                return most - self.weight * own < self.value
+        elif self.score in _NOT_BELOW_LARGEST_LOGIT and float(largest) >= self.value:
             return False
         return bool(self.refuses(logits[None])[0])
 
     def to_json(self) -> dict[str, Any]:
         """Return the threshold as it is stored in an artifact's distiltune.json."""
-        return asdict(self)
+        return {name: value for name, value in asdict(self).items() if value is not None}
 
     @classmethod
-    def from_json(cls, given: Any) -> Threshold:
-        """Read a threshold written by ``to_json``.
+    def from_json(cls, given: Any, labels: Sequence[str]) -> Threshold:
+        """Read a threshold written by ``to_json``, for a model with these labels.
 
         Raises:
-            ValueError: The value is not a threshold.
+            ValueError: The value is not a threshold of such a model.
         """
-        if not isinstance(given, dict) or set(given) != {"score", "value", "label"}:
-            raise ValueError("it must be null, or an object of score, value and label")
-        score, value, label = given["score"], given["value"], given["label"]
-        if not isinstance(score, str) or score not in SCORES:
-            raise ValueError(f"its score must be one of {', '.join(SCORES)}")
-        try:
-            finite = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-        except OverflowError:  # an integer beyond the largest float
-            finite = False
-        if not finite:
+        if not isinstance(given, dict) or set(given) not in (_FIELDS, _FIELDS | _FIELDS_OF_MARGIN):
+            raise ValueError(
+                "it must be null, or an object of score, value and label, for margin also weight and output"
+            )
+        value, label, names = given["value"], given["label"], get_args(ScoreName)
+        score: ScoreName | None = next((name for name in names if name == given["score"]), None)
+        if score is None:
+            raise ValueError(f"its score must be one of {', '.join(names)}")
+        if not _is_finite(value):
             raise ValueError("its value must be a finite number")
         if (
             not isinstance(label, str)
@@ -100,7 +130,28 @@ class Threshold:
             or any("\ud800" <= each <= "\udfff" for each in label)
         ):
             raise ValueError("its label must be a name")
-        return cls(score, float(value), label)
+        if (score == "margin") != ("weight" in given):
+            raise ValueError("it must have weight and output if its score is margin, else neither")
+        if score != "margin":
+            return cls(score, float(value), label)
+        weight, output = given["weight"], given["output"]
+        if not _is_finite(weight) or weight < 0:
+            raise ValueError("its weight must be a finite number of at least 0")
+        if type(output) is not int or not 0 <= output < len(labels) or labels[output] != label:
+            raise ValueError("its output must be the index of its label in labels")
+        return cls(score, float(value), label, float(weight), output)
+
+
+_FIELDS = {"score", "value", "label"}
+_FIELDS_OF_MARGIN = {"weight", "output"}
+
+
+def _is_finite(value: Any) -> bool:
+    """Return whether a value is a number, and not too large for a float."""
+    try:
+        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    except OverflowError:  # an integer beyond the largest float
+        return False
 
 
 @dataclass(frozen=True)

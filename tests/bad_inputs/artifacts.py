@@ -174,6 +174,11 @@ CONFIGS: dict[str, tuple[str, Any]] = {
     "threshold-empty": ("threshold", {}),
     "threshold-unknown-score": ("threshold", {"score": "beauty", "value": 0.5, "label": "oos"}),
     "threshold-word-value": ("threshold", {"score": "energy", "value": "low", "label": "oos"}),
+    "threshold-without-output": ("threshold", {"score": "margin", "value": 0.5, "label": "second"}),
+    "threshold-of-another-output": (
+        "threshold",
+        {"score": "margin", "value": 0.5, "label": "second", "weight": 0.5, "output": 0},
+    ),
     "threshold-no-label": ("threshold", {"score": "energy", "value": 0.5, "label": None}),
     "session-word": ("session", "fast"),
     "session-unknown": ("session", {"speed": 9}),

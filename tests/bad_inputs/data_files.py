@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from distiltune.export.config import OutOfScopeConfig
 from distiltune.training.data.added_texts_config import UnlabelledConfig
 from distiltune.training.data.config import DataConfig
 from distiltune.training.data.sources.base import ColumnsConfig
@@ -16,7 +17,7 @@ from .case import Case
 from .damages import ABSENT, Damage, cut, edit_json, flip, write
 from .goods import job
 from .paths import write_job
-from .schema import key
+from .schema import key, option
 
 CSV = "text,label\nrain or shine,weather\nwake me,alarm\nsing,oos\n"
 
@@ -455,6 +456,14 @@ def _cases() -> Iterator[Case]:
         (key(DataConfig, "out_of_scope_label"),),
         lambda: None,
         lambda data: data.update(out_of_scope_label="nonsense"),
+    )
+    score = key(OutOfScopeConfig, "score")
+    yield Case(
+        "data/out_of_scope_label/margin-without",
+        ("run", "job.yaml", f"{option('run', 'overrides')}={score}=margin"),
+        names=(score, "data.out_of_scope_label"),
+        needs=("data", "checkpoint"),
+        damage=lambda: write_job(job()),
     )
     other = write("data/test.csv", "text,label\nx,storm\n")
     yield _case("splits", "labels-only-in-test", ("data/test.csv",), other, lambda _: None)

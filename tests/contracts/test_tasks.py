@@ -20,7 +20,7 @@ from distiltune.cluster.specification.config import JobConfig, load_config
 from distiltune.errors import ArtifactError, ConfigError, InputError, ModelError
 from distiltune.export.out_of_scope.thresholds import answers_with_threshold
 from distiltune.export.runtime.classifier import TextClassifier
-from distiltune.export.runtime.scores import SCORES, Threshold
+from distiltune.export.runtime.scores import SCORES, Threshold, margins
 from distiltune.export.runtime.tasks import DECODERS, Decoder
 from distiltune.search.space.space import metrics_of
 from distiltune.search.space.validation import check_space
@@ -327,8 +327,11 @@ def test_both_sides_agree_on_texts_out_of_scope(task):
     student, _, _ = drawn(task, LABELS)
     for label in (*LABELS[:1], "none of these"):
         names = list(dict.fromkeys([*LABELS, label]))
-        for score, of in SCORES.items():
-            threshold = Threshold(score, float(np.median(of(student))), label)
+        thresholds = [Threshold(score, float(np.median(of(student))), label) for score, of in SCORES.items()]
+        if label in LABELS:
+            value = float(np.median(margins(student, LABELS.index(label), 0.3)))
+            thresholds.append(Threshold("margin", value, label, 0.3, LABELS.index(label)))
+        for threshold in thresholds:
             given = answers_with_threshold(task.out_of_scope, threshold, student, names.index(label))
             decoded = [answer["label"] for answer in decoder.decode(student, LABELS, threshold)]
             assert decoded == [names[number] for number in given]

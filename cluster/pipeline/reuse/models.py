@@ -31,7 +31,7 @@ from ...remote.tasks import (
     variant_record,
 )
 from ...specification.config import JobConfig
-from ...specification.goal import goal_of
+from ...specification.goal import goal_of, score_of
 from ...store.runs import Run, now
 from ...store.stage_index import find_result
 from .search import copy_folder, hash_of
@@ -248,7 +248,6 @@ class ModelReuse:
 
     def _measurement_key(self, spec: MeasurementSpec, contents: Mapping[str, str]) -> str:
         config, target = self._config, targets.get(spec.kind)
-        goal = goal_of(config, self._data)
         unread = {*_NOT_IN_A_MEASUREMENT, "batch_sizes" if target.needs_gpu else "gpu_batch_sizes"}
         return hash_of(
             {
@@ -260,7 +259,7 @@ class ModelReuse:
                 "benchmark": config.benchmark.model_dump(mode="json", exclude=unread),
                 "compressed": config.training.pruning is not None,
                 # The runtime computes the score of every text; its threshold costs no time.
-                "score": goal.config.score if goal is not None and target.is_onnx else None,
+                "score": score_of(config, self._data) if target.is_onnx else None,
                 "machine": self._machine,
             }
         )

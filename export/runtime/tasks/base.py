@@ -46,8 +46,7 @@ class Decoder(ABC):
         Raises:
             ValueError: It is not a threshold; the message states what it must be.
         """
-        del labels
-        return Threshold.from_json(given)
+        return Threshold.from_json(given, labels)
 
     @abstractmethod
     def decode(

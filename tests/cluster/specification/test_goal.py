@@ -8,7 +8,7 @@ import datasets
 import pytest
 
 from distiltune.cluster.specification.config import JobConfig
-from distiltune.cluster.specification.goal import check_metrics, num_tested
+from distiltune.cluster.specification.goal import check_goals, check_metrics, num_tested, score_of
 from distiltune.errors import ConfigError
 from distiltune.training.data.label_kinds import TAGS
 from distiltune.training.data.label_kinds.tag_scheme import tag_names
@@ -37,6 +37,7 @@ UNTAUGHT = data("other", train=[0, 1], validation=[0, 1, 2])
 TAUGHT = data("other", train=[0, 1, 2], validation=[0, 1, 2])
 WITHOUT = data(None, train=[0, 1, 2], validation=[0, 1])
 ONLY_OUTSIDE = data("other", train=[0, 1, 2], validation=[2, 2])
+ONLY_INSIDE = data("other", train=[0, 1, 2], validation=[0, 1])
 LATENCY = {"metric": "latency_ms", "mode": "min"}
 
 
@@ -74,6 +75,37 @@ def test_a_metric_that_the_data_does_not_define_is_refused_under_the_key_that_na
         check_metrics(job(**values), texts)
     assert message in str(refused.value)
     assert "\n" not in str(refused.value)
+
+
+MARGIN = {"out_of_scope": {"score": "margin"}}
+
+
+@pytest.mark.parametrize(
+    ("section", "texts", "missing"),
+    [
+        ({}, WITHOUT, "the data has no out-of-scope label"),
+        ({}, UNTAUGHT, "no training text has the label 'other'"),
+        ({}, ONLY_INSIDE, "no text of the validation split has the label 'other'"),
+        ({"max_in_scope_refused": 0.02}, ONLY_INSIDE, "no text of the validation split has the label 'other'"),
+        ({}, ONLY_OUTSIDE, "every text of the validation split has the label 'other'"),
+        ({"label": "none", "max_in_scope_refused": 0.02}, WITHOUT, "no training text has the label 'none'"),
+    ],
+)  # fmt: skip
+def test_a_margin_that_the_data_cannot_have_is_refused(section, texts, missing):
+    with pytest.raises(ConfigError) as refused:
+        check_goals(job(export={"out_of_scope": {"score": "margin", **section}}), texts)
+    assert str(refused.value).startswith(f"export.out_of_scope.score: margin given, but {missing}")
+    assert "use energy" in str(refused.value) and "\n" not in str(refused.value)
+
+
+def test_the_score_is_margin_where_a_model_has_the_output_and_both_kinds_of_texts_are_known():
+    check_goals(job(export=MARGIN), TAUGHT)
+    assert score_of(job(), TAUGHT) == score_of(job(export=MARGIN), TAUGHT) == "margin"
+    assert score_of(job(), UNTAUGHT) == score_of(job(), ONLY_OUTSIDE) == "energy"
+    bounded = {"max_in_scope_refused": 0.02}
+    assert score_of(job(export={"out_of_scope": bounded}), ONLY_INSIDE) == "energy"
+    assert score_of(job(export={"out_of_scope": {"score": "max_logit"}}), TAUGHT) == "max_logit"
+    assert score_of(job(), ONLY_INSIDE) is score_of(job(), WITHOUT) is None
 
 
 @pytest.mark.parametrize("name", ["oos_recall", "recall.other", "in_scope_accuracy", "macro_f1", "accuracy"])

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from out_of_scope_scores import NEIGHBOURS, Outputs, feature_scores, measured
+from out_of_scope_scores import BASE, MARGIN, NEIGHBOURS, Outputs, feature_scores, measured, rows_of
 
 from distiltune.export.config import OutOfScopeConfig
 from distiltune.export.out_of_scope.thresholds import ScopeGoal, choose_threshold, measure_threshold
@@ -49,7 +49,7 @@ def test_scores_on_features_are_those_of_the_papers(train):
 
 
 def test_a_threshold_is_selected_and_measured_as_in_an_export():
-    random, goal = np.random.default_rng(2), ScopeGoal(OutOfScopeConfig(), "oos")
+    random, goal = np.random.default_rng(2), ScopeGoal(OutOfScopeConfig(score="energy"), "oos")
     splits = [(random.normal(size=(200, 4)) * 2, random.integers(0, 4, 200)) for _ in range(2)]
     scores, guesses, labels = (
         tuple(SCORES["energy"](logits) for logits, _ in splits),
@@ -67,3 +67,21 @@ def test_a_threshold_is_selected_and_measured_as_in_an_export():
         "recall": "oos_recall",
     }
     assert found == pytest.approx({name: expected[other] for name, other in names.items()})
+
+
+def test_the_weight_of_a_margin_is_fitted_where_its_threshold_is_selected(train):
+    random = np.random.default_rng(3)
+    outputs = {"train": train}
+    for split in ("validation", "test"):
+        labels = random.integers(0, 4, 200)
+        logits = random.normal(size=(200, 4)) + 2 * np.eye(4)[labels]
+        outputs[split] = Outputs(random.normal(size=(200, 5)).astype(np.float32), logits, labels)
+    rows = {row["score"]: row for row in rows_of(outputs, OUTSIDE, ScopeGoal(OutOfScopeConfig(), "oos"), 3)}
+    for name in (MARGIN, BASE):
+        scope, goal = SINGLE_LABEL.out_of_scope, ScopeGoal(OutOfScopeConfig(score=name), "oos")
+        held = [(outputs[split].logits, outputs[split].labels) for split in ("validation", "test")]
+        threshold = choose_threshold(scope, *held[0], OUTSIDE, goal)
+        expected = measure_threshold(scope, threshold, *held[1], OUTSIDE)
+        assert rows[name]["accuracy"] == pytest.approx(expected["accuracy"])
+        assert rows[name]["auroc"] == pytest.approx(expected["auroc"])
+    assert rows[BASE]["accuracy_gain"] == 0 != rows[MARGIN]["auroc_gain"]

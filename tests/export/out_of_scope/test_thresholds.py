@@ -75,7 +75,7 @@ def test_the_curve_is_what_each_threshold_does(score):
 @pytest.mark.parametrize("weight", [0.0, 0.5, 0.75, 1.0])
 def test_no_threshold_reaches_the_goal_better(weight):
     logits, labels = drawn()
-    goal = ScopeGoal(OutOfScopeConfig(in_scope_weight=weight), "oos")
+    goal = ScopeGoal(OutOfScopeConfig(in_scope_weight=weight, score="energy"), "oos")
     chosen = choose_threshold(SCOPE, logits, labels, OUTSIDE, goal)
     outside = labels == OUTSIDE
 
@@ -178,7 +178,9 @@ def by_hand(logits, labels, goal, outside=OUTSIDE):
     return measure_threshold(SCOPE, chosen, logits, labels, outside)["accuracy"]
 
 
-@pytest.mark.parametrize("section", [{}, {"score": "max_softmax"}, {"max_in_scope_refused": 0.05}])
+@pytest.mark.parametrize(
+    "section", [{}, {"score": "energy"}, {"score": "max_softmax"}, {"max_in_scope_refused": 0.05}]
+)
 def test_an_epoch_is_measured_with_the_threshold_that_an_export_would_select(section):
     goal = ScopeGoal(OutOfScopeConfig(**section), "oos")
     measure = pickle.loads(pickle.dumps(AccuracyWithThreshold("single_label", goal, OUTSIDE)))
@@ -191,6 +193,7 @@ def test_a_class_that_only_the_threshold_gives_counts():
     logits, labels = drawn(2000)
     goal = ScopeGoal(OutOfScopeConfig(), "oos")
     measure = AccuracyWithThreshold("single_label", goal, OUTSIDE)
+    assert choose_threshold(SCOPE, logits[:, :OUTSIDE], labels, OUTSIDE, goal).score == "energy"
     assert measure(logits[:, :OUTSIDE], labels) > (logits[:, :OUTSIDE].argmax(axis=1) == labels).mean()
 
 

@@ -184,6 +184,8 @@ def test_says_what_confidence_is_worth(report: dict[str, Any], tmp_path: Path, r
         "| **onnx-int8** | 1.500 | 0.0910 | 0.0280 | 0.3000 | \N{EN DASH} "
         "| energy 4.250 | 0.8500 | 0.9145 | 0.9400 | 0.8000 | 0.0300 | 0.9650 |" in text
     )
+    variants[-1]["with_threshold"] |= {"score": "margin", "weight": 0.35, "output": 3}
+    assert "| margin 4.250, weight 0.35 | 0.8500 |" in markdown_report({**report, "variants": variants})
     assert "- With threshold: " in text
     assert "![confidence](confidence.png)" in text
 

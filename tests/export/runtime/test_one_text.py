@@ -16,7 +16,7 @@ from tokenizers import models, pre_tokenizers, processors
 from distiltune.errors import ArtifactError, InputError
 from distiltune.export.runtime.classifier import TextClassifier
 from distiltune.export.runtime.profile import PROFILED
-from distiltune.export.runtime.scores import SCORES, Threshold
+from distiltune.export.runtime.scores import SCORES, Threshold, margins
 from distiltune.export.runtime.session.feeds import Feeds
 from distiltune.export.runtime.tasks import DECODERS
 
@@ -91,6 +91,14 @@ def test_it_answers_as_a_batch_of_one_under_every_threshold(
     assert label != "none of these" or len(rejected) > 2
 
 
+def test_it_answers_as_a_batch_of_one_under_a_margin(classifier: TextClassifier) -> None:
+    found = margins(classifier.logits(TEXTS + ODD), 1, 0.4)
+    classifier.temperature = 1.7
+    for value in (-1e9, *found[:2], float(np.median(found)), np.nextafter(found[0], np.inf), 1e9):
+        classifier.threshold = Threshold("margin", float(value), LABELS[1], 0.4, 1)
+        check_same(classifier, TEXTS + ODD + BLANK)
+
+
 # --- decoders
 
 LABEL_NAMES = [f"label {number}" for number in range(150)]
@@ -121,6 +129,7 @@ def test_every_decoder_decodes_one_row_as_it_decodes_several(name: str, temperat
             for value in (0.01, 0.5, 2.0, 5.5)
             for label in ("label 7", "none")
         ]
+        thresholds += [Threshold("margin", value, "label 7", 0.4, 7) for value in (0.01, 0.5, 2.0, 5.5)]
     for threshold in thresholds:
         together = decoder.decode(np.stack(rows), labels, threshold, temperature)
         for row, expected in zip(rows, together, strict=True):
@@ -137,6 +146,18 @@ def test_a_text_at_its_threshold_is_rejected_as_among_several(score) -> None:
             assert threshold.refuses_one(row, row.max()) == threshold.refuses(row[None])[0]
         assert Threshold(score, float(np.nextafter(value, np.inf)), "none").refuses_one(row, row.max())
         assert not Threshold(score, value, "none").refuses_one(row, row.max())
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.35, 1.0])
+@pytest.mark.parametrize("output", [0, 3, 149])
+def test_a_margin_of_one_text_is_exactly_that_among_several(weight: float, output: int) -> None:
+    drawn = np.random.default_rng(1).normal(size=(200, 150)).astype(np.float32)
+    for row in [*rows_of_logits(), *drawn, *np.round(drawn)]:  # rounded: with ties, also for the largest
+        [value] = margins(row[None], output, weight).tolist()
+        for near in (value, np.nextafter(value, -np.inf), np.nextafter(value, np.inf)):
+            threshold = Threshold("margin", float(near), "label", weight, output)
+            refused = threshold.refuses_one(row, row.max())
+            assert refused == threshold.refuses(row[None])[0] == (value < near)
 
 
 def test_a_threshold_is_not_rounded_to_the_precision_of_the_logits() -> None:

@@ -180,7 +180,14 @@ def test_a_missing_or_broken_file_is_named(copy: Path, name: str) -> None:
         ({"max_length": 0}, "max_length is 0"),
         ({"pad_token_id": None}, "pad_token_id is None"),
         ({"threshold": 1.5}, "threshold is 1.5; it must be null, or an object of score, value and label"),
-        ({"threshold": {"score": "margin", "value": 1.0, "label": "oos"}}, "its score must be one of energy"),
+        (
+            {"threshold": {"score": "beauty", "value": 1.0, "label": "oos"}},
+            "its score must be one of margin, energy",
+        ),
+        (
+            {"threshold": {"score": "margin", "value": 1.0, "label": "oos", "weight": 0.3, "output": 4}},
+            "its output must be the index of its label in labels",
+        ),
         (
             {"threshold": {"score": "energy", "value": "1", "label": "oos"}},
             "its value must be a finite number",

@@ -210,6 +210,7 @@ def test_variants_none_of_which_fits_the_student_are_refused(storage, data) -> N
         ("export.out_of_scope.in_scope_weight=0.5", NAMES, 4),
         ("export.out_of_scope=null", NAMES, 2),  # without a score to compute, the graphs answer faster
         ("export.out_of_scope.score=max_logit", NAMES, 2),
+        ("export.out_of_scope.score=margin", NAMES, 4),  # as by default
         ("export.static.max_excluded=7", NAMES, 4),
         ("export.sensitivity=true", ["onnx"], 3),
         ("export.opset=21", [], 2),
