@@ -2,10 +2,10 @@
 
     python benchmarks/convolution_graph.py [--num-tokens 12] [--rounds 40] [--nodes] [--json FILE]
 
-Each student has random weights and 30,522 word pieces. Three of its graphs are timed in one run: convolution nodes in
-32 bits, as PyTorch's exporter would write them, and distiltune's graph in 32 and in 8 bits. Sessions run in turns of 50
-calls; the result is the median of the fastest turn, which other load on the machine hardly affects. Prints Markdown
-tables.
+Each student has random weights and 30,522 word pieces. Its graphs are timed in one run: convolution nodes in 32 bits,
+as PyTorch's exporter would write them, and distiltune's graphs in 32 bits, in dynamic 8 bits and, of the maximum alone,
+in integers with fixed scales. Sessions run in turns of 50 calls; the result is the median of the fastest turn, which
+other load on the machine hardly affects. Prints Markdown tables.
 """
 
 from __future__ import annotations
@@ -29,6 +29,8 @@ from onnx import TensorProto
 from distiltune.export.machine import describe_machine
 from distiltune.export.markdown import Markdown, fixed, table
 from distiltune.export.onnx.convert import export_onnx
+from distiltune.export.onnx.integer.graph import write_integer_graph
+from distiltune.export.onnx.integer.ranges import measure_ranges
 from distiltune.export.onnx.writer import GraphWriter
 from distiltune.export.runtime.session.session_options import session_options
 from distiltune.export.variants.dynamic import quantize_onnx
@@ -52,7 +54,9 @@ STUDENTS: dict[str, dict[str, Any]] = {
     "128 dimensions, 768 filters": {"hidden_size": 128, "num_filters": 768},
     "128 dimensions, a block, 512 filters": {"hidden_size": 128, "num_filters": 512, "num_blocks": 1},
 }
-FORMS = ("convolution nodes, fp32", "windows, fp32", "windows, int8")
+FORMS = ("convolution nodes, fp32", "windows, fp32", "windows, int8", "integers")
+TIMED_BY_NODE = FORMS[2:]
+NUM_TEXTS = 200  # on which the scales of integers are measured
 
 
 def main() -> None:
@@ -60,7 +64,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--num-tokens", type=int, default=12, help="word pieces of the text")
     parser.add_argument("--rounds", type=int, default=40, help="turns of each session")
-    parser.add_argument("--nodes", action="store_true", help="also time each node of each int8 graph")
+    parser.add_argument("--nodes", action="store_true", help="also time each node of each graph in 8 bits")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures here")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
@@ -73,8 +77,8 @@ def main() -> None:
         nodes = {}
         if arguments.nodes:
             for (student, pooling, form), path in paths.items():
-                if form == FORMS[-1]:
-                    name = f"{student}, {pooling}"
+                if form in TIMED_BY_NODE:
+                    name = f"{student}, {pooling}, {form}"
                     nodes[name] = time_nodes(path, arguments.num_tokens)
                     sys.stdout.write(f"\n{name}\n\n{nodes_table(nodes[name])}\n")
     if arguments.json:
@@ -93,11 +97,22 @@ def write_graphs(folder: Path) -> dict[tuple[str, str, str], Path]:
             made = [folder / f"{number}-{pooling}-{form}.onnx" for form in ("nodes", "fp32", "int8")]
             export_onnx(model, made[1], max_length=512)
             quantize_onnx(made[1], made[2])
-            paths |= {(student, pooling, form): path for form, path in zip(FORMS[1:], made[1:], strict=True)}
+            paths |= {(student, pooling, form): path for form, path in zip(FORMS[1:3], made[1:], strict=True)}
+            if pooling == "max":
+                paths[student, pooling, FORMS[3]] = folder / f"{number}-integers.onnx"
+                write_integers(model, paths[student, pooling, FORMS[3]])
             if not config.num_blocks:
                 onnx.save_model(with_convolution_nodes(model), str(made[0]))
                 paths[student, pooling, FORMS[0]] = made[0]
     return paths
+
+
+def write_integers(model: ConvolutionForSequenceClassification, path: Path) -> None:
+    """Write the graph in integers, with the ranges of random texts."""
+    drawn = np.random.default_rng(0)
+    ranges = measure_ranges(model, [drawn.integers(1, 30522, 12) for _ in range(NUM_TEXTS)])
+    options = {"bits": 8, "table_bits": 8, "max_length": 512, "opset": OPSET}
+    onnx.save_model(write_integer_graph(model, ranges, **options), str(path))
 
 
 def with_convolution_nodes(model: ConvolutionForSequenceClassification) -> onnx.ModelProto:
@@ -180,8 +195,9 @@ def time_nodes(path: Path, num_tokens: int, num_calls: int = 2000) -> dict[str, 
 
 
 def times_table(microseconds: dict[Any, float]) -> Markdown:
-    """Return a row for each student with the times of each form: maximum and mean, then maximum only."""
+    """Return a row for each student with the times of each form: maximum and mean, then maximum alone."""
     columns = [(form, pooling) for form in FORMS for pooling in ("max_mean", "max")]
+    columns.remove((FORMS[3], "max_mean"))
     titles = [f"{form}, {pooling.replace('_', ' + ')}" for form, pooling in columns]
     rows = [
         [student, *(fixed(microseconds.get((student, pooling, form)), 1) for form, pooling in columns)]

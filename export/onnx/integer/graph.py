@@ -184,16 +184,16 @@ class _IntegerGraph:
         add, writer = self._writer.add, self._writer
         num_rows, width = table.rows.shape
         stored = self._stored_rows(table)
-        ones, no_more = writer.integers(0, 0, 0, self._num_ones), writer.integers(0, 0, 1, 0)
+        ones, one_before = writer.integers(0, 0, 0, self._num_ones), writer.integers(1, 0, 0, 0)
         stored = add("Pad", stored, ones, writer.scalar(HIGHEST, np.uint8))
-        # The last row is that of padding: zeros, without ones.
-        stored = add("Pad", stored, no_more, writer.scalar(ZERO_POINT, np.uint8))
+        # The first row is that of padding: zeros, without ones.
+        stored = add("Pad", stored, one_before, writer.scalar(ZERO_POINT, np.uint8))
         stored = add("Reshape", stored, writer.integers(num_rows + 1, 1, width + self._num_ones))
-        place = np.arange(num_rows) if table.place is None else table.place
-        is_text = add("Cast", MASK, to=TensorProto.BOOL)
-        ids = add("Where", is_text, IDS, writer.scalar(len(place), np.int64))
+        # Each id plus one, and 0 for padding, whatever its id.
+        ids = add("Mul", MASK, add("Add", IDS, writer.scalar(1, np.int64)))
         if table.place is not None:
-            ids = add("Gather", writer.weight(PLACE, np.append(place, num_rows).astype(np.int32)), ids)
+            place = np.append(0, table.place.astype(np.int32) + 1).astype(np.int32)
+            ids = add("Gather", writer.weight(PLACE, place), ids)
         return add("Gather", stored, ids)
 
     def _stored_rows(self, table: _Table) -> str:

@@ -194,14 +194,22 @@ def test_every_form_of_several_labels_is_the_same_job(form, home) -> None:
         assert "of run one" in text, "labels and texts are the same, so nothing is trained again"
 
 
-@pytest.mark.parametrize("kind", ["convolution", "static"])
-def test_students_without_attention_learn_every_task(kind, home) -> None:
+@pytest.mark.parametrize(
+    ("kind", "own", "variant"),
+    [
+        ("convolution", "pooling: max", "onnx-integer-embeddings-4bit"),
+        ("static", "pooling: mean", "onnx-int8"),
+    ],
+)
+def test_students_without_attention_learn_every_task(kind, own, variant, home) -> None:
     _, folder = home
     done = distiltune(
-        "run", "job.yaml", "--run-id", kind, "--set", f"student={{kind: {kind}, hidden_size: 16}}",
-        "--set", "export.variants=[onnx, onnx-int8]", "--set", "search.num_trials=1", cwd=folder,
+        "run", "job.yaml", "--run-id", kind, "--set", f"student={{kind: {kind}, hidden_size: 16, {own}}}",
+        "--set", f"export.variants=[onnx, {variant}]", "--set", "search.num_trials=1", cwd=folder,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
+    measured = json.loads((folder / f"distiltune-runs/runs/{kind}/report/report.json").read_text())
+    assert variant in json.dumps(measured)
     search = json.loads((folder / f"distiltune-runs/runs/{kind}/stages/search.json").read_text())["result"]
     assert search["best"]["value"] > 0.5
 

@@ -43,11 +43,12 @@ TEXTS = [text for text, _ in tiny_data()]
 MAX_LENGTH = 16
 SHAPE = {"hidden_size": 32, "num_filters": 48, "window_sizes": [1, 3], "classifier_size": 32}
 FUSED = [each.name for each in kinds.variants() if each.source is Source.FUSED_GRAPH]
+INTEGER = ["onnx-integer", "onnx-integer-embeddings-4bit"]  # tests/contracts/test_variants.py makes them
 SLOW = "onnx-static-entropy"  # its histograms take seconds
 EACH = [
     pytest.param(each, id=each.name, marks=pytest.mark.slow if each.name == SLOW else ())
     for each in kinds.variants()
-    if each.name not in FUSED
+    if each.name not in (*FUSED, *INTEGER)
 ]
 
 
@@ -175,11 +176,25 @@ def test_what_needs_attention_is_refused_with_the_reason(name, student, tmp_path
     assert not list(tmp_path.iterdir())
 
 
-def test_only_variants_with_fused_attention_are_left_out_for_it() -> None:
-    reason = "distiltune-convolution has no attention to fuse"
-    assert kinds.inapplicable(kinds.names(), "distiltune-convolution") == dict.fromkeys(FUSED, reason)
-    assert kinds.inapplicable(["onnx", "onnx-int8"], "distiltune-convolution") == {}
-    assert kinds.inapplicable(kinds.names(), "bert") == {}
+def test_variants_are_left_out_by_the_kind_of_the_student() -> None:
+    convolution = {"model_type": "distiltune-convolution", "pooling": "max_mean"}
+    no_attention = dict.fromkeys(FUSED, "distiltune-convolution has no attention to fuse")
+    other_pooling = dict.fromkeys(INTEGER, "the student's pooling is max_mean, not max")
+    assert kinds.inapplicable(kinds.names(), convolution) == {**no_attention, **other_pooling}
+    assert kinds.inapplicable(kinds.names(), {**convolution, "pooling": "max"}) == no_attention
+    assert kinds.inapplicable(["onnx", "onnx-int8"], convolution) == {}
+    no_convolution = dict.fromkeys(INTEGER, "bert is not a convolution over word pieces")
+    assert kinds.inapplicable(kinds.names(), {"model_type": "bert"}) == no_convolution
+
+
+@pytest.mark.parametrize("name", INTEGER)
+def test_a_graph_in_integers_is_refused_for_another_pooling(name, student, tmp_path) -> None:
+    message = rf"^{name}: the student's pooling is max_mean, not max; remove it from export\.variants, or set student"
+    with pytest.raises(ExportError, match=message):
+        build_variant(
+            name, student, tmp_path / "x", config=ExportConfig(), max_length=16, training_texts=TEXTS
+        )
+    assert not list(tmp_path.iterdir())
 
 
 def test_rows_in_8_bits_are_not_quantized_again(make) -> None:
