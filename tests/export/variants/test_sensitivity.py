@@ -164,8 +164,9 @@ def test_training_texts_go_where_they_are_needed() -> None:
         asked: [each.name for each in kinds.variants() if each.takes_texts(sensitivity=asked)]
         for asked in (False, True)
     }
-    static = ["onnx-static-minmax", "onnx-static-percentile", "onnx-static-entropy", "onnx-tensorrt-int8"]
-    assert taken == {False: static, True: ["onnx-int8", "onnx-int8-per-channel", *static]}
+    fixed = ["onnx-integer", "onnx-integer-embeddings-4bit"]
+    fixed += ["onnx-static-minmax", "onnx-static-percentile", "onnx-static-entropy", "onnx-tensorrt-int8"]
+    assert taken == {False: fixed, True: ["onnx-int8", "onnx-int8-per-channel", *fixed]}
 
 
 @pytest.mark.parametrize("name", ["onnx-fused-int8", "onnx-fused-int8-per-channel"])
