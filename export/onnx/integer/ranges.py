@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 
 from ....training.models.convolution import ConvolutionForSequenceClassification, WindowProduct
-from ...variants.rows import Rows, ids_of
 
 _BATCH_SIZE = 64
 
@@ -39,12 +38,12 @@ class Ranges:
             _raise(self.beside, name, beside)
 
 
-def measure_ranges(model: ConvolutionForSequenceClassification, rows: Rows) -> Ranges:
+def measure_ranges(model: ConvolutionForSequenceClassification, texts: Sequence[np.ndarray]) -> Ranges:
     """Run a model in evaluation mode on texts, with padding on both sides, and return its layers' ranges.
 
     Args:
         model: The model; layers are named as in it.
-        rows: Token ids of texts.
+        texts: Token ids of each text, int[L].
     """
     ranges, names = Ranges(), {module: name for name, module in model.named_modules()}
     encoder: Any = model.encoder
@@ -67,17 +66,17 @@ def measure_ranges(model: ConvolutionForSequenceClassification, rows: Rows) -> R
         for module in positions:
             hooks.callback(module.register_forward_hook(observe_positions).remove)
         hooks.callback(model.dense.register_forward_hook(observe_vector).remove)
-        for ids in _batches(rows):
+        for ids in _batches(texts):
             text = nn.functional.pad(torch.ones_like(ids), (reach, reach))
             model(nn.functional.pad(ids, (reach, reach), value=config.pad_token_id), text)
     return ranges
 
 
-def _batches(rows: Sequence[np.ndarray]) -> Iterator[Tensor]:
+def _batches(texts: Sequence[np.ndarray]) -> Iterator[Tensor]:
     """Yield the token ids of texts of one length, int64[B, L]."""
     by_length: defaultdict[int, list[np.ndarray]] = defaultdict(list)
-    for row in rows:
-        by_length[len(ids_of(row))].append(ids_of(row))
+    for ids in texts:
+        by_length[len(ids)].append(ids)
     for length in sorted(by_length):
         if length:
             yield from torch.tensor(np.stack(by_length[length]), dtype=torch.int64).split(_BATCH_SIZE)

@@ -10,6 +10,7 @@ from typing import Any
 
 from ....errors import ExportError
 from ..base import INT4_OPSET, Quantized, Source, Variant, VariantInputs, register
+from ..rows import ids_of
 
 MOST_TEXTS = 1000
 _MODEL_TYPE, _POOLING = "distiltune-convolution", "max"
@@ -30,7 +31,7 @@ def _integer(model: Any, target: Path, inputs: VariantInputs, *, table_bits: int
     reduce_range = int8_products_saturate()
     graph = write_integer_graph(
         model,
-        measure_ranges(model, spread(inputs.rows, MOST_TEXTS)),
+        measure_ranges(model, [ids_of(row) for row in spread(inputs.rows, MOST_TEXTS)]),
         bits=7 if reduce_range else 8,
         table_bits=table_bits,
         max_length=inputs.max_length,
