@@ -17,8 +17,8 @@ class OutOfScopeConfig(Section):
 
     score: ScoreName | None = Field(
         default=None,
-        description="Score compared with the threshold, high for in-scope texts. Default: margin where training texts "
-        "have the out-of-scope label, otherwise energy.",
+        description="Score compared with the threshold, high for in-scope texts. Default: margin where training "
+        "and validation texts have the out-of-scope label, otherwise energy.",
     )
     in_scope_weight: Share = Field(
         default=0.75,

@@ -1,8 +1,8 @@
 """Write the graph of a convolution in integers: rows of the table in, logits out, and 8 bits between all nodes.
 
-Windows are read by ONNX Runtime's integer convolution with columns last, which copies no rows side by side. ReLU is its
-rounding to unsigned integers. Padding costs no node: positions with text have columns of ones, and without them every
-filter is 0.
+Windows are read by ONNX Runtime's integer convolution with columns last, which copies no rows side by side. Its
+clipping to unsigned integers is ReLU. Where windows read rows of the table, padding costs no node: positions with text
+have columns of ones, and without them every filter is 0. Other windows are multiplied by the mask.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ from .quantized import (
     quantized,
     scale_of,
     steps_of,
+    with_unused_columns,
     without_bias,
 )
 from .ranges import Ranges
@@ -45,8 +46,6 @@ from .ranges import Ranges
 _CONTRIB = "com.microsoft"
 _POOL = 16  # positions of which a node keeps the maximum
 _LEAST_LENGTH = 4096
-_MARGIN = 4.0  # by how much sums around padding may exceed the largest ones on texts, where no bound is known
-_ONE = 1.0  # scale of the input and output of a layer whose multiplier contains both
 
 
 def write_integer_graph(
@@ -58,7 +57,7 @@ def write_integer_graph(
     max_length: int,
     opset: int,
 ) -> onnx.ModelProto:
-    """Return the graph of a model in evaluation mode, whose pooling is ``max``.
+    """Return the graph of a model in evaluation mode, whose pooling is ``max``, for texts of at least one token.
 
     Args:
         model: The model.
@@ -108,21 +107,22 @@ class _Table:
 
 @dataclass(frozen=True)
 class _WindowLayer:
-    """A product over windows, before its positions with text are told from padding.
+    """A product over windows, before columns of ones are added.
 
     Attributes:
         name: Name of its module.
         window: Its window.
         layer: Its weight [F, n, D], bias and multiplier.
         scale: Scale of its input.
-        most_around_padding: The largest sum, in integers, of a window around a position of padding.
+        most_around_padding: Upper bound of its sums, in integers, around a position of padding; None where it does not
+            read the table, and is masked instead.
     """
 
     name: str
     window: Window
     layer: Layer
     scale: float
-    most_around_padding: float
+    most_around_padding: float | None
 
 
 class _IntegerGraph:
@@ -144,12 +144,13 @@ class _IntegerGraph:
         filters = [f"encoder.filters.{number}" for number in range(len(encoder.filters))]
         of_table = None if blocks else table
         last = self._window_layer("encoder.filters", list(encoder.filters), filters, scales[-1], of_table)
-        least = max(columns_for(each.most_around_padding, bits=self._bits) for each in [*layers, last])
+        bound = (layers[0] if layers else last).most_around_padding or 0.0
+        least = columns_for(bound, bits=self._bits)
         self._num_ones = least + further_columns(table.rows.shape[1] + least)
         x = self._rows(table)
         for name, block, layer, scale in zip(names, blocks, layers, scales[1:], strict=True):
             x = self._block(x, name, block, layer, scale)
-        found = self._convolution(x, last.name, self._at_text(last), (ZERO_POINT, 0), last.window)
+        found = self._filtered(x, last, self._at_text(last))
         logits = self._head(self._maxima(found, max_length), self._steps(filters))
         return self._writer.graph(logits, self._model.num_labels, opset)
 
@@ -162,22 +163,28 @@ class _IntegerGraph:
         bias = np.concatenate([values(each.linear.bias) for each in products])
         weight = weight.reshape(len(weight), window.size, -1) * scale
         layer = quantized(weight, bias, self._steps(modules), bits=self._bits)
-        if table is None:
-            in_integers = self._beside(modules) / (layer.multiplier * self._steps(modules))
-            most = _MARGIN * float(in_integers.max())
-        else:
-            most = _most_around_padding(layer, table.rows, window.left)
+        most = None if table is None else _most_around_padding(layer, table.rows, window.left)
         return _WindowLayer(name, window, layer, scale, most)
 
     def _steps(self, modules: list[str]) -> np.ndarray:
         """Return the steps of the outputs of modules, side by side, float64[F]."""
         return steps_of(np.concatenate([self._ranges.largest[name] for name in modules]))
 
-    def _beside(self, modules: list[str]) -> np.ndarray:
-        return np.concatenate([self._ranges.beside[name] for name in modules])
-
     def _at_text(self, layer: _WindowLayer) -> Layer:
+        if layer.most_around_padding is None:
+            return with_unused_columns(layer.layer, self._num_ones)
         return only_at_text(layer.layer, self._num_ones, layer.window.left, bits=self._bits)
+
+    def _filtered(self, x: str, layer: _WindowLayer, at_text: Layer) -> str:
+        """Add a product over windows of x, and ReLU: uint8[B, L, 1, F], 0 at padding."""
+        found = self._convolution(x, layer.name, at_text, (ZERO_POINT, 0), layer.window)
+        if layer.most_around_padding is not None:
+            return found
+        zero_and_one = np.array([0, 1], dtype=np.uint8).reshape(2, 1, 1)
+        kept = self._writer.add("Gather", self._writer.weight("kept", zero_and_one), MASK)
+        one, zero = self._one(), self._writer.scalar(0, np.uint8)
+        given = (found, one, zero, kept, one, zero, one, zero)
+        return self._writer.add("QLinearMul", *given, domain=_CONTRIB)
 
     def _rows(self, table: _Table) -> str:
         """Add the lookup of each position's row with its columns of ones, uint8[B, L, 1, D + ones]."""
@@ -254,7 +261,7 @@ class _IntegerGraph:
         second, constant = without_bias(second, self._num_ones, bits=bits)
         units = constants(size, self._num_ones, first.window.size, first.window.left, constant, bits=bits)
         inside = joined(self._at_text(first), units)
-        found = self._convolution(x, first.name, inside, (ZERO_POINT, 0), first.window)
+        found = self._filtered(x, first, inside)
         change = self._convolution(found, f"{name}.second", second, (0, ZERO_POINT), Window(0, 0))
         writer, zero = self._writer, self._writer.scalar(ZERO_POINT, np.uint8)
         scales = [writer.scalar(each, np.float32) for each in (first.scale, outer, scale)]
@@ -286,7 +293,7 @@ class _IntegerGraph:
             pooled, "dense", quantized(weight * steps, bias, inner, bits=bits), to_float=False
         )
         last = model.classifier
-        scores = quantized(values(last.weight) * inner, values(last.bias), _ONE, bits=bits)
+        scores = quantized(values(last.weight) * inner, values(last.bias), 1.0, bits=bits)
         return self._product(hidden, "classifier", scores, to_float=True)
 
     def _product(self, x: str, name: str, layer: Layer, *, to_float: bool) -> str:

@@ -15,8 +15,8 @@ import numpy as np
 ZERO_POINT, HIGHEST = 128, 255
 SPAN = HIGHEST - ZERO_POINT
 """Steps from the zero point of an activation to its largest value."""
-_LEAST_SHARE = 0.01
-_MOST_BIAS = 2.0**20
+_LEAST_SHARE = 0.01  # of the largest column: the next layer's weights then differ by at most this factor
+_MOST_BIAS = 2.0**20  # so that constants or columns of ones can add it
 _TINY = float(np.finfo(np.float32).tiny)
 
 
@@ -101,6 +101,11 @@ def only_at_text(layer: Layer, num_ones: int, center: int, *, bits: int) -> Laye
     ones[:, center] = highest_weight(bits)
     added = num_ones * SPAN * highest_weight(bits)
     return Layer(np.concatenate([layer.weight, ones], axis=2), layer.bias - np.int32(added), layer.multiplier)
+
+
+def with_unused_columns(layer: Layer, num_ones: int) -> Layer:
+    """Let a product over windows, weight [F, n, D], ignore the columns of ones after the D columns."""
+    return Layer(np.pad(layer.weight, ((0, 0), (0, 0), (0, num_ones))), layer.bias, layer.multiplier)
 
 
 def constants(

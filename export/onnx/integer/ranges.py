@@ -11,35 +11,33 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ....training.models.convolution import ConvolutionForSequenceClassification, WindowProduct
+from ....training.models.convolution import ConvolutionForSequenceClassification
 
-_BATCH_SIZE = 64
+_BATCH_SIZE, _MOST_TOKENS = 64, 16_384  # in a batch
 
 
 class Ranges:
-    """The largest values of each layer over some texts, by the name of its module.
+    """The ranges of each layer's outputs over some texts, by the name of its module.
 
     Attributes:
-        largest: float[F], of each column where there is text, at least 0.
-        magnitude: The largest absolute value where there is text.
-        beside: float[F], of each column of a window around a position of padding, at least 0; of windows only.
+        largest: float[F], the largest value of each column, at least 0.
+        magnitude: The largest absolute value.
     """
 
     def __init__(self) -> None:
         self.largest: dict[str, np.ndarray] = {}
         self.magnitude: dict[str, float] = {}
-        self.beside: dict[str, np.ndarray] = {}
 
-    def observe(self, name: str, inside: Tensor, beside: Tensor | None = None) -> None:
-        """Take in outputs[..., F] where there is text, and beside it."""
-        _raise(self.largest, name, inside)
-        self.magnitude[name] = max(self.magnitude.get(name, 0.0), float(inside.abs().amax()))
-        if beside is not None:
-            _raise(self.beside, name, beside)
+    def observe(self, name: str, outputs: Tensor) -> None:
+        """Take in outputs[..., F]."""
+        low, high = torch.aminmax(outputs.flatten(0, -2), dim=0)
+        found = high.clamp(min=0).numpy()
+        self.largest[name] = np.maximum(self.largest.get(name, 0.0), found)
+        self.magnitude[name] = max(self.magnitude.get(name, 0.0), float(-low.min()), float(high.max()))
 
 
 def measure_ranges(model: ConvolutionForSequenceClassification, texts: Sequence[np.ndarray]) -> Ranges:
-    """Run a model in evaluation mode on texts, with padding on both sides, and return its layers' ranges.
+    """Run a model in evaluation mode on texts, and return its layers' ranges.
 
     Args:
         model: The model; layers are named as in it.
@@ -47,28 +45,18 @@ def measure_ranges(model: ConvolutionForSequenceClassification, texts: Sequence[
     """
     ranges, names = Ranges(), {module: name for name, module in model.named_modules()}
     encoder: Any = model.encoder
-    config: Any = model.config
-    reach = max([*config.window_sizes, config.block_window_size if config.num_blocks else 1])
-    positions = [*encoder.filters]
+    watched = [*encoder.filters, model.dense]
     for block in encoder.blocks:
-        positions += [block.first, block.second, block]
+        watched += [block.first, block.second, block]
 
-    def observe_positions(module: nn.Module, _: Any, output: Tensor) -> None:
-        values = output.detach()
-        beside = torch.cat([values[:, :reach], values[:, -reach:]], dim=1)
-        is_window = isinstance(module, WindowProduct)
-        ranges.observe(names[module], values[:, reach:-reach], beside if is_window else None)
-
-    def observe_vector(module: nn.Module, _: Any, output: Tensor) -> None:
+    def observe(module: nn.Module, _: Any, output: Tensor) -> None:
         ranges.observe(names[module], output.detach())
 
     with ExitStack() as hooks, torch.no_grad():
-        for module in positions:
-            hooks.callback(module.register_forward_hook(observe_positions).remove)
-        hooks.callback(model.dense.register_forward_hook(observe_vector).remove)
+        for module in watched:
+            hooks.callback(module.register_forward_hook(observe).remove)
         for ids in _batches(texts):
-            text = nn.functional.pad(torch.ones_like(ids), (reach, reach))
-            model(nn.functional.pad(ids, (reach, reach), value=config.pad_token_id), text)
+            model(ids)
     return ranges
 
 
@@ -79,9 +67,5 @@ def _batches(texts: Sequence[np.ndarray]) -> Iterator[Tensor]:
         by_length[len(ids)].append(ids)
     for length in sorted(by_length):
         if length:
-            yield from torch.tensor(np.stack(by_length[length]), dtype=torch.int64).split(_BATCH_SIZE)
-
-
-def _raise(largest: dict[str, np.ndarray], name: str, values: Tensor) -> None:
-    found = values.flatten(0, -2).amax(dim=0).clamp(min=0).numpy()
-    largest[name] = np.maximum(largest[name], found) if name in largest else found
+            size = max(1, min(_BATCH_SIZE, _MOST_TOKENS // length))
+            yield from torch.tensor(np.stack(by_length[length]), dtype=torch.int64).split(size)

@@ -90,6 +90,21 @@ def test_padding_on_either_side_changes_nothing(shape, tmp_path) -> None:
             np.testing.assert_array_equal(run(session, ids, mask), run(session, row))
 
 
+def test_words_that_no_measured_text_has_leave_padding_alone(tmp_path) -> None:
+    """Sums around padding that are much larger than on the texts whose ranges were measured."""
+    model = convolution(**SHAPE, num_blocks=1)
+    with torch.no_grad():
+        for each in model.encoder.filters:
+            each.linear.weight.uniform_(0, 0.2)
+        model.encoder.word_embeddings.weight[40:] = 1.0
+    rows = [np.clip(row, 5, 36) for row in texts()]
+    session = opened(model, rows, tmp_path)
+    for row in texts(30, (1, 3), seed=3):
+        words = np.maximum(row, 40)
+        ids, mask = np.pad(words, (2, 5)), np.pad(np.ones_like(row), (2, 5))
+        np.testing.assert_array_equal(run(session, ids, mask), run(session, words))
+
+
 def test_the_mask_tells_text_from_padding_whatever_the_ids(tmp_path) -> None:
     model, rows = convolution(**SHAPE), texts()
     session, pad = opened(model, rows, tmp_path), model.config.pad_token_id
@@ -154,7 +169,17 @@ def test_only_integers_pass_between_its_nodes(tmp_path) -> None:
     ort.InferenceSession(str(tmp_path / "model.onnx"), options, providers=["CPUExecutionProvider"])
     loaded = onnx.load(str(tmp_path / "loaded.onnx")).graph
     assert {node.op_type for node in loaded.node} == {
-        *("Add", "Mul", "Gather", "QLinearConv", "QLinearAdd", "NhwcMaxPool", "Squeeze", "QGemm")
+        *(
+            "Add",
+            "Mul",
+            "Gather",
+            "QLinearConv",
+            "QLinearAdd",
+            "QLinearMul",
+            "NhwcMaxPool",
+            "Squeeze",
+            "QGemm",
+        )
     }
     floats = {each.name for each in loaded.initializer if each.data_type == onnx.TensorProto.FLOAT}
     assert {name for name in floats if "_scale" not in name} <= {
