@@ -199,7 +199,7 @@ class _IntegerGraph:
         # Each id plus one, and 0 for padding, whatever its id.
         ids = add("Mul", MASK, add("Add", IDS, writer.scalar(1, np.int64)))
         if table.place is not None:
-            place = np.append(0, table.place.astype(np.int32) + 1).astype(np.int32)
+            place = np.append(0, table.place + 1).astype(np.int32)
             ids = add("Gather", writer.weight(PLACE, place), ids)
         return add("Gather", stored, ids)
 

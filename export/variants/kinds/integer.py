@@ -13,7 +13,7 @@ from ..base import INT4_OPSET, Quantized, Source, Variant, VariantInputs, regist
 from ..rows import ids_of
 
 MOST_TEXTS = 1000
-_MODEL_TYPE, _POOLING = "distiltune-convolution", "max"
+_POOLING = "max"
 
 
 def _integer(model: Any, target: Path, inputs: VariantInputs, *, table_bits: int) -> Quantized:
@@ -42,8 +42,10 @@ def _integer(model: Any, target: Path, inputs: VariantInputs, *, table_bits: int
 
 
 def _why_not(config: Mapping[str, Any]) -> str | None:
+    from ....training.models.convolution import MODEL_TYPE
+
     model_type, pooling = config.get("model_type", ""), config.get("pooling")
-    if model_type != _MODEL_TYPE:
+    if model_type != MODEL_TYPE:
         return f"{model_type} is not a convolution over word pieces"
     return None if pooling == _POOLING else f"the student's pooling is {pooling}, not {_POOLING}"
 
