@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from ...export.benchmark.measurements import shares_of_text
+from ...export.benchmark.measurements import times_of_text
 
 _PERCENTILES = ("p50", "p90", "p99")
 _SWEEPS = {"threads": "num_threads", "batch_size": "batch_size", "length": "num_tokens"}
@@ -24,9 +24,9 @@ def print_measurement(measured: dict[str, Any]) -> None:
         if times:
             rows.append([title, f"{times['mean']:.3f} ± {times['std']:.3f}", *_percentiles(times)])
     console.print(_table(["", "mean ± std ms", *_PERCENTILES], rows))
-    shares = {**shares_of_text(measured["profile_ms"]), "first call": measured["profile_ms"]["first_call"]}
-    console.print("\nwhere the one text's time goes, and the first call after loading, in ms")
-    console.print(_table(list(shares), [[f"{each:.3f}" for each in shares.values()]]))
+    times = times_of_text(measured["profile_ms"])
+    console.print("\nwhere the one text's time goes, its floors, and the first call, in ms")
+    console.print(_table(list(times), [[f"{each:.3f}" for each in times.values()]]))
     rates = ", ".join(f"{rate:,.0f} at batch {size}" for size, rate in measured["throughput"].items())
     console.print(f"\ntexts a second: {rates}")
     console.print(f"graph: {measured['size_mb']:.2f} MB of 2^20 bytes")

@@ -274,6 +274,24 @@ def shares_of_text(profile: Mapping[str, float]) -> dict[str, float]:
     return {"tokenizing": tokenizing, "own Python": own, "bare session": session, "total": total}
 
 
+def times_of_text(profile: Mapping[str, float]) -> dict[str, float]:
+    """Return the times of a text by name, in ms: its stages in order, ``total``, the floors, and the first call.
+
+    ``own`` is what the runtime adds to the floors, ``tokenizer alone`` and ``session alone``.
+
+    Args:
+        profile: ``Measurement.profile_ms``.
+    """
+    shares = shares_of_text(profile)
+    return {
+        **{name: profile[name] for name in ("tokenize", "feed", "run", "decode", "total")},
+        "tokenizer alone": shares["tokenizing"],
+        "session alone": shares["bare session"],
+        "own": shares["own Python"],
+        "first call": profile["first_call"],
+    }
+
+
 def model_bytes(path: Path) -> int:
     """Return the bytes of a file, or of the ``.safetensors``, ``.onnx`` and ``.onnx.data`` files of a folder.
 

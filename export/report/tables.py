@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...training.tasks import title_of
 from ..benchmark.contention import MOST_WAITING, NUM_TRIES
-from ..benchmark.measurements import shares_of_text
+from ..benchmark.measurements import shares_of_text, times_of_text
 from ..markdown import NONE, Markdown, bold, fixed, number, table
 
 if TYPE_CHECKING:
@@ -80,11 +80,12 @@ def _further_metrics(variants: Sequence[dict[str, Any]]) -> list[str]:
 def profile_table(variants: Sequence[dict[str, Any]], chosen: str | None) -> Markdown:
     """Return a Markdown table of the time of each stage of one text, for the rows that were profiled."""
     shown = [row for row in variants if row.get("profile_ms")]
-    headers = ["variant", "tokenizing ms", "own Python ms", "bare session ms", "total ms", "first call ms"]
-    rows = []
-    for row in shown:
-        times = [*shares_of_text(row["profile_ms"]).values(), row["profile_ms"]["first_call"]]
-        rows.append([_name(row, chosen), *(fixed(each, 3) for each in times)])
+    times = [times_of_text(row["profile_ms"]) for row in shown]
+    headers = ["variant", *dict.fromkeys(f"{name} ms" for each in times for name in each)]
+    rows = [
+        [_name(row, chosen), *(fixed(value, 3) for value in each.values())]
+        for row, each in zip(shown, times, strict=True)
+    ]
     return table(headers, rows)
 
 

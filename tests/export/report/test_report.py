@@ -469,10 +469,10 @@ def test_where_a_texts_time_goes_is_shown_of_graphs_alone(report: dict[str, Any]
             variant["profile_ms"] = PROFILE
     text = markdown_report(report)
     head, rule, *rows = profile_table(report["variants"], "onnx-int8").splitlines()
-    columns = "tokenizing ms | own Python ms | bare session ms | total ms | first call ms"
-    assert head == f"| variant | {columns} |"
+    stages, floors = "tokenize ms | feed ms | run ms | decode ms", "tokenizer alone ms | session alone ms"
+    assert head == f"| variant | {stages} | total ms | {floors} | own ms | first call ms |"
     assert rule.count("|") == head.count("|")
-    shown = "0.017 | 0.009 | 0.031 | 0.057 | 0.412"
+    shown = "0.017 | 0.002 | 0.032 | 0.005 | 0.057 | 0.017 | 0.031 | 0.009 | 0.412"
     assert rows == [f"| **onnx-int8** | {shown} |", f"| onnx-int8-per-channel | {shown} |"]
     assert "\n".join([head, rule, *rows]) in text
     assert text.index("Where a text's time goes") > text.index("| onnx-int8-per-channel | ")
