@@ -51,7 +51,16 @@ def _made(seed: int, make: Callable[[], Any]) -> Any:
 
 def convolution_student(directory: Path, **shape: Any) -> Path:
     """Write a convolution with a tokenizer of :func:`models.tiny_data`; returns ``directory``."""
+    return _written(convolution, directory, shape)
+
+
+def static_student(directory: Path, **shape: Any) -> Path:
+    """Write a weighted mean of word pieces, likewise."""
+    return _written(static, directory, shape)
+
+
+def _written(make: Callable[..., Any], directory: Path, shape: dict[str, Any]) -> Path:
     tokenizer = train_tokenizer([text for text, _ in tiny_data()], vocab_size=200)
     vocabulary = {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id}
-    save_checkpoint(convolution(**vocabulary, **shape), tokenizer, directory)
+    save_checkpoint(make(**vocabulary, **shape), tokenizer, directory)
     return directory

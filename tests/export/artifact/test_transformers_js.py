@@ -6,15 +6,10 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from convolution_students import convolution_student
-from models import tiny_classifier
+from sealed_students import assert_equal, sealed_students
 
-from distiltune.export.artifact.seal import seal_artifact
-from distiltune.export.config import ExportConfig
 from distiltune.export.runtime.classifier import TextClassifier
-from distiltune.export.variants.build import build_variant
 
-LABELS = ["balance", "transfer", "oos"]
 TEXTS = [
     "open early red",
     "close late",
@@ -47,15 +42,8 @@ def test_transformers_js_answers_as_the_runtime_does(tmp_path: Path) -> None:
     install = ["npm", "install", "--ignore-scripts", "--no-audit", "--no-fund", "@huggingface/transformers@4"]
     if subprocess.run(install, cwd=project, check=False, capture_output=True).returncode != 0:
         pytest.skip("transformers.js cannot be installed here: no package registry is reachable")
-    students = {
-        "transformer": tiny_classifier(tmp_path / "transformer", label_names=LABELS),
-        "convolution": convolution_student(tmp_path / "convolution"),
-    }
     (project / "classify.mjs").write_text(PROGRAM)
-    for name, student in students.items():
-        made = tmp_path / f"{name}-onnx"
-        build_variant("onnx", student, made, config=ExportConfig(), max_length=32)
-        sealed = seal_artifact(made, tmp_path / "models" / name, made_from={}, measurements={})
+    for name, sealed in sealed_students(tmp_path, max_length=32).items():
         done = subprocess.run(
             ["node", "classify.mjs", f"{sealed.parent}/", sealed.name, json.dumps(TEXTS)],
             cwd=project,
@@ -63,12 +51,9 @@ def test_transformers_js_answers_as_the_runtime_does(tmp_path: Path) -> None:
             text=True,
             check=False,
         )
-        assert done.returncode == 0, done.stderr
+        assert done.returncode == 0, f"{name}: {done.stderr}"
         classifier = TextClassifier.load(sealed)
         classifier.temperature = 1.0  # transformers.js has no temperature
         expected = [classifier(text) for text in TEXTS]
         for answers in json.loads(done.stdout):
-            assert [each["label"] for each in answers] == [each["label"] for each in expected]
-            assert [each["score"] for each in answers] == pytest.approx(
-                [each["score"] for each in expected], abs=1e-5
-            )
+            assert_equal(name, answers, expected)
