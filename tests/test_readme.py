@@ -141,7 +141,7 @@ def test_the_table_of_readme_is_what_was_measured():
         line = re.search(rf"^\| \[`{name}`\].*$", table, re.MULTILINE)
         assert line is not None
         assert [cell.strip() for cell in line[0].strip("|").split("|")][1:] == [
-            f"{accuracy:.3f} (\N{MINUS SIGN}{of_teacher - accuracy:.3f})",
+            f"{accuracy:.3f} ({accuracy - of_teacher:+.3f})".replace("(-", "(\N{MINUS SIGN}"),
             f"{1000 * model['times']['own_ms']:.0f} \N{MICRO SIGN}s",
             f"{model['times']['faster']:,.0f}x",
             f"{model['times_fast']['faster']:,.0f}x",

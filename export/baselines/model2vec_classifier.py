@@ -60,8 +60,8 @@ def _fit(given: TrainingTexts) -> Model2Vec:
 
 
 def _embedded(model: Any, texts: Sequence[str]) -> np.ndarray:
-    """Return the embeddings, float32[N, D]; computed in this process, since a forked tokenizer can deadlock."""
-    return np.asarray(model.encode(list(texts), use_multiprocessing=False), dtype=np.float32)
+    """Return the embeddings of whole texts, float32[N, D]; in this process, since a forked tokenizer can deadlock."""
+    return np.asarray(model.encode(list(texts), max_length=None, use_multiprocessing=False), dtype=np.float32)
 
 
 def _load(path: Path) -> Model2Vec:

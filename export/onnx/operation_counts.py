@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,9 +30,11 @@ _WEIGHTS = {
     "QAttention": 1,
     "Conv": 1,
     "ConvInteger": 1,
+    "QLinearConv": 3,
 }
 _INT8 = {
     "ConvInteger",
+    "QLinearConv",
     "MatMulInteger",
     "MatMulIntegerToFloat",
     "DynamicQuantizeMatMul",
@@ -43,9 +45,14 @@ _INT8 = {
 _INT8_ACCURACY_LEVEL = 4  # of MatMulNBits: activations in 8 bits
 _TABLES = {"Gather": (0,), "GatherBlockQuantized": (0, 2, 3), "EmbedLayerNormalization": (2, 3, 4)}
 _UNCHANGED = {"DequantizeLinear", "Cast", "Transpose", "Identity", "Reshape"}
+# Between a stored table and the rows looked up, where ONNX Runtime expands it when it loads the graph.
+_EXPANDED = {*_UNCHANGED, "Mul", "Pad", "QuantizeLinear"}
 _CONTRIB = "com.microsoft"
 # ONNX Runtime's own node types without products; ONNX's types with products or subgraphs, not counted.
-_NO_PRODUCT = {"BiasGelu", "FastGelu", "Gelu", "QuickGelu", "SkipLayerNormalization"}
+_NO_PRODUCT = {
+    *("BiasGelu", "FastGelu", "Gelu", "QuickGelu", "SkipLayerNormalization"),
+    *("NhwcMaxPool", "QLinearAdd", "QLinearMul"),
+}
 _UNCOUNTED = {"Attention", "Einsum", "GRU", "If", "LSTM", "Loop", "RNN", "Scan"}
 _BITS: dict[int, int] = {
     onnx.TensorProto.FLOAT: 32,
@@ -174,8 +181,10 @@ def _operations(node: onnx.NodeProto, shapes: Shapes) -> int:
         columns = shapes[node.input[1]][-1]
         output_width = shapes[node.output[0]][-1]
         return 2 * batch * length * width * columns + 4 * batch * length * length * output_width
-    if node.op_type in ("Conv", "ConvInteger"):  # a filter [C / groups, K] for each output
-        return 2 * math.prod(shapes[node.output[0]]) * math.prod(shapes[node.input[1]][1:])
+    if node.op_type in ("Conv", "ConvInteger", "QLinearConv"):  # a filter [C / groups, K] for each output
+        return (
+            2 * math.prod(shapes[node.output[0]]) * math.prod(shapes[node.input[_WEIGHTS[node.op_type]]][1:])
+        )
     is_transposed = any(each.name == "transA" and each.i for each in node.attribute)
     inner = first[-2] if is_transposed else first[-1]
     return 2 * math.prod(shapes[node.output[0]]) * inner
@@ -207,9 +216,11 @@ def _tables(
     node: onnx.NodeProto, constants: dict[str, onnx.TensorProto], made_by: dict[str, onnx.NodeProto]
 ) -> list[onnx.TensorProto]:
     """Return the tables that a lookup reads rows from; empty where it reads from a shape or an activation."""
-    found = _constants(node, _TABLES[node.op_type], constants, made_by)
+    found = _constants(node, _TABLES[node.op_type], constants, made_by, _EXPANDED)
     axis = next((each.i for each in node.attribute if each.name in ("axis", "gather_axis")), 0)
-    return [each for each in found if len(each.dims) == 2] if axis == 0 else []
+    return (
+        [each for each in found if len(each.dims) >= 2] if axis == 0 else []
+    )  # [rows, blocks, columns] in 4 bits
 
 
 def _constants(
@@ -217,18 +228,22 @@ def _constants(
     places: Iterable[int],
     constants: dict[str, onnx.TensorProto],
     made_by: dict[str, onnx.NodeProto],
+    through: Collection[str] = _UNCHANGED,
 ) -> list[onnx.TensorProto]:
-    """Return the constants behind some inputs of a node, through nodes that only reshape, convert or join them."""
+    """Return the constants behind some inputs of a node, by nodes that only reshape, convert or join them.
+
+    These are the nodes ``through``, which are followed by their first input, and Concat.
+    """
     found = []
     for place in places:
         name = node.input[place] if place < len(node.input) else ""
-        while name not in constants and name in made_by and made_by[name].op_type in _UNCHANGED:
+        while name not in constants and name in made_by and made_by[name].op_type in through:
             name = made_by[name].input[0]
         source = made_by.get(name)
         if name in constants:
             found.append(constants[name])
         elif source is not None and source.op_type == "Concat":
-            parts = _constants(source, range(len(source.input)), constants, made_by)
+            parts = _constants(source, range(len(source.input)), constants, made_by, through)
             found += parts if len(parts) == len(source.input) else []
     return found
 

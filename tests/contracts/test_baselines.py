@@ -71,6 +71,11 @@ def test_it_answers_as_a_pipeline(made) -> None:
     assert opened(QUERIES[0])["label"] == answers[0]["label"]
 
 
+def test_it_reads_long_texts_to_their_end(made) -> None:
+    rain, hello = made[2].logits([f"{'number ' * 1000}{word}" for word in ("rain", "hello")])
+    assert not np.array_equal(rain, hello)
+
+
 def test_the_same_seed_gives_the_same_scores(made, given, tmp_path) -> None:
     fit_baseline(made[0], given, tmp_path / "again")
     np.testing.assert_array_equal(open_baseline(tmp_path / "again").logits(QUERIES), made[2].logits(QUERIES))

@@ -46,6 +46,7 @@ from .ranges import Ranges
 _CONTRIB = "com.microsoft"
 _POOL = 16  # positions of which a node keeps the maximum
 _LEAST_LENGTH = 4096
+_ROWS_AT_ONCE = 8192  # of the table, multiplied by all filters
 
 
 def write_integer_graph(
@@ -312,10 +313,14 @@ def _most_around_padding(layer: Layer, rows: np.ndarray, center: int) -> float:
         rows: All rows of the table, uint8[K, D].
         center: The window's own position.
     """
-    table = torch.from_numpy(rows.astype(np.float32) - ZERO_POINT)
+    weight = torch.from_numpy(layer.weight.astype(np.float32))
     most = torch.from_numpy(layer.bias.astype(np.float32))
-    for position in range(layer.weight.shape[1]):
-        if position != center:
-            weight = torch.from_numpy(layer.weight[:, position].astype(np.float32))
-            most += (table @ weight.T).amax(dim=0).clamp(min=0)
+    for position in range(weight.shape[1]):
+        if position == center:
+            continue
+        largest = torch.zeros(len(weight))
+        for start in range(0, len(rows), _ROWS_AT_ONCE):
+            part = torch.from_numpy(rows[start : start + _ROWS_AT_ONCE].astype(np.float32) - ZERO_POINT)
+            largest = torch.maximum(largest, (part @ weight[:, position].T).amax(dim=0))
+        most += largest
     return max(float(most.max()), 0.0)

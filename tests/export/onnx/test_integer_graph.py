@@ -20,6 +20,7 @@ from distiltune.export.onnx.integer.quantized import (
     without_bias,
 )
 from distiltune.export.onnx.integer.ranges import measure_ranges
+from distiltune.export.onnx.operation_counts import count_graph
 from distiltune.training.models.tied_embedding_rows import share_rows
 
 VOCABULARY = 90
@@ -237,3 +238,30 @@ def test_a_bias_becomes_weights_of_constants(bits, most) -> None:
     assert (len(x) + len(values)) % 4 == 0
     assert set(values) <= {HIGHEST, 1, 0}
     assert np.abs(changed.weight.astype(int)).max() <= limit
+
+
+@pytest.mark.parametrize(("table_bits", "row_bytes"), [(8, 32), (4, 16)])
+def test_its_work_is_counted(tmp_path, table_bits: int, row_bytes: int) -> None:
+    model = convolution(**{**SHAPE, "window_sizes": [2]})
+    opened(model, texts(), tmp_path, table_bits=table_bits)
+    counts = count_graph(tmp_path / "model.onnx", batch_size=2, num_tokens=5)
+    constants = {each.name: each for each in onnx.load(tmp_path / "model.onnx").graph.initializer}
+    width = constants["model.encoder.filters.weight_quantized"].dims[1]  # with columns of ones
+    assert width > 32
+    assert counts.weight_bytes == 48 * 2 * width + 48 * 24 + 24 * model.num_labels
+    assert counts.int8_operations == 2 * 2 * (5 * 48 * 2 * width + 48 * 24 + 24 * model.num_labels)
+    assert (counts.float_operations, counts.embedding_bytes) == (0, 2 * 5 * row_bytes)
+
+
+def test_the_work_of_blocks_is_counted(tmp_path) -> None:
+    opened(convolution(**{**SHAPE, "num_blocks": 1}), texts(), tmp_path)
+    counts = count_graph(tmp_path / "model.onnx", batch_size=1, num_tokens=5)
+    assert counts.int8_operations > 0 and counts.float_operations == 0
+
+
+def test_a_large_table_is_read_in_parts(tmp_path, monkeypatch) -> None:
+    for rows, name in ((10**6, "whole"), (7, "parts")):
+        monkeypatch.setattr("distiltune.export.onnx.integer.graph._ROWS_AT_ONCE", rows)
+        (tmp_path / name).mkdir()
+        opened(convolution(**SHAPE), texts(), tmp_path / name)
+    assert (tmp_path / "parts/model.onnx").read_bytes() == (tmp_path / "whole/model.onnx").read_bytes()
