@@ -47,10 +47,10 @@ from distiltune.export.out_of_scope.thresholds import (
     threshold_curve,
 )
 from distiltune.export.runtime.scores import SCORES, margins
+from distiltune.training.checkpoints.heads import head_of
 from distiltune.training.checkpoints.load import label_names, load_classifier
 from distiltune.training.data.text_data import TextData, load_data
 from distiltune.training.data.tokenized import TokenizedSplit, tokenize_split
-from distiltune.training.models.families import family_of
 from distiltune.training.models.first_token import first_token_in_last_layer
 from distiltune.training.models.inference import length_batches, logits_of_batches
 from distiltune.training.models.runtime import intra_op_threads
@@ -72,7 +72,7 @@ class Outputs:
 def outputs_of(model: Any, tokens: TokenizedSplit, pad: int, threads: int) -> Outputs:
     """Run a model on a split, and keep the inputs of its last linear layer."""
     inputs: list[torch.Tensor] = []
-    layer = model.get_submodule(family_of(model).classifier)
+    layer = head_of(model)
     hook = layer.register_forward_pre_hook(lambda _, given: inputs.append(given[0]))
     features = np.empty((len(tokens), layer.in_features), dtype=np.float32)
     logits = np.empty((len(tokens), layer.out_features), dtype=np.float32)
