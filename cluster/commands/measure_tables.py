@@ -24,9 +24,9 @@ def print_measurement(measured: dict[str, Any]) -> None:
         if times:
             rows.append([title, f"{times['mean']:.3f} ± {times['std']:.3f}", *_percentiles(times)])
     console.print(_table(["", "mean ± std ms", *_PERCENTILES], rows))
-    times = times_of_text(measured["profile_ms"])
+    stages = times_of_text(measured["profile_ms"])
     console.print("\nwhere the one text's time goes, its floors, and the first call, in ms")
-    console.print(_table(list(times), [[f"{each:.3f}" for each in times.values()]]))
+    console.print(_table(list(stages), [[f"{each:.3f}" for each in stages.values()]]))
     rates = ", ".join(f"{rate:,.0f} at batch {size}" for size, rate in measured["throughput"].items())
     console.print(f"\ntexts a second: {rates}")
     console.print(f"graph: {measured['size_mb']:.2f} MB of 2^20 bytes")

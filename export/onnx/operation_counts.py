@@ -182,9 +182,8 @@ def _operations(node: onnx.NodeProto, shapes: Shapes) -> int:
         output_width = shapes[node.output[0]][-1]
         return 2 * batch * length * width * columns + 4 * batch * length * length * output_width
     if node.op_type in ("Conv", "ConvInteger", "QLinearConv"):  # a filter [C / groups, K] for each output
-        return (
-            2 * math.prod(shapes[node.output[0]]) * math.prod(shapes[node.input[_WEIGHTS[node.op_type]]][1:])
-        )
+        weight = shapes[node.input[_WEIGHTS[node.op_type]]]
+        return 2 * math.prod(shapes[node.output[0]]) * math.prod(weight[1:])
     is_transposed = any(each.name == "transA" and each.i for each in node.attribute)
     inner = first[-2] if is_transposed else first[-1]
     return 2 * math.prod(shapes[node.output[0]]) * inner
@@ -218,9 +217,9 @@ def _tables(
     """Return the tables that a lookup reads rows from; empty where it reads from a shape or an activation."""
     found = _constants(node, _TABLES[node.op_type], constants, made_by, _EXPANDED)
     axis = next((each.i for each in node.attribute if each.name in ("axis", "gather_axis")), 0)
-    return (
-        [each for each in found if len(each.dims) >= 2] if axis == 0 else []
-    )  # [rows, blocks, columns] in 4 bits
+    if axis != 0:
+        return []
+    return [each for each in found if len(each.dims) > 1]  # [rows, columns], or [rows, blocks, columns]
 
 
 def _constants(
@@ -230,9 +229,9 @@ def _constants(
     made_by: dict[str, onnx.NodeProto],
     through: Collection[str] = _UNCHANGED,
 ) -> list[onnx.TensorProto]:
-    """Return the constants behind some inputs of a node, by nodes that only reshape, convert or join them.
+    """Return the constants behind some inputs of a node.
 
-    These are the nodes ``through``, which are followed by their first input, and Concat.
+    Nodes of the types ``through`` are followed to their first input, those of Concat to all of theirs.
     """
     found = []
     for place in places:
