@@ -282,12 +282,11 @@ def times_of_text(profile: Mapping[str, float]) -> dict[str, float]:
     Args:
         profile: ``Measurement.profile_ms``.
     """
-    shares = shares_of_text(profile)
     return {
         **{name: profile[name] for name in ("tokenize", "feed", "run", "decode", "total")},
-        "tokenizer alone": shares["tokenizing"],
-        "session alone": shares["bare session"],
-        "own": shares["own Python"],
+        "tokenizer alone": profile["tokenizer_alone"],
+        "session alone": profile["session_alone"],
+        "own": shares_of_text(profile)["own Python"],
         "first call": profile["first_call"],
     }
 

@@ -49,14 +49,9 @@ def sealed_students(directory: Path, max_length: int) -> dict[str, Path]:
     sealed = {}
     for student, names in VARIANTS.items():
         for variant in names:
-            made, name = directory / f"{student}-{variant}", f"{student}-{variant}"
-            build_variant(
-                variant,
-                students[student],
-                made,
-                config=ExportConfig(),
-                max_length=max_length,
-                training_texts=texts,
-            )
+            name = f"{student}-{variant}"
+            made, config = directory / name, ExportConfig()
+            given = students[student]
+            build_variant(variant, given, made, config=config, max_length=max_length, training_texts=texts)
             sealed[name] = seal_artifact(made, directory / "models" / name, made_from={}, measurements={})
     return sealed
