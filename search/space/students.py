@@ -141,7 +141,7 @@ def without_misfits(config: SearchConfig, students: Mapping[str, Student]) -> Se
         ]
         for name in filter(is_student_argument, config.space)
     }
-    points = [point for point in config.points if any(_agrees(each, point) for each in kept)]
+    points = [point for point in config.points if any(agrees(each, point) for each in kept)]
     space = {name: each for name, each in config.space.items() if left.get(name, [each])}
     space |= {
         name: Choice(values=values, when=config.space[name].when) for name, values in left.items() if values
@@ -158,7 +158,7 @@ def _violated(bounds: list[Constraint], name: str, students: Mapping[str, Studen
     return [each for each in bounds if each.excess(students[name].metrics) > 0]
 
 
-def _agrees(student: Mapping[str, Any], point: Mapping[str, Any]) -> bool:
+def agrees(student: Mapping[str, Any], point: Mapping[str, Any]) -> bool:
     """Return whether a student has the values of a point, as far as it has these arguments at all."""
     return all(
         student.get(name, value) == value for name, value in point.items() if is_student_argument(name)

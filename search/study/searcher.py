@@ -15,7 +15,7 @@ from ..parameters import Parameter, as_category
 from ..samplers.base import Sampler, SamplerInputs
 from ..samplers.tpe import Tpe
 from ..space.space import by_condition, draw
-from ..space.students import student_name
+from ..space.students import agrees, student_name
 from ..trial_record import is_selectable, selectable_values, trial_name
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial, Trial
     from ray.tune.experiment import Trial as TuneTrial
 
+_POINT = "point"  # user attribute of a trial: the values that the job asks for
 restored_searchers: list[StudySearcher] = []
 """Searchers that Tune has restored, and that have not been reconciled with its trials yet."""
 
@@ -117,7 +118,7 @@ class StudySearcher(Searcher):
         for trial in known or []:
             self.study.add_trial(self._sampler.adopted(self._with_every_argument(copy(trial))))
         for point in points or []:
-            self.study.enqueue_trial({name: as_category(value) for name, value in point.items()})
+            self._enqueue(point, point)
         self._num_trials = num_trials
         self._window = window
         self._max_concurrent = max_concurrent
@@ -164,7 +165,10 @@ class StudySearcher(Searcher):
         self._arguments.append(arguments)
 
     def _drawn(self) -> tuple[Trial, dict[str, Any]]:
-        """Draw the arguments of a trial whose student may be suggested."""
+        """Draw the arguments of a trial whose student may be suggested.
+
+        A point whose student may not be is tried with the most similar student that has the point's own values.
+        """
         from optuna.trial import TrialState
 
         while True:
@@ -173,8 +177,15 @@ class StudySearcher(Searcher):
             if self._students is None or student_name(arguments) in self._students:
                 return trial, arguments
             self.study.tell(trial, state=TrialState.FAIL)
-            nearest = max(self._students.values(), key=lambda each: _num_equal(each, arguments))
-            self.study.enqueue_trial({name: as_category(value) for name, value in nearest.items()})
+            point = trial.user_attrs.get(_POINT, {})
+            students = [each for each in self._students.values() if agrees(each, point)]
+            nearest = max(students or self._students.values(), key=lambda each: _num_equal(each, arguments))
+            self._enqueue({**point, **nearest}, point)
+
+    def _enqueue(self, values: Mapping[str, Any], point: Mapping[str, Any]) -> None:
+        """Let the study try these values before others; ``point`` are those among them that the job asks for."""
+        categories = {name: as_category(value) for name, value in values.items()}
+        self.study.enqueue_trial(categories, user_attrs={_POINT: dict(point)})
 
     def _new_study(self, seed: int, num_trials: int, window: int) -> Study:
         import optuna

@@ -201,6 +201,35 @@ def test_points_are_tried_first_and_what_they_leave_out_is_sampled():
     assert third not in (first, second)
 
 
+@pytest.mark.parametrize("seed", range(6))
+def test_a_point_keeps_its_values_where_its_student_violates_a_bound(seed):
+    from distiltune.search.space.students import student_name
+    from distiltune.search.study.searcher import StudySearcher
+
+    filters, size = "student.num_filters", "student.hidden_size"
+    fitting = [{filters: 64, size: 32}, {filters: 64, size: 128}, {filters: 512, size: 32}]
+    points = [{"alpha": 0.25}, {"alpha": 0.5}, {"alpha": 0.75, filters: 512}, {"alpha": 0.9, size: 128}]
+    searcher = StudySearcher(
+        {
+            "alpha": FloatRange(low=0.0, high=1.0),
+            filters: Choice(values=[64, 512]),
+            size: Choice(values=[32, 128]),
+        },
+        objectives=[Objective(metric="value", mode="max")],
+        students={student_name(each): each for each in fitting},
+        seed=seed,
+        num_trials=9,
+        num_startup_trials=9,
+        window=1,
+        max_concurrent=9,
+        points=points,
+    )
+    tried = [searcher.suggest(f"t{number}")["arguments"] for number in range(len(points))]
+    in_order = sorted(tried, key=lambda each: each["alpha"])
+    assert [{**each, **point} for each, point in zip(in_order, points, strict=True)] == in_order
+    assert all({name: each[name] for name in (filters, size)} in fitting for each in tried)
+
+
 def test_it_learns_from_a_former_search():
     known = [
         optuna.trial.create_trial(
