@@ -50,8 +50,10 @@ def check_models(config: JobConfig, checkpoints: Checkpoints | None = None) -> N
     sections = student_sections(config.student, config.search.space)
     if config.teacher.first.logits is not None:
         _check_without_model(config, [student for student, _ in sections])
+    students: list[tuple[StudentConfig, list[PreTrainedConfig]]] = []
     for student, searched in sections:
         source = student.check_shapes(teacher, searched)
+        students.append((student, student.model_configs(source, searched)))
         if config.training.pruning is not None:
             student.check_pruning(source)
     for key, name, _ in teachers:
@@ -67,7 +69,7 @@ def check_models(config: JobConfig, checkpoints: Checkpoints | None = None) -> N
             )
     for student, _ in sections:
         student.check_checkpoints(checkpoint, task, length)
-    _check_variants(config, [student for student, _ in sections])
+    _check_variants(config, students)
     _warn_of_other_bits(config)
 
 
@@ -119,18 +121,37 @@ def _check_without_model(config: JobConfig, students: list[StudentConfig]) -> No
             )
 
 
-def _check_variants(config: JobConfig, students: list[StudentConfig]) -> None:
-    """Reject variants with fused attention if no student has attention."""
-    from ....export.variants import kinds
-    from ....export.variants.base import Source
+def _check_variants(config: JobConfig, students: list[tuple[StudentConfig, list[PreTrainedConfig]]]) -> None:
+    """Reject variants that no student can have, and a student that cannot be sealed as any of the variants.
 
-    names = [name for name in config.export.variants if kinds.get(name).source is Source.FUSED_GRAPH]
-    if names and not any(each.has_layers for each in students):
-        raise ConfigError(
-            f"export.variants: {', '.join(names)} given, but a student of kind "
-            f"{' or '.join(each.kind for each in students)} has no attention "
-            "to fuse; remove it, or leave export.variants out"
-        )
+    A student made of layers only goes without those of the default variants that its family cannot have.
+
+    Args:
+        config: The specification.
+        students: The section of each kind of student, with the configurations of its models.
+    """
+    from ....export.config import ExportConfig
+    from ....export.variants import kinds
+
+    names = config.export.variants
+    by_model = [
+        (section.kind, kinds.inapplicable(names, each.to_dict()))
+        for section, models in students
+        for each in models
+    ]
+    has_layers = any(section.has_layers for section, _ in students)
+    for name in names:
+        is_skipped = has_layers and name in ExportConfig().variants
+        if not is_skipped and all(name in reasons for _, reasons in by_model):
+            raise ConfigError(
+                f"export.variants: {name} given, but {by_model[0][1][name]}; {kinds.get(name).remedy()}"
+            )
+    for kind, reasons in by_model:
+        if not any(kinds.get(name).can_be_sealed for name in names if name not in reasons):
+            raise ConfigError(
+                f"export.variants: {', '.join(names)} given, as none of which a student of kind {kind} can be sealed "
+                f"({'; '.join(dict.fromkeys(reasons.values()))}); add {kinds.plain.PLAIN.name}"
+            )
 
 
 def _warn_of_other_bits(config: JobConfig) -> None:

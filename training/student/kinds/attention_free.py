@@ -102,16 +102,29 @@ class AttentionFreeStudent(TrimmedStudent):
             )
         return teacher
 
+    def model_configs(
+        self, source: PreTrainedConfig, searched: Mapping[str, Sequence[Any]]
+    ) -> list[PreTrainedConfig]:
+        """Return a configuration for each pooling."""
+        del source
+        if "pooling" not in searched:
+            return [self.new_config({})]
+        return [self.model_copy(update={"pooling": each}).new_config({}) for each in searched["pooling"]]
+
     def check_pruning(self, source: PreTrainedConfig) -> None:
         """Accept pruning: the matrices before the pooling are pruned."""
 
-    def new_model(self, shapes: Mapping[str, Any]) -> PreTrainedModel:
-        """Return the model with new weights; torch is seeded.
+    def new_config(self, shapes: Mapping[str, Any]) -> PreTrainedConfig:
+        """Return the model's configuration.
 
         Args:
-            shapes: Fields of the configuration that do not depend on the kind: word pieces, padding, labels, and the
-                keys of every kind.
+            shapes: Fields that do not depend on the kind: word pieces, padding, labels, and the keys of every kind;
+                those left out have their defaults.
         """
+        raise NotImplementedError
+
+    def new_model(self, shapes: Mapping[str, Any]) -> PreTrainedModel:
+        """Return the model of :meth:`new_config` with new weights; torch is seeded."""
         raise NotImplementedError
 
     def shape_in_words(self) -> str:

@@ -170,6 +170,18 @@ class StudentConfig(Section):
         """
         return teacher
 
+    def model_configs(
+        self, source: PreTrainedConfig, searched: Mapping[str, Sequence[Any]]
+    ) -> list[PreTrainedConfig]:
+        """Return the configurations of the models that the section describes, as far as export variants depend on them.
+
+        Args:
+            source: Configuration of the model that the student is made from.
+            searched: As for :meth:`check_shapes`.
+        """
+        del searched
+        return [source]
+
     def check_pruning(self, source: PreTrainedConfig) -> None:
         """Reject the pruning of a student whose matrices cannot be pruned.
 

@@ -12,7 +12,7 @@ from .attention_free import AttentionFreeStudent
 from .base import STUDENT_KINDS
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedConfig, PreTrainedModel
 
 
 def _ascending(sizes: list[int]) -> list[int]:
@@ -57,12 +57,17 @@ class ConvolutionStudent(AttentionFreeStudent):
 
     searched_keys: ClassVar[tuple[str, ...]] = ("hidden_size", *_OF_FILTERS, "classifier_size")
 
+    def new_config(self, shapes: Mapping[str, Any]) -> PreTrainedConfig:
+        """Return the model's configuration."""
+        from ...models.convolution import ConvolutionConfig
+
+        return ConvolutionConfig(**shapes, **{name: getattr(self, name) for name in _OF_FILTERS})
+
     def new_model(self, shapes: Mapping[str, Any]) -> PreTrainedModel:
         """Return the model with new weights."""
-        from ...models.convolution import ConvolutionConfig, ConvolutionForSequenceClassification
+        from ...models.convolution import ConvolutionForSequenceClassification
 
-        config = ConvolutionConfig(**shapes, **{name: getattr(self, name) for name in _OF_FILTERS})
-        return ConvolutionForSequenceClassification(config)
+        return ConvolutionForSequenceClassification(self.new_config(shapes))
 
     def shape_in_words(self) -> str:
         """Describe the model, such as ``384 filters over 3 word pieces of 128 dimensions``."""

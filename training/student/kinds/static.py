@@ -47,12 +47,17 @@ class StaticStudent(AttentionFreeStudent):
             "prune; remove the section, or set student.kind to convolution"
         )
 
+    def new_config(self, shapes: Mapping[str, Any]) -> PreTrainedConfig:
+        """Return the model's configuration."""
+        from ...models.static import StaticConfig
+
+        return StaticConfig(**shapes, pooling=self.pooling, hashed_bigrams=self.hashed_bigrams)
+
     def new_model(self, shapes: Mapping[str, Any]) -> PreTrainedModel:
         """Return the model with new weights."""
-        from ...models.static import StaticConfig, StaticForSequenceClassification
+        from ...models.static import StaticForSequenceClassification
 
-        config = StaticConfig(**shapes, pooling=self.pooling, hashed_bigrams=self.hashed_bigrams)
-        return StaticForSequenceClassification(config)
+        return StaticForSequenceClassification(self.new_config(shapes))
 
     def shape_in_words(self) -> str:
         """Describe the model, such as ``mean of word pieces of 256 dimensions``."""
