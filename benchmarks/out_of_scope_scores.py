@@ -44,7 +44,6 @@ from distiltune.export.out_of_scope.thresholds import (
     area_under_roc,
     best_threshold,
     fit_weight,
-    threshold_curve,
 )
 from distiltune.export.runtime.scores import SCORES, margins
 from distiltune.training.checkpoints.heads import head_of
@@ -161,8 +160,7 @@ def measured(
     goal: ScopeGoal,
 ) -> dict[str, float]:
     """Select a threshold on the first of two splits; return its figures on the second."""
-    curve = threshold_curve(scores[0], predictions[0], labels[0], outside)
-    value = best_threshold(curve, goal.config)
+    value = best_threshold(scores[0], predictions[0], labels[0], outside, goal.config)
     answers = np.where(scores[1] < value, outside, predictions[1])
     is_right, is_outside = answers == labels[1], labels[1] == outside
     ranked = np.where(predictions[1] == outside, -np.inf, scores[1])

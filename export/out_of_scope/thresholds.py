@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 NUM_BINS = 15
 _LEAST_TEXTS = 10  # in a bin
 _MOST_POINTS = 200  # per curve in a report
+_NUM_VALUES = 200  # thresholds to select from, at the quantiles of the scores, and as many evenly spaced
 _WEIGHTS = tuple(step / 20 for step in range(21))  # of the score margin
 
 
@@ -144,7 +145,7 @@ def choose_threshold(
 ) -> Threshold:
     """Select the threshold that best meets a goal on the validation split.
 
-    Ties are resolved by the middle threshold, which depends least on single texts. The score is that of the goal. By
+    The score is that of the goal. By
     default, it is ``margin`` where the model has an output for the out-of-scope label and the split has texts with
     and without that label, which its weight is fitted on; otherwise, also if the goal's is ``margin``, ``energy``.
 
@@ -154,7 +155,8 @@ def choose_threshold(
         labels: int[N].
         out_of_scope_id: As for :func:`threshold_curve`.
         goal: With ``max_in_scope_refused``: the highest threshold that rejects no larger share of the in-scope texts;
-            else w · in-scope accuracy + (1 - w) · out-of-scope recall is maximized, w = ``in_scope_weight``.
+            else w · in-scope accuracy + (1 - w) · out-of-scope recall is maximized, w = ``in_scope_weight``, as
+            :func:`best_threshold` estimates it.
     """
     outside = labels == out_of_scope_id
     score = goal.config.score or "margin"
@@ -163,8 +165,8 @@ def choose_threshold(
         threshold = Threshold(score, 0.0, goal.label, weight, out_of_scope_id)
     else:
         threshold = Threshold("energy" if score == "margin" else score, 0.0, goal.label)
-    curve = threshold_curve(threshold.scores(logits), scope.predictions(logits), labels, out_of_scope_id)
-    return replace(threshold, value=best_threshold(curve, goal.config))
+    scores, predictions = threshold.scores(logits), scope.predictions(logits)
+    return replace(threshold, value=best_threshold(scores, predictions, labels, out_of_scope_id, goal.config))
 
 
 def fit_weight(logits: np.ndarray, outside: np.ndarray, output: int) -> float:
@@ -179,14 +181,68 @@ def fit_weight(logits: np.ndarray, outside: np.ndarray, output: int) -> float:
     return max(_WEIGHTS, key=lambda weight: area_under_roc(largest - weight * own, outside) or 0.0)
 
 
-def best_threshold(curve: Curve, config: OutOfScopeConfig) -> float:
-    """Return the value on a curve that best meets a goal, as :func:`choose_threshold` selects it."""
+def best_threshold(
+    scores: np.ndarray,
+    predictions: np.ndarray,
+    labels: np.ndarray,
+    out_of_scope_id: int,
+    config: OutOfScopeConfig,
+) -> float:
+    """Return the threshold that best meets a goal, as :func:`choose_threshold` selects it.
+
+    Out-of-scope texts are few, and the goal is a step function of their scores, whose maximum depends on single texts.
+    So both shares are estimated from smoothed distributions of the scores: each text counts with the probability that
+    its score, with logistic noise added, lies on the right side of the threshold. The noise of each of the two kinds of
+    texts has the bandwidth of Silverman's rule (Density Estimation for Statistics and Data Analysis, 1986, equation
+    3.31). The middle one of equally good thresholds is returned.
+
+    Args:
+        scores: float[N].
+        predictions: int[N], the classes with the largest logits.
+        labels: int[N].
+        out_of_scope_id: As for :func:`threshold_curve`.
+        config: The goal.
+    """
+    curve = threshold_curve(scores, predictions, labels, out_of_scope_id)
     if config.max_in_scope_refused is not None:
         kept = np.flatnonzero(curve.in_scope_refused <= config.max_in_scope_refused)
         return float(curve.values[kept[-1] if len(kept) else 0])
-    reached = config.in_scope_weight * curve.in_scope_accuracy + (1 - config.in_scope_weight) * curve.recall
+    # Texts whose answer the threshold can make wrong, and right.
+    is_outside = labels == out_of_scope_id
+    inside = scores[~is_outside & (predictions == labels)]
+    outside = scores[is_outside & (predictions != out_of_scope_id)]
+    if not len(inside) or not len(outside):
+        return float(curve.values[0 if len(inside) else -1])
+    values = np.unique(
+        np.concatenate(
+            [
+                curve.values[[0, -1]],
+                np.quantile(outside, np.linspace(0, 1, _NUM_VALUES)),
+                np.linspace(outside.min(), max(outside.max(), np.median(inside)), _NUM_VALUES),
+            ]
+        )
+    )
+    reached = config.in_scope_weight * (1 - _smoothed_share_below(values, inside)) * (
+        len(inside) / max((~is_outside).sum(), 1)
+    ) + (1 - config.in_scope_weight) * _smoothed_share_below(values, outside) * (
+        len(outside) / is_outside.sum()
+    )
     best = np.flatnonzero(reached >= reached.max() - 1e-12)
-    return float(curve.values[best[len(best) // 2]])
+    return float(values[best[len(best) // 2]])
+
+
+def _smoothed_share_below(values: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    """Return the smoothed share of scores below each of K values, float64[K]: scores float[N], values float[K]."""
+    spread = scores.std()
+    if quartiles := float(np.subtract(*np.quantile(scores, [0.75, 0.25]))) / 1.349:
+        spread = min(spread, quartiles)
+    scale = (
+        0.9 * spread * len(scores) ** -0.2 * np.sqrt(3) / np.pi
+    )  # of a logistic distribution with that deviation
+    if not scale:
+        return np.searchsorted(np.sort(scores), values) / len(scores)
+    with np.errstate(over="ignore"):
+        return np.array([0.5 + 0.5 * np.tanh((value - scores) / (2 * scale)).mean() for value in values])
 
 
 @dataclass(frozen=True)

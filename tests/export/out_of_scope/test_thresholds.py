@@ -15,6 +15,7 @@ from distiltune.export.out_of_scope.thresholds import (
     AccuracyWithThreshold,
     ScopeGoal,
     area_under_roc,
+    best_threshold,
     choose_threshold,
     measure_threshold,
     reliability,
@@ -72,20 +73,90 @@ def test_the_curve_is_what_each_threshold_does(score):
     assert (curve.recall[-1], curve.in_scope_accuracy[-1]) == (1, 0)
 
 
-@pytest.mark.parametrize("weight", [0.0, 0.5, 0.75, 1.0])
-def test_no_threshold_reaches_the_goal_better(weight):
+def smoothed_goal(scores, predictions, labels, value, weight):
+    """The goal if logistic noise of Silverman's bandwidth is added to the scores; written out text by text."""
+
+    def share_below(of):
+        quartiles = np.quantile(of, 0.75) - np.quantile(of, 0.25)
+        deviation = 0.9 * min(of.std(), quartiles / 1.349) / len(of) ** 0.2
+        scale = deviation * np.sqrt(3) / np.pi
+        return sum(1 / (1 + np.exp((each - value) / scale)) for each in of)
+
+    outside = labels == OUTSIDE
+    inside = share_below(scores[~outside & (predictions == labels)])
+    kept = ((predictions == labels) & ~outside).sum() - inside
+    refused = (outside & (predictions == OUTSIDE)).sum() + share_below(
+        scores[outside & (predictions != OUTSIDE)]
+    )
+    return weight * kept / (~outside).sum() + (1 - weight) * refused / outside.sum()
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.25, 0.5, 0.75, 1.0])
+def test_no_threshold_reaches_the_smoothed_goal_better(weight):
     logits, labels = drawn()
     goal = ScopeGoal(OutOfScopeConfig(in_scope_weight=weight, score="energy"), "oos")
     chosen = choose_threshold(SCOPE, logits, labels, OUTSIDE, goal)
-    outside = labels == OUTSIDE
-
-    def reached(value):
-        right = answers(logits, value) == labels
-        return weight * right[~outside].mean() + (1 - weight) * right[outside].mean()
-
-    best = max(reached(value) for value in [-100, *(SCORES["energy"](logits) + 1e-9)])
-    assert reached(chosen.value) == pytest.approx(best)
+    scores = SCORES["energy"](logits).astype(float)
+    values = np.linspace(scores.min() - 0.01, scores.max() + 0.01, 1500)
+    found, *others = (
+        smoothed_goal(scores, logits.argmax(axis=1), labels, value, weight)
+        for value in (chosen.value, *values)
+    )
+    assert found >= max(others) - 1e-4
     assert (chosen.score, chosen.label) == ("energy", "oos")
+
+
+def split_of(num_inside, num_outside, seed):
+    """Return scores, predictions and labels of texts whose predictions are right, with fewer out-of-scope ones."""
+    random = np.random.default_rng(seed)
+    scores = np.concatenate([random.normal(4, 1.5, num_inside), random.normal(0, 1.5, num_outside)])
+    labels = np.where(np.arange(len(scores)) < num_inside, 0, OUTSIDE)
+    return scores, np.zeros(len(scores), dtype=int), labels
+
+
+def test_smoothing_brings_the_threshold_nearer_to_the_best_one():
+    everything, weight = split_of(100_000, 100_000, 100), 0.75
+
+    def gained(curve):
+        return weight * curve.in_scope_accuracy + (1 - weight) * curve.recall
+
+    curve = threshold_curve(*everything, OUTSIDE)
+    lost = {"smoothed": [], "plain": []}
+    for seed in range(20):
+        split = split_of(600, 40, seed)
+        own = threshold_curve(*split, OUTSIDE)
+        values = {
+            "smoothed": best_threshold(*split, OUTSIDE, OutOfScopeConfig(in_scope_weight=weight)),
+            "plain": own.values[gained(own).argmax()],
+        }
+        for name, value in values.items():
+            lost[name].append(gained(curve).max() - gained(curve)[np.searchsorted(curve.values, value)])
+    assert np.mean(lost["smoothed"]) < 0.6 * np.mean(lost["plain"])
+
+
+def test_a_gap_between_the_scores_is_divided():
+    scores, labels = np.array([0.0, 1.0, 2.0, 10.0, 11.0, 12.0]), np.array([OUTSIDE] * 3 + [0] * 3)
+    value = best_threshold(scores, np.zeros(6, dtype=int), labels, OUTSIDE, OutOfScopeConfig())
+    assert 3 < value < 9
+
+
+@pytest.mark.parametrize("score", [0.0, -3.5])
+def test_equal_scores_have_a_finite_threshold(score):
+    scores, labels = np.full(6, score), np.array([OUTSIDE] * 3 + [0] * 3)
+    for weight, is_refused in ((0.2, True), (0.8, False)):
+        config = OutOfScopeConfig(in_scope_weight=weight)
+        value = best_threshold(scores, np.zeros(6, dtype=int), labels, OUTSIDE, config)
+        assert np.isfinite(value) and (score < value) == is_refused
+
+
+def test_a_threshold_that_can_change_one_kind_of_texts_alone_keeps_all_of_them():
+    scores, labels = np.array([0.0, 1.0, 2.0, 3.0]), np.array([OUTSIDE, OUTSIDE, 0, 0])
+    known = best_threshold(
+        scores, labels, labels, OUTSIDE, OutOfScopeConfig()
+    )  # outside found by their logits
+    assert known < 0
+    wrong = np.array([0, 0, 1, 1])
+    assert best_threshold(scores, wrong, labels, OUTSIDE, OutOfScopeConfig()) > 3
 
 
 def test_as_many_are_refused_as_may_be_and_not_one_more():

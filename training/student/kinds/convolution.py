@@ -12,7 +12,9 @@ from .attention_free import AttentionFreeStudent
 from .base import STUDENT_KINDS
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedConfig, PreTrainedModel
+    from transformers import PreTrainedModel
+
+    from ...models.convolution import ConvolutionConfig
 
 
 def _ascending(sizes: list[int]) -> list[int]:
@@ -57,7 +59,7 @@ class ConvolutionStudent(AttentionFreeStudent):
 
     searched_keys: ClassVar[tuple[str, ...]] = ("hidden_size", *_OF_FILTERS, "classifier_size")
 
-    def new_config(self, shapes: Mapping[str, Any]) -> PreTrainedConfig:
+    def new_config(self, shapes: Mapping[str, Any]) -> ConvolutionConfig:
         """Return the model's configuration."""
         from ...models.convolution import ConvolutionConfig
 

@@ -15,6 +15,8 @@ from .base import STUDENT_KINDS
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
+    from ...models.static import StaticConfig
+
 
 @STUDENT_KINDS.register
 class StaticStudent(AttentionFreeStudent):
@@ -47,7 +49,7 @@ class StaticStudent(AttentionFreeStudent):
             "prune; remove the section, or set student.kind to convolution"
         )
 
-    def new_config(self, shapes: Mapping[str, Any]) -> PreTrainedConfig:
+    def new_config(self, shapes: Mapping[str, Any]) -> StaticConfig:
         """Return the model's configuration."""
         from ...models.static import StaticConfig
 
