@@ -21,6 +21,7 @@ from .tasks import Task
 
 _IRRELEVANT_KEYS = {"baselines", "model2vec", "targets", "gpu_batch_sizes", "lengths"}
 """Keys of the section ``benchmark`` that do not affect these measurements."""
+_NUM_TEXTS = 100  # for scales, on which neither latency nor size depends
 
 
 def measure_student(
@@ -50,6 +51,7 @@ def measure_student(
         "num_embeddings": num_embeddings,
         "export": config.export.model_dump(mode="json"),
         "benchmark": config.benchmark.model_dump(mode="json", exclude=_IRRELEVANT_KEYS),
+        "variant": timed_variant(config.export.variants, _config_of(student)).name,
         "max_length": config.training.num_tokens,
         "query": median_text(texts_of(texts)),
         "machine": without_load(machine),
@@ -69,10 +71,12 @@ def _measured(task: Task, student: Path, texts: Any, label_names: list[str]) -> 
     with temporary_directory("latency") as scratch:
         made = scratch / "variant"
         threads = task.config.benchmark.num_threads
-        # Sensitivity analysis does not change the latency, and it needs training texts.
+        # Sensitivity analysis does not change the latency.
         export = task.config.export.model_copy(update={"sensitivity": False})
         options: dict[str, Any] = {"max_length": length, "num_threads": threads, "task": task.config.task}
         options["takes_pairs"] = PAIR_COLUMN in texts.column_names
+        if variant.needs_texts:
+            options["training_texts"] = texts_of(texts)[:_NUM_TEXTS]
         build_variant(variant.name, student, made, config=export, **options)
         row = MeasurementSpec(variant.name, variant.target, str(made), length, tokenizer_dir=str(student))
         columns = texts_of(texts), texts["label"][:]
@@ -91,9 +95,9 @@ def _config_of(student: Path) -> dict[str, Any]:
 def timed_variant(names: list[str], student: Mapping[str, Any]) -> Variant:
     """Select the variant to compare latencies of: the first variant of the job with 8-bit products.
 
-    If there is none, return the first variant that can be sealed. Variants that need training texts are skipped,
-    since no such texts are available here, and so are those that a student with this ``config.json`` cannot have. If
-    no variant of the job is left, select among all registered variants.
+    If there is none, return the first variant that can be sealed. Variants whose graph depends on trained weights are
+    skipped, and so are those that a student with this ``config.json`` cannot have. If no variant of the job is left,
+    select among all registered variants.
     """
     skipped = kinds.inapplicable(kinds.names(), student)
 
@@ -101,7 +105,7 @@ def timed_variant(names: list[str], student: Mapping[str, Any]) -> Variant:
         return [
             each
             for each in variants
-            if each.can_be_sealed and not each.needs_texts and each.name not in skipped
+            if each.can_be_sealed and not each.shape_needs_training and each.name not in skipped
         ]
 
     found = fitting([kinds.get(name) for name in names]) or fitting(kinds.variants())

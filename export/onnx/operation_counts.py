@@ -46,7 +46,7 @@ _INT8_ACCURACY_LEVEL = 4  # of MatMulNBits: activations in 8 bits
 _TABLES = {"Gather": (0,), "GatherBlockQuantized": (0, 2, 3), "EmbedLayerNormalization": (2, 3, 4)}
 _UNCHANGED = {"DequantizeLinear", "Cast", "Transpose", "Identity", "Reshape"}
 # Between a stored table and the rows looked up, where ONNX Runtime expands it when it loads the graph.
-_EXPANDED = {*_UNCHANGED, "Mul", "Pad", "QuantizeLinear"}
+_EXPANDED = {*_UNCHANGED, "Mul", "Pad", "QuantizeLinear", "Slice"}
 _CONTRIB = "com.microsoft"
 # ONNX Runtime's own node types without products; ONNX's types with products or subgraphs, not counted.
 _NO_PRODUCT = {

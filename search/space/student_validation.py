@@ -41,6 +41,7 @@ def student_faults(
         faults += _unsearched_faults(sections, named)
         for section in sections:
             faults += _hidden_state_faults(config, training, section)
+            faults += _recomputation_faults(training, section)
             faults += _key_faults(config, section, named)
         faults += _training_faults(config, training)
     faults += [
@@ -172,6 +173,18 @@ def _key_faults(config: SearchConfig, student: StudentConfig, named: list[str]) 
                     f"search.space.{name}: {shown(value)} is rejected: {reason[0].lower()}{reason[1:]}"
                 )
     return faults
+
+
+def _recomputation_faults(training: TrainingConfig, student: StudentConfig) -> list[str]:
+    """Return a fault if the activations of layers should be computed again and the student has no layers."""
+    if student.has_layers:
+        return []
+    return [
+        f"training.arguments.{name}: {shown(training.arguments[name])} given, but a student of kind {student.kind} has "
+        "no layers whose activations could be computed again; remove it"
+        for name in ("activation_checkpointing", "gradient_checkpointing")  # transformers' old name
+        if training.arguments.get(name)
+    ]
 
 
 def _hidden_state_faults(config: SearchConfig, training: TrainingConfig, student: StudentConfig) -> list[str]:

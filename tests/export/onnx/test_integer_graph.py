@@ -240,14 +240,17 @@ def test_a_bias_becomes_weights_of_constants(bits, most) -> None:
     assert np.abs(changed.weight.astype(int)).max() <= limit
 
 
-@pytest.mark.parametrize(("table_bits", "row_bytes"), [(8, 32), (4, 16)])
-def test_its_work_is_counted(tmp_path, table_bits: int, row_bytes: int) -> None:
-    model = convolution(**{**SHAPE, "window_sizes": [2]})
+# In 4 bits a row has whole blocks of 32 columns.
+@pytest.mark.parametrize(
+    ("columns", "table_bits", "row_bytes"), [(32, 8, 32), (32, 4, 16), (48, 8, 48), (48, 4, 32)]
+)
+def test_its_work_is_counted(tmp_path, columns: int, table_bits: int, row_bytes: int) -> None:
+    model = convolution(**{**SHAPE, "window_sizes": [2], "hidden_size": columns})
     opened(model, texts(), tmp_path, table_bits=table_bits)
     counts = count_graph(tmp_path / "model.onnx", batch_size=2, num_tokens=5)
     constants = {each.name: each for each in onnx.load(tmp_path / "model.onnx").graph.initializer}
     width = constants["model.encoder.filters.weight_quantized"].dims[1]  # with columns of ones
-    assert width > 32
+    assert width > columns
     assert counts.weight_bytes == 48 * 2 * width + 48 * 24 + 24 * model.num_labels
     assert counts.int8_operations == 2 * 2 * (5 * 48 * 2 * width + 48 * 24 + 24 * model.num_labels)
     assert (counts.float_operations, counts.embedding_bytes) == (0, 2 * 5 * row_bytes)

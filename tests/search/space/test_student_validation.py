@@ -50,6 +50,14 @@ def test_a_value_that_the_kind_does_not_accept_is_one_fault(key, value, reason):
     assert reason in fault
 
 
+@pytest.mark.parametrize("kind", ["convolution", "static"])
+def test_activations_of_layers_are_not_computed_again_without_layers(kind):
+    [fault] = faults_of({}, kind, arguments={"activation_checkpointing": True})
+    assert fault.startswith("training.arguments.activation_checkpointing: True given, but a student of kind ")
+    assert faults_of({}, kind, arguments={"activation_checkpointing": False}) == []
+    assert faults_of({}, "layers", arguments={"activation_checkpointing": True}) == []
+
+
 def test_ranges_and_lists_of_a_kind_make_its_students():
     space = {
         "student.num_blocks": {"type": "int", "low": 0, "high": 2},
