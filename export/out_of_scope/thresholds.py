@@ -145,9 +145,9 @@ def choose_threshold(
 ) -> Threshold:
     """Select the threshold that best meets a goal on the validation split.
 
-    The score is that of the goal. By
-    default, it is ``margin`` where the model has an output for the out-of-scope label and the split has texts with
-    and without that label, which its weight is fitted on; otherwise, also if the goal's is ``margin``, ``energy``.
+    The score is that of the goal. By default, it is ``margin`` where the model has an output for the out-of-scope label
+    and the split has texts with and without that label, which its weight is fitted on; otherwise, also if the goal's is
+    ``margin``, ``energy``.
 
     Args:
         scope: Out-of-scope handling of the task.
@@ -165,8 +165,15 @@ def choose_threshold(
         threshold = Threshold(score, 0.0, goal.label, weight, out_of_scope_id)
     else:
         threshold = Threshold("energy" if score == "margin" else score, 0.0, goal.label)
-    scores, predictions = threshold.scores(logits), scope.predictions(logits)
-    return replace(threshold, value=best_threshold(scores, predictions, labels, out_of_scope_id, goal.config))
+    scores, texts = threshold.scores(logits), (scope.predictions(logits), labels, out_of_scope_id)
+    if threshold.score != "max_softmax" or goal.config.max_in_scope_refused is not None:
+        return replace(threshold, value=best_threshold(scores, *texts, goal.config))
+    # Most probabilities are so close to 1 that only their odds can be smoothed.
+    log_odds = np.log(scores) - np.log(np.maximum(1 - scores, np.finfo(np.float64).eps / 2))
+    best = best_threshold(log_odds, *texts, goal.config)
+    is_above_all = best > log_odds.max()
+    value = np.nextafter(scores.max(), np.inf) if is_above_all else 1 / (1 + np.exp(-best))
+    return replace(threshold, value=float(value))
 
 
 def fit_weight(logits: np.ndarray, outside: np.ndarray, output: int) -> float:
@@ -197,7 +204,7 @@ def best_threshold(
     3.31). The middle one of equally good thresholds is returned.
 
     Args:
-        scores: float[N].
+        scores: float[N]; differences of equal size must mean about the same everywhere, as those of logits do.
         predictions: int[N], the classes with the largest logits.
         labels: int[N].
         out_of_scope_id: As for :func:`threshold_curve`.
@@ -213,32 +220,37 @@ def best_threshold(
     outside = scores[is_outside & (predictions != out_of_scope_id)]
     if not len(inside) or not len(outside):
         return float(curve.values[0 if len(inside) else -1])
-    values = np.unique(
-        np.concatenate(
-            [
-                curve.values[[0, -1]],
-                np.quantile(outside, np.linspace(0, 1, _NUM_VALUES)),
-                np.linspace(outside.min(), max(outside.max(), np.median(inside)), _NUM_VALUES),
-            ]
-        )
+    # Texts of one score have no bandwidth of their own.
+    of_inside, of_outside = _bandwidth(inside), _bandwidth(outside)
+    of_inside, of_outside = of_inside or of_outside, of_outside or of_inside
+    highest = max(outside.max() + 3 * of_outside, np.median(inside))
+    values = np.concatenate(
+        [
+            [curve.values[0], np.nextafter(outside.max(), np.inf), curve.values[-1]],
+            np.quantile(outside, np.linspace(0, 1, _NUM_VALUES)),
+            np.linspace(outside.min(), highest, _NUM_VALUES),
+        ]
     )
-    reached = config.in_scope_weight * (1 - _smoothed_share_below(values, inside)) * (
-        len(inside) / max((~is_outside).sum(), 1)
-    ) + (1 - config.in_scope_weight) * _smoothed_share_below(values, outside) * (
-        len(outside) / is_outside.sum()
-    )
+    values = np.unique(values)
+    kept = len(inside) * (1 - _smoothed_share_below(values, inside, of_inside))
+    refused = len(outside) * _smoothed_share_below(values, outside, of_outside)
+    weight = config.in_scope_weight
+    reached = weight * kept / (~is_outside).sum() + (1 - weight) * refused / is_outside.sum()
     best = np.flatnonzero(reached >= reached.max() - 1e-12)
     return float(values[best[len(best) // 2]])
 
 
-def _smoothed_share_below(values: np.ndarray, scores: np.ndarray) -> np.ndarray:
-    """Return the smoothed share of scores below each of K values, float64[K]: scores float[N], values float[K]."""
-    spread = scores.std()
+def _bandwidth(scores: np.ndarray) -> float:
+    """Return the bandwidth of Silverman's rule for scores float[N], 0 if they are all equal."""
+    spread = float(scores.std())
     if quartiles := float(np.subtract(*np.quantile(scores, [0.75, 0.25]))) / 1.349:
         spread = min(spread, quartiles)
-    scale = (
-        0.9 * spread * len(scores) ** -0.2 * np.sqrt(3) / np.pi
-    )  # of a logistic distribution with that deviation
+    return 0.9 * spread * len(scores) ** -0.2
+
+
+def _smoothed_share_below(values: np.ndarray, scores: np.ndarray, bandwidth: float) -> np.ndarray:
+    """Return the share of scores float[N] below each of K values, smoothed by this bandwidth; float64[K]."""
+    scale = bandwidth * np.sqrt(3) / np.pi  # of a logistic distribution with that standard deviation
     if not scale:
         return np.searchsorted(np.sort(scores), values) / len(scores)
     with np.errstate(over="ignore"):

@@ -110,8 +110,8 @@ class Variant:
             their standard deviation; None: it computes in 32 bits and must meet ``export.parity_tolerance``.
         min_opset: Lowest ONNX opset version of its graph, regardless of ``export.opset``.
         needs_texts: Whether making it requires training texts.
-        shape_needs_training: Whether the nodes of its graph depend on trained weights, so that the latency of an
-            untrained student differs.
+        is_timed_untrained: Whether searches by latency or size may measure untrained students as this variant: its
+            graph does not depend on trained weights, and is made for the CPU.
         needs_gpu: Whether making it requires a GPU.
         has_sensitivity: Whether ``export.sensitivity`` measures its parts, which requires training texts.
         gpu_targets: Entries of ``benchmark.targets`` with a GPU that measure it as well.
@@ -133,7 +133,7 @@ class Variant:
     tolerance: float | None = None
     min_opset: int | None = None
     needs_texts: bool = False
-    shape_needs_training: bool = False
+    is_timed_untrained: bool = True
     needs_gpu: bool = False
     has_sensitivity: bool = False
     gpu_targets: tuple[str, ...] = ()

@@ -254,6 +254,7 @@ def test_a_kind_finds_its_own_section() -> None:
         (["onnx-fused-int8", "onnx"], "deberta-v2", "onnx"),
         (["onnx", "onnx-integer-embeddings-4bit"], "distiltune-convolution", "onnx-integer-embeddings-4bit"),
         (["onnx", "onnx-integer"], "distiltune-static", "onnx"),
+        (["onnx", "onnx-tensorrt-int8"], "bert", "onnx"),
     ],
 )
 def test_students_are_timed_as_the_first_variant_with_8_bit_products(names, model_type, timed) -> None:

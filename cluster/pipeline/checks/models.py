@@ -124,7 +124,8 @@ def _check_without_model(config: JobConfig, students: list[StudentConfig]) -> No
 def _check_variants(config: JobConfig, students: list[tuple[StudentConfig, list[PreTrainedConfig]]]) -> None:
     """Reject variants that no student can have, and a student that cannot be sealed as any of the variants.
 
-    A student made of layers only goes without those of the default variants that its family cannot have.
+    Where some student is made of layers, variants that none can have are only warned of: the default ones contain some
+    that a family cannot have.
 
     Args:
         config: The specification.
@@ -139,13 +140,14 @@ def _check_variants(config: JobConfig, students: list[tuple[StudentConfig, list[
         for section, models in students
         for each in models
     ]
-    has_layers = any(section.has_layers for section, _ in students)
-    for name in names:
-        is_skipped = has_layers and name in ExportConfig().variants
-        if not is_skipped and all(name in reasons for _, reasons in by_model):
-            raise ConfigError(
-                f"export.variants: {name} given, but {by_model[0][1][name]}; {kinds.get(name).remedy()}"
-            )
+    unfit = [name for name in names if all(name in reasons for _, reasons in by_model)]
+    if unfit:
+        why = dict.fromkeys(reasons[name] for name in unfit for _, reasons in by_model)
+        message = f"export.variants: {', '.join(unfit)} given, but {'; '.join(why)}"
+        if not any(section.has_layers for section, _ in students):
+            raise ConfigError(f"{message}; {kinds.get(unfit[0]).remedy()}")
+        if any(name not in ExportConfig().variants for name in unfit):
+            logger.warning("%s; not exported", message)
     for kind, reasons in by_model:
         if not any(kinds.get(name).can_be_sealed for name in names if name not in reasons):
             raise ConfigError(

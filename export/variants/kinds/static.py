@@ -58,7 +58,7 @@ def _by(method: RangeMethod, description: str) -> Variant:
         activation_bits=8,
         tolerance=1.0,
         needs_texts=True,
-        shape_needs_training=True,  # parts with too large an error stay in 32 bits
+        is_timed_untrained=False,  # parts with too large an error stay in 32 bits
         has_sensitivity=True,
     )
 

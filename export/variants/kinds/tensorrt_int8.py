@@ -24,6 +24,7 @@ register(
         activation_bits=8,
         tolerance=1.0,
         needs_texts=True,
+        is_timed_untrained=False,  # made for another device
         gpu_targets=("tensorrt",),
     )
 )

@@ -122,7 +122,7 @@ def job(teacher: Path, student: dict, **sections) -> JobConfig:
         (
             {"kind": "static", "hidden_size": 8},
             {"export": {"variants": ["onnx", "onnx-fused", "onnx-fused-int8"]}},
-            r"export\.variants: onnx-fused, onnx-fused-int8 given.*kind static",
+            r"export\.variants: onnx-fused, onnx-fused-int8 given, but distiltune-static has no attention",
         ),
         (
             {"num_filters": 4, "hidden_size": 8, "vocabulary": {"size": 5}},
@@ -307,7 +307,10 @@ def test_a_teacher_is_checked_for_every_searched_kind(tmp_path):
     variants = {"variants": ["onnx", "onnx-fused"]}
     scratch = {"student": {"kind": "static", "table": "random"}, "export": variants}
     check_models(searching("layers", "static", **where, **scratch))
-    with pytest.raises(ConfigError, match=r"export\.variants: onnx-fused given.*convolution or static"):
+    with pytest.raises(
+        ConfigError,
+        match=r"export\.variants: onnx-fused given, but distiltune-convolution has .*; distiltune-static has",
+    ):
         check_models(searching("convolution", "static", **where, **scratch))
 
 

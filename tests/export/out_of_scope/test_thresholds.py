@@ -140,6 +140,35 @@ def test_a_gap_between_the_scores_is_divided():
     assert 3 < value < 9
 
 
+def test_one_out_of_scope_text_is_not_at_the_threshold():
+    scores, labels = np.array([0.0, 10.0, 11.0, 12.0, 13.0]), np.array([OUTSIDE] + [0] * 4)
+    value = best_threshold(scores, np.zeros(5, dtype=int), labels, OUTSIDE, OutOfScopeConfig())
+    assert 2 < value < 9
+
+
+def test_out_of_scope_texts_of_one_high_score_can_be_refused_alone():
+    scores = np.array([5.0] * 3 + [0.0, 2.0, 4.0, 6.0, 20.0, 21.0, 22.0, 23.0])
+    labels = np.array([OUTSIDE] * 3 + [0] * 8)
+    config = OutOfScopeConfig(in_scope_weight=0.5)
+    assert 5 < best_threshold(scores, np.zeros(11, dtype=int), labels, OUTSIDE, config) < 20
+
+
+@pytest.mark.parametrize("scale", [1, 8])
+@pytest.mark.parametrize("weight", [0.0, 0.5, 0.75, 1.0])
+def test_probabilities_near_one_are_told_apart(scale, weight):
+    logits, labels = drawn(num_texts=2000)
+    goal = ScopeGoal(OutOfScopeConfig(in_scope_weight=weight, score="max_softmax"), "oos")
+    chosen = choose_threshold(SCOPE, scale * logits, labels, OUTSIDE, goal)
+    outside = labels == OUTSIDE
+
+    def reached(value):
+        right = answers(scale * logits, value, "max_softmax") == labels
+        return weight * right[~outside].mean() + (1 - weight) * right[outside].mean()
+
+    best = max(reached(value) for value in [0, 2, *np.sort(SCORES["max_softmax"](scale * logits))[::10]])
+    assert reached(chosen.value) == pytest.approx(best, abs=0.01)
+
+
 @pytest.mark.parametrize("score", [0.0, -3.5])
 def test_equal_scores_have_a_finite_threshold(score):
     scores, labels = np.full(6, score), np.array([OUTSIDE] * 3 + [0] * 3)

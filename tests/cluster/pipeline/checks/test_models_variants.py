@@ -21,6 +21,17 @@ MAX = {"type": "choice", "values": ["max"]}
 BOTH = {"type": "choice", "values": ["max", "max_mean"]}
 
 
+FREE = {"type": "choice", "values": ["static", "convolution"]}
+
+
+def of_two(kind: str, *poolings: str) -> dict[str, Any]:
+    """Search both kinds without attention, and these poolings of one of them."""
+    return {
+        "kind": FREE,
+        "pooling": {"type": "choice", "values": [*poolings], "when": {"student.kind": [kind]}},
+    }
+
+
 def job(student: dict[str, Any], variants: list[str] | None, **space: Any) -> JobConfig:
     return JobConfig.model_validate(
         {
@@ -40,11 +51,10 @@ def job(student: dict[str, Any], variants: list[str] | None, **space: Any) -> Jo
         ({**CONVOLUTION, "pooling": "max"}, ["onnx-integer"], {}),
         (CONVOLUTION, ["onnx-integer"], {"pooling": MAX}),
         (CONVOLUTION, ["onnx-integer", "onnx"], {"pooling": BOTH}),
-        (
-            {"layers": [0]},
-            ["onnx-integer", "onnx"],
-            KINDS,
-        ),
+        ({"layers": [0]}, ["onnx-integer", "onnx"], KINDS),
+        (STATIC, ["onnx"], of_two("convolution", "max", "max_mean")),
+        (CONVOLUTION, ["onnx"], of_two("static", "mean", "max_mean")),
+        ({**CONVOLUTION, "pooling": "max"}, ["onnx"], {"kind": FREE}),
     ],
 )
 def test_what_some_student_can_have_is_accepted(student, variants, space) -> None:
@@ -62,12 +72,11 @@ def test_what_some_student_can_have_is_accepted(student, variants, space) -> Non
             r"set student: \{kind: convolution, pooling: max\}",
         ),
         (STATIC, ["onnx-integer"], {}, "onnx-integer given, but distiltune-static is not a convolution"),
-        ({"layers": [0]}, ["onnx", "onnx-integer"], {}, "onnx-integer given, but bert is not a convolution"),
         (
             CONVOLUTION,
-            ["onnx", "onnx-fused"],
+            ["onnx", "onnx-fused", "onnx-integer"],
             {},
-            "onnx-fused given, but .* has no attention to fuse; remove the",
+            "onnx-fused, onnx-integer given, but .* has no attention to fuse; the student's pooling is .*; remove the",
         ),
         (
             CONVOLUTION,
@@ -89,3 +98,10 @@ def test_what_no_student_can_have_or_leaves_one_without_an_artifact_is_refused(
 ) -> None:
     with pytest.raises(ConfigError, match=rf"^export\.variants: {message}"):
         check_models(job(student, variants, **space))
+
+
+def test_of_layers_what_they_cannot_have_is_left_out_with_a_warning(caplog) -> None:
+    check_models(job({"layers": [0]}, ["onnx", "onnx-integer"]))
+    assert [each.message for each in caplog.records] == [
+        "export.variants: onnx-integer given, but bert is not a convolution over word pieces; not exported"
+    ]
