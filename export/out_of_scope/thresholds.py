@@ -223,12 +223,13 @@ def best_threshold(
     # Texts of one score have no bandwidth of their own.
     of_inside, of_outside = _bandwidth(inside), _bandwidth(outside)
     of_inside, of_outside = of_inside or of_outside, of_outside or of_inside
-    highest = max(outside.max() + 3 * of_outside, np.median(inside))
+    lowest, highest = outside.min(), outside.max()
     values = np.concatenate(
         [
-            [curve.values[0], np.nextafter(outside.max(), np.inf), curve.values[-1]],
+            [curve.values[0], np.nextafter(highest, np.inf), curve.values[-1]],
             np.quantile(outside, np.linspace(0, 1, _NUM_VALUES)),
-            np.linspace(outside.min(), highest, _NUM_VALUES),
+            np.linspace(lowest, max(highest, np.median(inside)), _NUM_VALUES),
+            highest + of_outside * np.linspace(0, 3, _NUM_VALUES // 10),
         ]
     )
     values = np.unique(values)
