@@ -39,10 +39,10 @@ import transformers
 
 from distiltune.cluster.specification.config import load_config
 from distiltune.cluster.specification.goal import goal_of
+from distiltune.export.out_of_scope.best_threshold import best_threshold
 from distiltune.export.out_of_scope.thresholds import (
     ScopeGoal,
     area_under_roc,
-    best_threshold,
     fit_weight,
 )
 from distiltune.export.runtime.scores import SCORES, margins

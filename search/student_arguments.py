@@ -32,6 +32,11 @@ def kinds_with(name: str) -> list[str]:
     return [STUDENT_KINDS.name_of(kind) for kind in STUDENT_KINDS if key_of(name) in kind.searched_keys]
 
 
+def applies_to(parameter: Parameter, kind: str) -> bool:
+    """Return whether an argument of the space may have a value in a trial with this kind of student."""
+    return kind in accepted_values(parameter.when.get(STUDENT_KIND, kind))
+
+
 def implied_condition(name: str, space: Mapping[str, Parameter]) -> dict[str, list[str]]:
     """Return the condition that a searched kind implies for a key that only some kinds have; empty if there is none.
 

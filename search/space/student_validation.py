@@ -11,8 +11,15 @@ from ...errors import ConfigError, shown
 from ...training.distillation.config import TrainingConfig
 from ...training.student.config import STUDENT_KINDS, StudentConfig, as_kind
 from ..config import SearchConfig
-from ..parameters import IntRange, Parameter, accepted_values
-from ..student_arguments import STUDENT_KIND, implied_condition, key_of, kinds_with, student_arguments
+from ..parameters import IntRange
+from ..student_arguments import (
+    STUDENT_KIND,
+    applies_to,
+    implied_condition,
+    key_of,
+    kinds_with,
+    student_arguments,
+)
 from .space import NUM_STUDENT_LAYERS, STUDENT_HEADS, STUDENT_LAYERS, STUDENT_ROWS
 
 _MOST_STUDENTS = 1000
@@ -65,11 +72,6 @@ def _kinds(config: SearchConfig, student: StudentConfig) -> list[str]:
     return [student.kind] if searched is None else list(dict.fromkeys(searched.end_values()))
 
 
-def _applies(parameter: Parameter, kind: str) -> bool:
-    """Return whether an argument of the space may have a value in a trial with this kind of student."""
-    return kind in accepted_values(parameter.when.get(STUDENT_KIND, kind))
-
-
 def _kind_faults(config: SearchConfig, student: StudentConfig | None) -> list[str]:
     """Return a fault for each searched kind that is unknown, or that needs a key which the section lacks."""
     faults = []
@@ -115,7 +117,7 @@ def _training_faults(config: SearchConfig, training: TrainingConfig) -> list[str
 def is_always_searched(config: SearchConfig, name: str, kind: str) -> bool:
     """Return whether every trial with a student of this kind has a searched value of the argument."""
     parameter = config.space.get(name)
-    return parameter is not None and _applies(parameter, kind) and not {*parameter.when} - {STUDENT_KIND}
+    return parameter is not None and applies_to(parameter, kind) and not {*parameter.when} - {STUDENT_KIND}
 
 
 def _value_faults(config: SearchConfig) -> list[str]:
@@ -148,7 +150,7 @@ def _num_students(config: SearchConfig, named: list[str]) -> int:
     if STUDENT_KIND not in config.space:
         return math.prod(config.space[name].num_values() for name in keys)
     return sum(
-        math.prod(config.space[name].num_values() for name in keys if _applies(config.space[name], kind))
+        math.prod(config.space[name].num_values() for name in keys if applies_to(config.space[name], kind))
         for kind in config.space[STUDENT_KIND].end_values()
     )
 
@@ -160,7 +162,7 @@ def _key_faults(config: SearchConfig, student: StudentConfig, named: list[str]) 
         key = key_of(name)
         if name in (STUDENT_KIND, STUDENT_LAYERS) or key not in section.model_fields:
             continue  # other functions check its values
-        if not _applies(config.space[name], student.kind):
+        if not applies_to(config.space[name], student.kind):
             continue
         annotation: Any = section.model_fields[key].rebuild_annotation()
         accepted = TypeAdapter(annotation, config=section.model_config)
@@ -202,7 +204,7 @@ def _hidden_state_faults(config: SearchConfig, training: TrainingConfig, student
         name = term.path()
         searched = config.space.get(name)
         values = {f"search.space.{name}": []}
-        if searched is not None and _applies(searched, student.kind):
+        if searched is not None and applies_to(searched, student.kind):
             values[f"search.space.{name}"] = searched.end_values()
         if term.argument is not None:
             values[f"training.arguments.{name}"] = [training.arguments.get(name, 0)]

@@ -9,8 +9,8 @@ from typing import Any
 from ...errors import ConfigError
 from ...training.student.config import StudentConfig, as_kind
 from ..config import Constraint, SearchConfig
-from ..parameters import Choice, Parameter, accepted_values, as_category
-from ..student_arguments import STUDENT_KIND, is_student_argument, key_of, student_arguments
+from ..parameters import Choice, Parameter, as_category
+from ..student_arguments import STUDENT_KIND, applies_to, is_student_argument, key_of, student_arguments
 from .space import by_condition
 
 # Metrics that are known before training, and the same for all trials of a student, with their modes.
@@ -95,8 +95,7 @@ def student_sections(
         values = {
             key: parameter.end_values()
             for key, parameter in student_keys(space).items()
-            if key in section.searched_keys
-            and kind in accepted_values(parameter.when.get(STUDENT_KIND, kind))
+            if key in section.searched_keys and applies_to(parameter, kind)
         }
         found.append((section, values))
     return found

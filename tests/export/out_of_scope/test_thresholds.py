@@ -11,16 +11,15 @@ from distiltune.cluster.specification.config import JobConfig
 from distiltune.cluster.specification.goal import accuracy_with_threshold, check_goals, check_metrics
 from distiltune.errors import ConfigError
 from distiltune.export.config import OutOfScopeConfig
+from distiltune.export.out_of_scope.best_threshold import best_threshold, threshold_curve
 from distiltune.export.out_of_scope.thresholds import (
     AccuracyWithThreshold,
     ScopeGoal,
     area_under_roc,
-    best_threshold,
     choose_threshold,
     measure_threshold,
     reliability,
     scope_goal,
-    threshold_curve,
     threshold_curves,
 )
 from distiltune.export.runtime.scores import SCORES, Threshold, log_sum_exp
