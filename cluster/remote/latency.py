@@ -44,14 +44,16 @@ def measure_student(
             all rows, and equal rows are exported once.
     """
     config, student, machine = task.config, task.store.fetch(student_key), describe_machine()
+    shapes = json.loads((student / "config.json").read_text(encoding="utf-8"))
+    variant = timed_variant(config.export.variants, shapes)
     settings = {
         "metrics": MEASURED_METRICS,
         "teacher": teacher_key,
-        "student": _config_of(student),
+        "student": shapes,
         "num_embeddings": num_embeddings,
         "export": config.export.model_dump(mode="json"),
         "benchmark": config.benchmark.model_dump(mode="json", exclude=_IRRELEVANT_KEYS),
-        "variant": timed_variant(config.export.variants, _config_of(student)).name,
+        "variant": variant.name,
         "max_length": config.training.num_tokens,
         "query": median_text(texts_of(texts)),
         "machine": without_load(machine),
@@ -59,14 +61,15 @@ def measure_student(
     key = f"{LATENCIES}/{hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()}.json"
     found = task.store.read_json(key)
     if found is None:
-        found = {**_measured(task, student, texts, label_names), "machine": machine}
+        found = {**_measured(task, student, variant, texts, label_names), "machine": machine}
         task.store.write_json(key, found)
     return {name: found[name] for name in MEASURED_METRICS}
 
 
-def _measured(task: Task, student: Path, texts: Any, label_names: list[str]) -> dict[str, float]:
-    """Return latency and size of the student, exported as the variant of :func:`timed_variant`."""
-    variant = timed_variant(task.config.export.variants, _config_of(student))
+def _measured(
+    task: Task, student: Path, variant: Variant, texts: Any, label_names: list[str]
+) -> dict[str, float]:
+    """Return latency and size of the student, exported as this variant."""
     length = task.config.training.num_tokens
     with temporary_directory("latency") as scratch:
         made = scratch / "variant"
@@ -86,10 +89,6 @@ def _measured(task: Task, student: Path, texts: Any, label_names: list[str]) -> 
         given = BenchmarkTexts(*columns, *columns, label_names, task=task.config.task)
         [measured] = measure_models([row], given, config)
     return {"latency_ms": measured.p50_ms, "size_mb": measured.megabytes}
-
-
-def _config_of(student: Path) -> dict[str, Any]:
-    return json.loads((student / "config.json").read_text(encoding="utf-8"))
 
 
 def timed_variant(names: list[str], student: Mapping[str, Any]) -> Variant:

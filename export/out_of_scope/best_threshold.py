@@ -100,23 +100,24 @@ def best_threshold(
         out_of_scope_id: As for :func:`threshold_curve`.
         config: The goal.
     """
-    curve = threshold_curve(scores, predictions, labels, out_of_scope_id)
     if config.max_in_scope_refused is not None:
+        curve = threshold_curve(scores, predictions, labels, out_of_scope_id)
         kept = np.flatnonzero(curve.in_scope_refused <= config.max_in_scope_refused)
         return float(curve.values[kept[-1] if len(kept) else 0])
+    refuses_none, refuses_all = np.nextafter(scores.min(), -np.inf), np.nextafter(scores.max(), np.inf)
     # Texts whose answer the threshold can make wrong, and right.
     is_outside = labels == out_of_scope_id
     inside = scores[~is_outside & (predictions == labels)]
     outside = scores[is_outside & (predictions != out_of_scope_id)]
     if not len(inside) or not len(outside):
-        return float(curve.values[0 if len(inside) else -1])
+        return float(refuses_none if len(inside) else refuses_all)
     # Texts of one score have no bandwidth of their own.
     of_inside, of_outside = _bandwidth(inside), _bandwidth(outside)
     of_inside, of_outside = of_inside or of_outside, of_outside or of_inside
     lowest, highest = outside.min(), outside.max()
     values = np.concatenate(
         [
-            [curve.values[0], np.nextafter(highest, np.inf), curve.values[-1]],
+            [refuses_none, np.nextafter(highest, np.inf), refuses_all],
             np.quantile(outside, np.linspace(0, 1, _NUM_VALUES)),
             np.linspace(lowest, max(highest, np.median(inside)), _NUM_VALUES),
             highest + of_outside * np.linspace(0, 3, _NUM_VALUES // 10),

@@ -179,12 +179,9 @@ def test_equal_scores_have_a_finite_threshold(score):
 
 def test_a_threshold_that_can_change_one_kind_of_texts_alone_keeps_all_of_them():
     scores, labels = np.array([0.0, 1.0, 2.0, 3.0]), np.array([OUTSIDE, OUTSIDE, 0, 0])
-    known = best_threshold(
-        scores, labels, labels, OUTSIDE, OutOfScopeConfig()
-    )  # outside found by their logits
-    assert known < 0
-    wrong = np.array([0, 0, 1, 1])
-    assert best_threshold(scores, wrong, labels, OUTSIDE, OutOfScopeConfig()) > 3
+    found_by_logits, all_wrong = labels, np.array([0, 0, 1, 1])
+    assert best_threshold(scores, found_by_logits, labels, OUTSIDE, OutOfScopeConfig()) < 0
+    assert best_threshold(scores, all_wrong, labels, OUTSIDE, OutOfScopeConfig()) > 3
 
 
 def test_as_many_are_refused_as_may_be_and_not_one_more():

@@ -19,8 +19,6 @@ KINDS = {
 }
 MAX = {"type": "choice", "values": ["max"]}
 BOTH = {"type": "choice", "values": ["max", "max_mean"]}
-
-
 FREE = {"type": "choice", "values": ["static", "convolution"]}
 
 
