@@ -39,12 +39,7 @@ import transformers
 
 from distiltune.cluster.specification.config import load_config
 from distiltune.cluster.specification.goal import goal_of
-from distiltune.export.out_of_scope.best_threshold import best_threshold
-from distiltune.export.out_of_scope.thresholds import (
-    ScopeGoal,
-    area_under_roc,
-    fit_weight,
-)
+from distiltune.export.out_of_scope.thresholds import ScopeGoal, area_under_roc, fit_weight, threshold_of
 from distiltune.export.runtime.scores import SCORES, margins
 from distiltune.training.checkpoints.heads import head_of
 from distiltune.training.checkpoints.load import label_names, load_classifier
@@ -153,14 +148,15 @@ def all_scores(outputs: dict[str, Outputs], outside: int) -> dict[str, dict[str,
 
 
 def measured(
+    name: str,
     scores: tuple[np.ndarray, np.ndarray],
     predictions: tuple[np.ndarray, np.ndarray],
     labels: tuple[np.ndarray, np.ndarray],
     outside: int,
     goal: ScopeGoal,
 ) -> dict[str, float]:
-    """Select a threshold on the first of two splits; return its figures on the second."""
-    value = best_threshold(scores[0], predictions[0], labels[0], outside, goal.config)
+    """Select the threshold of a score on the first of two splits; return its figures on the second."""
+    value = threshold_of(name, scores[0], predictions[0], labels[0], outside, goal.config)
     answers = np.where(scores[1] < value, outside, predictions[1])
     is_right, is_outside = answers == labels[1], labels[1] == outside
     ranked = np.where(predictions[1] == outside, -np.inf, scores[1])
@@ -201,12 +197,12 @@ def rows_of(outputs: dict[str, Outputs], outside: int, goal: ScopeGoal, splits: 
         )
         of_halves = {name: (values[parts[0]], values[parts[1]]) for name, values in pooled.items()}
         for name, own in {MARGIN: margins_of(logits, label[0], outside), **of_halves}.items():
-            halves[name].append(measured(own, guess, label, outside, goal))
+            halves[name].append(measured(name, own, guess, label, outside, goal))
     pairs = {name: (scores["validation"][name], scores["test"][name]) for name in pooled}
     given = (outputs["validation"].logits, outputs["test"].logits)
     rows = []
     for name, pair in {MARGIN: margins_of(given, labels[0], outside), **pairs}.items():
-        row: dict[str, Any] = {"score": name, **measured(pair, guesses, labels, outside, goal)}
+        row: dict[str, Any] = {"score": name, **measured(name, pair, guesses, labels, outside, goal)}
         for figure in ("accuracy", "auroc"):
             gains = [a[figure] - b[figure] for a, b in zip(halves[name], halves[BASE], strict=True)]
             row[f"{figure}_gain"] = statistics.mean(gains)

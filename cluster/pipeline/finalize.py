@@ -27,7 +27,7 @@ from ...search.student_arguments import STUDENT_KIND
 from ...storage.temporary import temporary_directory
 from ...texts import texts_of
 from ...training.checkpoints.offline import OFFLINE_PREFIX, OFFLINE_SOURCES
-from ...training.student.config import as_kind
+from ...training.student.config import StudentConfig, as_kind
 from ...training.tasks import get as get_task
 from ...training.teacher.config import OneTeacher, TeacherConfig
 from ..specification.config import JobConfig
@@ -64,7 +64,13 @@ def choose_variant(
     if selection.chosen is not None:
         ratios = ratios_of(selection.chosen, by_name)
         variant, teacher = by_name[selection.chosen], teacher_beside(place, by_name)
-        baselines = compare_with_baselines(variant, by_name.values(), choose, metric=metric)
+        baselines = compare_with_baselines(
+            variant,
+            by_name.values(),
+            choose,
+            metric=metric,
+            has_attention=_best_student(config, run).has_layers,
+        )
         test, names = data.splits["test"], data.label_names
         labels = task.measured_labels(texts_of(test), test["label"][:])
         goal = goal_of(config, data)
@@ -146,8 +152,8 @@ def _made_from(config: JobConfig, run: Run, data: TextData, *, on_gpu: bool) -> 
     base_model, _ = _origin(config.teacher.first)
     goal = f"{VALIDATION}{config.metric}"
     best = run.stage_record("search")["result"]["best"]
-    kind = best["parameters"].get(STUDENT_KIND)
-    training = config.training.of_kind(kind).model_dump(mode="json", exclude={"by_kind"})
+    settings = config.training.of_kind(best["parameters"].get(STUDENT_KIND))
+    training = settings.model_dump(mode="json", exclude={"by_kind"})
     return {
         "run_id": run.id,
         "data": {
@@ -164,13 +170,17 @@ def _made_from(config: JobConfig, run: Run, data: TextData, *, on_gpu: bool) -> 
             if name in teacher
         },
         **_mixture((run.stage_record("logits").get("result") or {}).get("ensemble")),
-        "student": as_kind(config.student, kind or config.student.kind).model_dump(
-            mode="json", exclude_none=True
-        ),
+        "student": _best_student(config, run).model_dump(mode="json", exclude_none=True),
         "hyperparameters": training | best["parameters"],
         "max_length": _max_length(config, run),
         "machine": run.stage_record("benchmark")["result"]["gpu_machine" if on_gpu else "machine"],
     }
+
+
+def _best_student(config: JobConfig, run: Run) -> StudentConfig:
+    """Return the section of the best trial's student, of whose kind the search may have tried several."""
+    found = run.stage_record("search")["result"]["best"]["parameters"]
+    return as_kind(config.student, found.get(STUDENT_KIND, config.student.kind))
 
 
 def _max_length(config: JobConfig, run: Run) -> str:

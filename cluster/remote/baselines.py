@@ -49,18 +49,18 @@ def baseline_specs(config: JobConfig) -> list[MeasurementSpec]:
 
 
 def check_baselines(config: JobConfig) -> None:
-    """Reject a baseline whose package or model is missing here; skip one of the defaults with a warning instead.
+    """Reject a baseline that the job cannot have; skip one of the defaults with a warning instead.
 
     Args:
         config: The specification with paths of this machine.
 
     Raises:
-        ConfigError: A package or a model is missing; the message has the remedy.
+        ConfigError: It does not support the task, or its package or model is missing; the message has the remedy.
         ModelError: The model of ``benchmark.model2vec`` cannot be found.
     """
     defaults = BenchmarkConfig().baselines
     for name, reason in left_out(config).items():
-        if name not in defaults and config.task in BASELINES[name].tasks:
+        if name not in defaults:
             raise ConfigError(f"benchmark.baselines: {shown(name)} given, but {reason}")
         logger.warning("benchmark.baselines: %s is left out: %s", name, reason)
     _model(config)

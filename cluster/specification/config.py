@@ -29,7 +29,7 @@ from ...training.tasks import TASKS
 from ...training.tasks.config import TaskName, metric_description, recognised_task, task_description
 from ...training.teacher.config import TeacherConfig
 from .faults import described
-from .for_task import fault_of_task, with_columns
+from .for_task import defaults_of_task, fault_of_task, with_columns
 from .reading import unquoted
 from .resolve import read_with_overrides
 from .resources import ResourcesConfig, StorageConfig
@@ -39,6 +39,7 @@ from .sections import (
     fault_of_texts,
     fault_of_tokens,
     is_judged_with_threshold,
+    with_defaults,
     with_defaults_of_student,
     with_seed,
 )
@@ -108,19 +109,10 @@ class JobConfig(Section):
 
     @model_validator(mode="before")
     @classmethod
-    def _thresholds_of_task(cls, values: Any) -> Any:
-        """Omit the default threshold if the task has no out-of-scope texts; choose those of several labels by F1."""
-        if not isinstance(values, dict):
-            return values
-        name, export = values.get("task"), values.get("export", {})
-        if name not in TASKS.names or not isinstance(export, dict):
-            return values
-        task, defaults = TASKS[name], {}
-        if task.out_of_scope is None:
-            defaults["out_of_scope"] = None
-        if task.has_label_sets:
-            defaults["label_thresholds"] = {}
-        return {**values, "export": {**defaults, **export}} if defaults else values
+    def _defaults_of_task(cls, values: Any) -> Any:
+        """Use the thresholds and the baselines that the task has for keys that the job does not give."""
+        name = values.get("task") if isinstance(values, dict) else None
+        return with_defaults(values, defaults_of_task(TASKS[name])) if name in TASKS.names else values
 
     @model_validator(mode="before")
     @classmethod

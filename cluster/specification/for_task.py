@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from ...export.baselines import BASELINES
 from ...export.config import ExportConfig
 from ...training.data.analysis.few_labels import FewLabels
 from ...training.data.config import AnyDataConfig
@@ -31,6 +32,18 @@ def fault_of_task(
         or _fault_of_cross_fit(task, data, teacher)
         or _fault_of_pairs(task, teacher)
     )
+
+
+def defaults_of_task(task: Task) -> dict[str, dict[str, Any]]:
+    """Return the defaults, by section and key, that differ from those of a task with one label for each text."""
+    defaults: dict[str, dict[str, Any]] = {"export": {}, "benchmark": {}}
+    if task.out_of_scope is None:
+        defaults["export"]["out_of_scope"] = None
+    if task.has_label_sets:
+        defaults["export"]["label_thresholds"] = {}
+    if not any(task.name in each.tasks for each in BASELINES):
+        defaults["benchmark"]["baselines"] = []
+    return {section: each for section, each in defaults.items() if each}
 
 
 def with_columns(task: Task, data: Mapping[str, Any]) -> dict[str, Any]:

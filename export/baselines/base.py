@@ -98,7 +98,9 @@ class Baseline:
             model: Value of ``model_key``.
         """
         if task not in self.tasks:
-            return f"it supports the task {', '.join(self.tasks)}, and the task of this job is {task}"
+            return (
+                f"it supports the task {', '.join(self.tasks)}, and the task of this job is {task}; remove it"
+            )
         if find_spec(self.module) is None:
             return f"{self.package} is not installed; {self.install}"
         if self.model_key is not None and model is None:

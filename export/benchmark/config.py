@@ -106,7 +106,7 @@ class BenchmarkConfig(Section):
         default_factory=lambda: ["tfidf-svm"],
         max_length=100,
         description="Classical classifiers to train on the same labelled texts and to measure like the models: the "
-        "report states what the selected variant gains over each. []: none.",
+        "report states what the selected variant gains over each. []: none, the default of tasks that none supports.",
     )
     model2vec: Name | None = Field(
         default=None,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from ...training.tasks import Metric
@@ -35,6 +35,7 @@ class BaselineComparison:
         faster: Ratio of the baseline's to the variant's latency (p50 of one text).
         smaller: Ratio of their sizes: of the baseline's vocabulary and weights, and of every file that the variant's
             runtime reads.
+        has_attention: Whether the variant is a model with attention.
     """
 
     name: str
@@ -50,6 +51,7 @@ class BaselineComparison:
     num_texts: int
     faster: float
     smaller: float
+    has_attention: bool = True
 
     @property
     def text(self) -> str:
@@ -68,13 +70,11 @@ class BaselineComparison:
         if self.low > 0:
             return None
         title = BASELINES[self.name].title
+        advice = f"{'a model without attention' if self.has_attention else 'it'} may be enough"
         if self.high < 0:
-            return f"{title} is better on these texts: a model without attention may be enough"
+            return f"{title} is better on these texts: {advice}"
         if self.high <= AS_GOOD:
-            return (
-                f"{title} is as good on these texts, at most {100 * self.high:.1f} points below: a model without "
-                "attention may be enough"
-            )
+            return f"{title} is as good on these texts, at most {100 * self.high:.1f} points below: {advice}"
         return f"{self.num_texts:,} test texts do not show that it is better than {title}: more would tell"
 
     def to_json(self) -> dict[str, Any]:
@@ -88,6 +88,7 @@ def compare_with_baselines(
     config: ChooseConfig,
     *,
     metric: Metric = ACCURACY,
+    has_attention: bool = True,
 ) -> list[BaselineComparison]:
     """Compare a variant on the test split with each baseline among the measurements.
 
@@ -96,12 +97,13 @@ def compare_with_baselines(
         measurements: All measurements.
         config: The section ``export.choose``, which determines whether predictions with a threshold are compared.
         metric: The job's metric.
+        has_attention: Whether the variant is a model with attention.
 
     Returns:
         The comparisons in order; none with a baseline that has no predictions for the test split.
     """
     found = (_compared(variant, each, config, metric) for each in measurements if each.kind == BASELINE)
-    return [each for each in found if each is not None]
+    return [replace(each, has_attention=has_attention) for each in found if each is not None]
 
 
 def _compared(

@@ -96,7 +96,7 @@ def shape_of(model: Any, batch_size: int, length: int, teacher_parameters: int =
         length=length,
         num_labels=config.num_labels,
         teacher_parameters=teacher_parameters,
-        columns=0 if has_layers else model.encoder.num_kept,
+        columns=0 if has_layers else config.columns_of_token,
     )
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from ...errors import InputError
-from ..models.attention_free import AttentionFreeClassifier, without_norm
+from ..models.attention_free import AttentionFreeClassifier, scale_and_shift, without_norm
 from ..models.families import first_position
 from ..models.trainable_embedding_rows import table_range
 from .config import QuantizationAwareConfig
@@ -83,16 +83,10 @@ class FakeQuantized(ExitStack):
     def _as_in_graph(self, model: AttentionFreeClassifier) -> dict[nn.Linear, Callable[[Tensor], Tensor]]:
         """Return the products that the graph of a student without attention computes in its own way."""
         encoder, norm, dense = model.encoder, model.norm, model.dense
-        updated = norm.forward
-
-        def passed_on(x: Tensor) -> Tensor:
-            if norm.training:
-                with torch.no_grad():
-                    updated(x)  # its statistics, which the product contains
-            return x
-
-        self._replace(norm, passed_on)
-        products = {dense: self._product(lambda: without_norm(norm, dense))}
+        folded = _FoldedNorm(model, self._product(lambda: without_norm(norm, dense)))
+        self._replace(norm, folded.passed_on)
+        self._replace(model.pooled_dropout, folded.dropped)
+        products: dict[nn.Linear, Callable[[Tensor], Tensor]] = {dense: folded.product}
         on_rows, joined = encoder.layers_on_rows, encoder.joined_layers
         in_8_bits = self._config.embedding_bits is not None  # such rows are not quantized again
         for each in dict.fromkeys([*on_rows, *joined]):
@@ -129,6 +123,45 @@ class FakeQuantized(ExitStack):
                 read_back_4_bits(plain(ids)), *table_range(table, range_of=range_of_4_bits)
             )
         return lambda ids: read_back_8_bits(plain(ids), *table_range(table, num_rows))
+
+
+class _FoldedNorm:
+    """``dense(dropout(norm(x)))`` as one product of x, which the exported graph computes in evaluation mode.
+
+    Args:
+        model: Has these three layers.
+        product: ``dense(norm(x))`` in evaluation mode, as one quantized product.
+    """
+
+    def __init__(self, model: AttentionFreeClassifier, product: Callable[[Tensor], Tensor]) -> None:
+        self._norm, self._dropout, self._dense = model.norm, model.pooled_dropout, model.dense
+        self._update, self._drop = self._norm.forward, self._dropout.forward
+        self._product = product
+        # 0 for a dropped value, otherwise 1 / (1 - the share of dropped ones); None where none are dropped.
+        self._kept: Tensor | None = None
+
+    def passed_on(self, x: Tensor) -> Tensor:
+        """Update the statistics of ``norm``, which the product contains, and return x as it is."""
+        if self._norm.training:
+            with torch.no_grad():
+                self._update(x)
+        return x
+
+    def dropped(self, x: Tensor) -> Tensor:
+        """Drop values of x, and remember which."""
+        drops = self._dropout.training and self._dropout.p
+        self._kept = self._drop(torch.ones_like(x)) if drops else None
+        return x if self._kept is None else x * self._kept
+
+    def product(self, x: Tensor) -> Tensor:
+        """Return the product, as if the normalized values had been dropped."""
+        found = self._product(x)
+        if self._kept is None:
+            return found
+        # norm(x) = scale * x + shift, and the folded bias contains the whole shift.
+        _, shift = scale_and_shift(self._norm)
+        change = shift.to(self._kept.dtype) * (self._kept - 1)
+        return found + nn.functional.linear(change, self._dense.weight)
 
 
 class QuantizationAwareTraining(TrainerCallback):

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from torch import Tensor, nn
 from transformers import Trainer
 
+from ..models.attention_free import AttentionFreeClassifier
 from ..models.passes import (
     MOST_TOKENS,
     Part,
@@ -62,27 +64,35 @@ class BoundedTrainer(Trainer):
         return parts_of(inputs, limit, multiple=multiple, of_tokens=self.learns_tokens)
 
     def training_parts(self, inputs: dict[str, Any]) -> list[Part]:
-        """Split a training batch into passes; of the first step their number is logged."""
+        """Split a training batch into passes, unless its model does so; of the first step their number is logged."""
         parts = self.parts(inputs, is_trained=True)
         if len(parts) > 1 and self.state.global_step == 0:
             num, length = inputs["input_ids"].shape
             logger.info("training on %d texts of up to %d tokens in %d passes", num, length, len(parts))
-        return parts
+        return [Part(inputs)] if isinstance(self.bare_model(), AttentionFreeClassifier) else parts
 
     def training_step(
         self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None = None
     ) -> Tensor:
         """Compute loss and gradients as ``Trainer`` does, in one pass or several."""
         step = super().training_step
-        # Without the divisor, the loss of each part would be a mean over that part alone.
-        if num_items_in_batch is None:
-            return step(model, inputs)
-        parts = self.training_parts(inputs)
-        if len(parts) == 1:
-            return step(model, parts[0].batch, num_items_in_batch)
-        return step_in_parts(
-            parts, lambda part: step(model, part, num_items_in_batch), self.accelerator, model
-        )
+        with self._encoder_passes():
+            # Without the divisor, the loss of each part would be a mean over that part alone.
+            if num_items_in_batch is None:
+                return step(model, inputs)
+            parts = self.training_parts(inputs)
+            if len(parts) == 1:
+                return step(model, parts[0].batch, num_items_in_batch)
+            return step_in_parts(
+                parts, lambda part: step(model, part, num_items_in_batch), self.accelerator, model
+            )
+
+    def _encoder_passes(self) -> AbstractContextManager[None]:
+        """Let a model that normalizes whole batches split them itself."""
+        model = self.bare_model()
+        if isinstance(model, AttentionFreeClassifier):
+            return model.encoder_passes(self.pass_limit(is_trained=True))
+        return nullcontext()
 
 
 class LeanTrainer(BoundedTrainer):

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from transformers import CONFIG_MAPPING, PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput
+
+from .passes import PassLimit, parts_of, run_in_parts
 
 # Added to the variance of each pooled value. A filter that hardly ever fires has almost none; folded into the next
 # layer, 1 / its deviation would make weights so large that their common 8-bit scale rounds all the others to 0.
@@ -53,6 +58,11 @@ class AttentionFreeConfig(PreTrainedConfig):
         self.dropout = dropout
         self.initializer_range = initializer_range
         super().__init__(pad_token_id=pad_token_id, **kwargs)  # pyright: ignore[reportCallIssue]
+
+    @property
+    def columns_of_token(self) -> int:
+        """Columns that a training step keeps for each token until its gradient is computed."""
+        raise NotImplementedError
 
 
 def has_no_attention(model_type: str) -> bool:
@@ -123,11 +133,6 @@ class AttentionFreeEncoder(AttentionFreePreTrainedModel):
         """Columns of its result, P."""
         raise NotImplementedError
 
-    @property
-    def num_kept(self) -> int:
-        """Columns that a training step keeps for each token until its gradient is computed."""
-        raise NotImplementedError
-
     def get_input_embeddings(self) -> nn.Module:
         """Return the table of word pieces."""
         return self.word_embeddings
@@ -169,14 +174,48 @@ class AttentionFreeClassifier(AttentionFreePreTrainedModel):
         self.num_labels: int = config.num_labels or 1
         self.encoder = encoder
         self.norm = TextNorm(encoder.num_pooled)
+        self.pooled_dropout = nn.Dropout(config.dropout)
         self.dense = nn.Linear(encoder.num_pooled, config.classifier_size)
         self.dropout = nn.Dropout(config.dropout)
         self.classifier = nn.Linear(config.classifier_size, self.num_labels)
+        self._limit: PassLimit | None = None
         self.post_init()
+
+    @contextmanager
+    def encoder_passes(self, limit: PassLimit) -> Iterator[None]:
+        """Run the encoder in passes within a limit inside the block, of batches that are normalized as a whole.
+
+        The backward pass runs one of them after another again, so that the activations of one are held at a time (Chen
+        et al., "Training Deep Nets with Sublinear Memory Cost", 2016).
+        """
+        self._limit = limit
+        try:
+            yield
+        finally:
+            self._limit = None
+
+    def pooled(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        """Return the encoder's vector of each text, float[B, P]."""
+        if self._limit is None:
+            return self.encoder(input_ids, attention_mask)
+        batch = {"input_ids": input_ids}
+        if attention_mask is not None:
+            batch["attention_mask"] = attention_mask
+        parts = parts_of(batch, self._limit)
+        keeps_all = len(parts) == 1
+
+        def run(part: dict[str, Tensor]) -> Tensor:
+            given = part["input_ids"], part.get("attention_mask")
+            found: Any = (
+                self.encoder(*given) if keeps_all else checkpoint(self.encoder, *given, use_reentrant=False)
+            )
+            return found
+
+        return run_in_parts(parts, run, input_ids.shape[1])
 
     def features(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """Return the hidden layer that the head reads, float[B, classifier_size]."""
-        pooled = self.dropout(self.norm(self.encoder(input_ids, attention_mask)))
+        pooled = self.pooled_dropout(self.norm(self.pooled(input_ids, attention_mask)))
         return self.dropout(torch.relu(self.dense(pooled)))
 
     def forward(
@@ -194,12 +233,17 @@ class AttentionFreeClassifier(AttentionFreePreTrainedModel):
         return SequenceClassifierOutput(loss=loss, logits=logits)
 
 
-def without_norm(norm: nn.BatchNorm1d, dense: nn.Linear) -> tuple[Tensor, Tensor]:
-    """Return weight[H, P] and bias[H] of ``dense(norm(x))``, which is one linear layer in evaluation mode."""
+def scale_and_shift(norm: nn.BatchNorm1d) -> tuple[Tensor, Tensor]:
+    """Return scale[P] and shift[P], float64, of ``norm(x) = scale * x + shift`` in evaluation mode."""
     mean, variance = norm.running_mean, norm.running_var
     assert mean is not None and variance is not None
     scale = norm.weight.double() / (variance.double() + norm.eps).sqrt()
-    weight, shift = dense.weight.double(), norm.bias.double() - mean.double() * scale
+    return scale, norm.bias.double() - mean.double() * scale
+
+
+def without_norm(norm: nn.BatchNorm1d, dense: nn.Linear) -> tuple[Tensor, Tensor]:
+    """Return weight[H, P] and bias[H] of ``dense(norm(x))``, which is one linear layer in evaluation mode."""
+    (scale, shift), weight = scale_and_shift(norm), dense.weight.double()
     return (weight * scale).float(), (dense.bias.double() + weight @ shift).float()
 
 

@@ -45,6 +45,13 @@ class ConvolutionConfig(AttentionFreeConfig):
         self.block_window_size = block_window_size
         super().__init__(**kwargs)
 
+    @property
+    def columns_of_token(self) -> int:
+        """Columns that a training step keeps for each token until its gradient is computed."""
+        block = self.block_window_size * self.hidden_size + 2 * self.block_size + self.hidden_size
+        filters = sum(self.window_sizes) * self.hidden_size + 3 * len(self.window_sizes) * self.num_filters
+        return self.hidden_size + self.num_blocks * block + filters
+
 
 class WindowProduct(nn.Module):
     """One product over each window of consecutive positions: [B, L, D] in, [B, L, F] out.
@@ -121,14 +128,6 @@ class ConvolutionModel(AttentionFreeEncoder):
         """Columns of its result, P: those of every filter, twice with ``max_mean``."""
         num_filters = len(self.filters) * self.config.num_filters
         return num_filters * (2 if self.config.pooling == "max_mean" else 1)
-
-    @property
-    def num_kept(self) -> int:
-        """Columns that a training step keeps for each token until its gradient is computed."""
-        own = self.config
-        block = own.block_window_size * own.hidden_size + 2 * own.block_size + own.hidden_size
-        filters = sum(own.window_sizes) * own.hidden_size + 3 * len(own.window_sizes) * own.num_filters
-        return own.hidden_size + own.num_blocks * block + filters
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """Return the pooled filters, float[B, P]: their maxima, and with ``max_mean`` then their means.

@@ -42,7 +42,7 @@ class PassShape:
     """Sizes that determine how much memory the tokens of a forward pass need.
 
     Attributes:
-        width: Hidden size H.
+        width: Hidden size H; of a model without layers, the columns that it keeps for a token.
         inner: Feed-forward rows I.
         num_states: States of a token in a layer, each of H numbers.
         num_maps: Matrices of L x L numbers of a text in a layer: attention scores and what is computed from them in
@@ -71,6 +71,10 @@ class PassShape:
             fuses_dropout: Whether fused attention keeps no scores even in training: on a GPU, or without dropout.
             attention: Implementation of attention; None: that of the configuration, which a built model has.
         """
+        columns = getattr(config, "columns_of_token", 0)
+        if columns:  # of a model without layers
+            num_states = 3 if is_trained else 2
+            return cls(columns, inner=0, num_states=num_states, num_maps=0, num_held=1, num_masks=0)
         width, num_heads = config.hidden_size, getattr(config, "num_attention_heads", 0)
         inner = getattr(config, "intermediate_size", None) or getattr(config, "hidden_dim", None) or 4 * width
         has_dropout = is_trained and any(getattr(config, name, 0) for name in _DROPOUTS)
@@ -90,8 +94,8 @@ class PassShape:
         """Estimate the bytes of a token: 4 · (layers · (states · H + 2 · I + maps · L) + masks · L).
 
         L is ``length``. The terms are those of Korthikanti et al., "Reducing Activation Recomputation in Large
-        Transformer Models", 2022, equation 1; the numbers are upper bounds of what BERT and ModernBERT were measured to
-        take in 32 bits on a CPU.
+        Transformer Models", 2022, equation 1; the numbers are upper bounds of what BERT, ModernBERT and models without
+        layers were measured to take in 32 bits on a CPU.
         """
         of_layer = self.num_states * self.width + 2 * self.inner + self.num_maps * length
         return _BYTES_PER_NUMBER * (self.num_held * of_layer + self.num_masks * length)

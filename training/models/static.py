@@ -32,6 +32,11 @@ class StaticConfig(AttentionFreeConfig):
         self.hashed_bigrams = hashed_bigrams
         super().__init__(hidden_size=hidden_size, **kwargs)
 
+    @property
+    def columns_of_token(self) -> int:
+        """Columns that a training step keeps for each token until its gradient is computed."""
+        return (6 if self.hashed_bigrams else 3) * (self.hidden_size + 1)
+
 
 class StaticModel(AttentionFreeEncoder):
     """The table of word pieces and the mean of a text's rows: token ids in, [B, P] out.
@@ -50,11 +55,6 @@ class StaticModel(AttentionFreeEncoder):
     def num_pooled(self) -> int:
         """Columns of its result, P."""
         return self.config.hidden_size * (2 if self.config.pooling == "max_mean" else 1)
-
-    @property
-    def num_kept(self) -> int:
-        """Columns that a training step keeps for each token until its gradient is computed."""
-        return (6 if self.config.hashed_bigrams else 3) * (self.config.hidden_size + 1)
 
     def rows_of(self, input_ids: Tensor) -> Tensor:
         """Return the rows of the pieces and then those of pairs of neighbours, int64[B, L or 2L - 1]."""

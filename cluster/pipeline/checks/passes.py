@@ -83,8 +83,12 @@ def _passes(config: JobConfig, checkpoints: Checkpoints) -> Iterator[tuple[str, 
         if member.is_trained:
             shape = PassShape.of(own, is_trained=True, attention=_ATTENTION)
             yield "teacher", "the teacher is trained on", shape
-    for student, _ in student_sections(config.student, config.search.space):
-        if student.has_layers:
+    for student, searched in student_sections(config.student, config.search.space):
+        if not student.has_layers:
+            # Its graph holds less than its training.
+            own, *_ = student.model_configs(shapes[0], searched)
+            yield "student", "the student is trained on", PassShape.of(own, is_trained=True)
+        else:
             own, layers = student.check_shapes(shapes[0], {}), getattr(student, "layers", None)
             shape = PassShape.of(own, is_trained=True, attention=_ATTENTION)
             shape = shape if layers is None else replace(shape, num_held=len(layers))

@@ -16,14 +16,15 @@ from distiltune.cluster.remote.baselines import (
     left_out,
     with_training_texts,
 )
-from distiltune.cluster.specification.config import load_config
+from distiltune.cluster.specification.config import JobConfig, load_config
 from distiltune.cluster.specification.relative import resolve_paths
 from distiltune.cluster.store.runs import Run, Storage, now
 from distiltune.errors import ConfigError, ModelError
-from distiltune.export.baselines import BASELINES, base
+from distiltune.export.baselines import base
 from distiltune.export.baselines.fit import TEXTS_FILE
 from distiltune.export.benchmark.measure_models import Measurement
 from distiltune.training.data.text_data import load_data
+from distiltune.training.tasks import TASKS
 
 
 def job(*overrides):
@@ -160,8 +161,21 @@ def test_the_record_of_the_benchmark_says_what_was_left_out(run, data, all_insta
     assert text == "1 models measured"
 
 
-def test_a_task_that_no_baseline_serves_leaves_all_out(all_installed) -> None:
-    assert BASELINES["tfidf-svm"].why_not("ranking") is not None
-    other = job().model_copy(update={"task": "ranking"})
-    assert baseline_specs(other) == []
-    check_baselines(other)
+@pytest.mark.parametrize("task", [each.name for each in TASKS if each.name != "single_label"])
+def test_a_job_of_another_task_has_none_by_default_and_refuses_named_ones(
+    task, all_installed, caplog
+) -> None:
+    def of_task(**benchmark):
+        return JobConfig.model_validate({"task": task, "benchmark": benchmark})
+
+    config = of_task(effort="quick")
+    assert config.benchmark.baselines == [] and baseline_specs(config) == []
+    check_baselines(config)
+    check_baselines(JobConfig())
+    assert not caplog.text
+    with pytest.raises(
+        ConfigError, match=rf"benchmark\.baselines: 'fasttext' given.*single_label.*{task}; remove it"
+    ):
+        check_baselines(of_task(baselines=["fasttext"]))
+    check_baselines(of_task(baselines=["tfidf-svm"]))  # such as in the specification of an earlier run
+    assert "benchmark.baselines: tfidf-svm is left out: it supports the task single_label" in caplog.text

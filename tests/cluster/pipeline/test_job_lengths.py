@@ -176,6 +176,19 @@ def test_with_a_finished_teacher_only_the_student_counts(check, models, little_m
     assert "when the" not in caplog.text
 
 
+def test_the_filters_of_a_student_without_attention_count(check, models, little_memory, caplog, monkeypatch):
+    monkeypatch.setattr(passes, "num_usable_cores", lambda: 1)
+    student = {"kind": "convolution", "hidden_size": 8, "num_filters": 1000, "table": "random"}
+    sections = {"training": {"max_length": POSITIONS}, "student": student}
+    of_text = 4 * 3 * (8 + 3 * 8 + 3 * 1000) * POSITIONS
+    for share, is_reported in ((2.1, False), (1.9, True)):
+        caplog.clear()
+        little_memory(int(share * of_text))
+        with caplog.at_level(logging.WARNING, "distiltune"):
+            check(models["bert"], **sections)
+        assert ("when the student is trained" in caplog.text) == is_reported
+
+
 def test_a_teacher_from_scratch_is_measured_in_the_pieces_that_it_will_have(check):
     job = check(None)
     assert job.lengths.automatic

@@ -56,7 +56,7 @@ def test_a_threshold_is_selected_and_measured_as_in_an_export():
         tuple(logits.argmax(axis=1) for logits, _ in splits),
         tuple(each for _, each in splits),
     )
-    found = measured(scores, guesses, labels, OUTSIDE, goal)
+    found = measured("energy", scores, guesses, labels, OUTSIDE, goal)
     scope = SINGLE_LABEL.out_of_scope
     threshold = choose_threshold(scope, *splits[0], OUTSIDE, goal)
     expected = measure_threshold(scope, threshold, *splits[1], OUTSIDE)

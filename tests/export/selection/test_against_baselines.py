@@ -91,6 +91,8 @@ def test_a_baseline_that_is_as_good_is_said_plainly(num_wrong, word) -> None:
     assert found.verdict.startswith(f"{BASELINES['tfidf-svm'].title} is {word} on these texts")
     assert found.verdict.endswith("a model without attention may be enough")
     assert found.text.endswith("2.0x slower, 2.0x larger")
+    [bare] = compared(row("tfidf-svm", "baseline", num_wrong, 0.25, 5.0), has_attention=False)
+    assert bare.verdict == found.verdict.replace("a model without attention may", "it may")
 
 
 def test_few_texts_are_not_called_a_draw() -> None:

@@ -311,6 +311,29 @@ def test_logits_of_students_without_attention_match_the_graph_too(
     assert np.abs(plain - of_runtime).mean() > 100 * distances.mean()
 
 
+@pytest.mark.parametrize("make", [convolution, static], ids=lambda each: each.__name__)
+def test_dropout_of_students_without_attention_drops_normalized_values(make, monkeypatch):
+    """With exact products, logits are those of a model that normalizes by the same statistics and then drops values."""
+    monkeypatch.setattr(
+        "distiltune.training.compression.quantization_aware.quantized_linear",
+        lambda x, weight, bias, **_: nn.functional.linear(x, weight, bias),
+    )
+    model = make(dropout=0.4).train()
+    model.norm.eval()
+    ids = torch.randint(1, 60, (16, 9), generator=torch.Generator().manual_seed(0))
+
+    def logits():
+        torch.manual_seed(1)
+        return model(ids).logits
+
+    expected = logits()
+    with FakeQuantized(model, QuantizationAwareConfig(embedding_bits=None)):
+        torch.testing.assert_close(logits(), expected, atol=1e-5, rtol=1e-4)
+        kept = torch.autograd.grad(logits().square().sum(), model.norm.bias)
+    torch.testing.assert_close(kept, torch.autograd.grad(logits().square().sum(), model.norm.bias))
+    assert not torch.allclose(expected, model.eval()(ids).logits, atol=0.1)
+
+
 def test_the_same_operations_are_quantized_as_in_the_graph(exported, tmp_path):
     model, path = exported("bert")
     quantize("onnx-int8", path, tmp_path / "quantized.onnx")

@@ -8,9 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from convolution_students import convolution, static
 from transformers import BertConfig, BertForSequenceClassification, Trainer
 
 from distiltune.errors import InputError
+from distiltune.training.compression.config import QuantizationAwareConfig
+from distiltune.training.compression.quantization_aware import QuantizationAwareTraining
 from distiltune.training.data.collator import DistillationCollator
 from distiltune.training.data.tokenized import JoinedDataset, LabelledSplit, TokenizedDataset, from_rows
 from distiltune.training.distillation.arguments import (
@@ -73,7 +76,9 @@ def texts(task=SINGLE_LABEL, *, num=NUM_ROWS, unlabelled=0) -> LabelledSplit:
     return LabelledSplit(from_rows(rows, labels), logits)
 
 
-def trainer_of(path, task=SINGLE_LABEL, data=None, *, model=None, teacher=None, with_logits=True, **more):
+def trainer_of(
+    path, task=SINGLE_LABEL, data=None, *, model=None, teacher=None, with_logits=True, callbacks=(), **more
+):
     given = {
         "bf16": False, "use_cpu": True, "per_device_train_batch_size": 8, "per_device_eval_batch_size": 8,
         "num_train_epochs": 2, "learning_rate": 0.1, "optim": "sgd", "disable_tqdm": True, "save_strategy": "no",
@@ -87,6 +92,7 @@ def trainer_of(path, task=SINGLE_LABEL, data=None, *, model=None, teacher=None, 
         train_dataset=JoinedDataset([data], with_teacher=with_logits),
         eval_dataset=JoinedDataset([data], with_teacher=with_logits),
         data_collator=DistillationCollator(0),
+        callbacks=list(callbacks),
         task=task,
     )
 
@@ -145,6 +151,23 @@ def test_losses_and_weights_are_those_of_whole_batches(kind, tmp_path, num_passe
     num_passes.clear()
     split = trained(tmp_path, max_batch_tokens=40, **given)
     assert max(num_passes) >= 2
+    np.testing.assert_allclose(logged(split), logged(whole), rtol=1e-4)
+    torch.testing.assert_close(weights(split), weights(whole), atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("quantized", [False, True])
+@pytest.mark.parametrize("make", [convolution, static], ids=lambda each: each.__name__)
+def test_students_without_attention_normalize_the_whole_batch(make, quantized, tmp_path, num_passes):
+    def run(bound):
+        callbacks = [QuantizationAwareTraining(QuantizationAwareConfig(num_epochs=1))] if quantized else []
+        model = make(dropout=0.3)
+        return trained(tmp_path, model=model, max_batch_tokens=bound, callbacks=callbacks, seed=5)
+
+    whole = run(10_000)
+    assert set(num_passes) == {1}
+    num_passes.clear()
+    split = run(40)
+    assert min(num_passes) >= 2
     np.testing.assert_allclose(logged(split), logged(whole), rtol=1e-4)
     torch.testing.assert_close(weights(split), weights(whole), atol=1e-5, rtol=1e-4)
 

@@ -158,7 +158,7 @@ def test_a_checkpoint_holds_weights_and_statistics(model, tmp_path):
     assert torch.equal(logits(again, IDS, MASK), logits(model, IDS, MASK))
     assert isinstance(AutoConfig.from_pretrained(tmp_path), type(model.config))
     names = [name for name, _ in again.named_children()]
-    assert names == ["encoder", "norm", "dense", "dropout", "classifier"]
+    assert names == ["encoder", "norm", "pooled_dropout", "dense", "dropout", "classifier"]
 
 
 @pytest.mark.parametrize(("key", "value"), [("pooling", "median"), ("dropout", 2.0), ("hidden_size", 0)])

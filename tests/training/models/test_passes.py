@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from convolution_students import convolution, static
 from models import tiny_classifier
 from torch import nn
 from transformers import BertConfig, BertForSequenceClassification, ModernBertConfig
@@ -91,6 +92,34 @@ def test_dropout_of_attention_needs_scores_on_a_cpu_in_training(config, num_maps
 def test_each_family_names_its_sizes_in_its_own_way(config, expected):
     shape = PassShape.of(config, is_trained=True)
     assert (shape.width, shape.inner, shape.num_maps, shape.num_held) == expected
+
+
+@pytest.mark.parametrize(
+    ("make", "shape"),
+    [
+        (convolution, {"num_filters": 40}),
+        (convolution, {"num_filters": 40, "window_sizes": [1, 2, 3], "pooling": "max"}),
+        (convolution, {"hidden_size": 24, "num_blocks": 2, "block_size": 32}),
+        (static, {"hidden_size": 32}),
+        (static, {"hidden_size": 32, "hashed_bigrams": 20, "pooling": "mean"}),
+    ],
+    ids=["filters", "window sizes", "blocks", "static", "pairs"],
+)
+def test_the_memory_of_models_without_layers_is_that_of_their_columns(make, shape):
+    model = make(**shape).train()
+    ids, held = torch.randint(1, 60, (8, 64)), {}
+
+    def keep(tensor):
+        held[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    weights = {each.untyped_storage().data_ptr() for each in model.parameters()}
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda each: each):
+        model(ids, torch.ones_like(ids))
+    kept = sum(num for place, num in held.items() if place not in weights)
+    estimated = PassShape.of(model.config, is_trained=True).token_bytes(64) * ids.numel()
+    assert 0.1 * estimated < kept < estimated
+    assert PassShape.of(model.config, is_trained=False).token_bytes(64) * ids.numel() < estimated
 
 
 def test_memory_of_a_cpu_is_shared_by_threads_and_half_of_it_is_used(monkeypatch):

@@ -118,14 +118,14 @@ class AttentionFreeStudent(TrimmedStudent):
         """Return the model's configuration.
 
         Args:
-            shapes: Fields that do not depend on the kind: word pieces, padding, labels, and the keys of every kind;
-                those left out have their defaults.
+            shapes: Fields that do not depend on the section: word pieces, padding, labels; those left out have their
+                defaults.
         """
         raise NotImplementedError
 
-    def new_model(self, shapes: Mapping[str, Any]) -> PreTrainedModel:
-        """Return the model of :meth:`new_config` with new weights; torch is seeded."""
-        raise NotImplementedError
+    def common_sizes(self) -> dict[str, Any]:
+        """Return the keys of every kind that are fields of its model's configuration."""
+        return {name: getattr(self, name) for name in _SIZES}
 
     def shape_in_words(self) -> str:
         """Describe the model in a few words, such as ``384 filters``."""
@@ -141,19 +141,13 @@ class AttentionFreeStudent(TrimmedStudent):
             ModelError: The teacher cannot be used, or the vocabulary cannot be trimmed.
         """
         from ...checkpoints.heads import head_of
-        from ...checkpoints.load import load_tokenizer
+        from ...checkpoints.load import load_tokenizer, new_classifier
         from ..vocabulary import pieces_of, with_pieces
 
         tokenizer = load_tokenizer(inputs.teacher_dir)
         num_pieces = _num_pieces(tokenizer)
-        model = self.new_model(
-            {
-                "vocab_size": num_pieces,
-                "pad_token_id": tokenizer.pad_token_id,
-                **{name: getattr(self, name) for name in _SIZES},
-                **inputs.task.model_config(inputs.label_names),
-            }
-        )
+        shapes = {"vocab_size": num_pieces, "pad_token_id": tokenizer.pad_token_id}
+        model = new_classifier(self.new_config(shapes | inputs.task.model_config(inputs.label_names)))
         kept: list[int] = []
         if self.vocabulary is not None:
             kept = pieces_of(tokenizer, self.vocabulary, inputs.texts, inputs.more_texts)

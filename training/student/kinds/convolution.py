@@ -12,8 +12,6 @@ from .attention_free import AttentionFreeStudent
 from .base import STUDENT_KINDS
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
-
     from ...models.convolution import ConvolutionConfig
 
 
@@ -63,13 +61,8 @@ class ConvolutionStudent(AttentionFreeStudent):
         """Return the model's configuration."""
         from ...models.convolution import ConvolutionConfig
 
-        return ConvolutionConfig(**shapes, **{name: getattr(self, name) for name in _OF_FILTERS})
-
-    def new_model(self, shapes: Mapping[str, Any]) -> PreTrainedModel:
-        """Return the model with new weights."""
-        from ...models.convolution import ConvolutionForSequenceClassification
-
-        return ConvolutionForSequenceClassification(self.new_config(shapes))
+        own = {name: getattr(self, name) for name in _OF_FILTERS}
+        return ConvolutionConfig(**self.common_sizes(), **own, **shapes)
 
     def shape_in_words(self) -> str:
         """Describe the model, such as ``384 filters over 3 word pieces of 128 dimensions``."""

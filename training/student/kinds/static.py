@@ -13,7 +13,7 @@ from .attention_free import AttentionFreeStudent
 from .base import STUDENT_KINDS
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedConfig, PreTrainedModel
+    from transformers import PreTrainedConfig
 
     from ...models.static import StaticConfig
 
@@ -53,13 +53,8 @@ class StaticStudent(AttentionFreeStudent):
         """Return the model's configuration."""
         from ...models.static import StaticConfig
 
-        return StaticConfig(**shapes, pooling=self.pooling, hashed_bigrams=self.hashed_bigrams)
-
-    def new_model(self, shapes: Mapping[str, Any]) -> PreTrainedModel:
-        """Return the model with new weights."""
-        from ...models.static import StaticForSequenceClassification
-
-        return StaticForSequenceClassification(self.new_config(shapes))
+        own = {"pooling": self.pooling, "hashed_bigrams": self.hashed_bigrams}
+        return StaticConfig(**self.common_sizes(), **own, **shapes)
 
     def shape_in_words(self) -> str:
         """Describe the model, such as ``mean of word pieces of 256 dimensions``."""
