@@ -23,7 +23,6 @@ import json
 import math
 import os
 import re
-import resource
 import secrets
 import subprocess
 import sys
@@ -40,6 +39,7 @@ from unittest.mock import patch
 import psutil
 from simulated_trial import simulated_trial
 
+from distiltune.export.benchmark.memory import peak_memory_mb
 from distiltune.export.machine import describe_machine
 
 CLEARLY_ABOVE_LINEAR = 1.2
@@ -226,7 +226,7 @@ def costs(
         "snapshots": len(parts.calls["state written"]),
         "last_snapshot_ms": 1000 * parts.calls["state written"][-1],
         "snapshot_kb": sizes["snapshot"] / 1024,
-        "driver_peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "driver_peak_mb": peak_memory_mb(),
         "driver_start_mb": start["rss_mb"],
         "driver_kb_a_trial": 1024 * (last["rss_mb"] - middle["rss_mb"]) / max(1, num_trials - middle["done"]),
     }

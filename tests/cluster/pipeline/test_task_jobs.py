@@ -242,6 +242,7 @@ def paired(tmp_path_factory) -> Path:
         "teacher": {"scratch": scratch},
         "training": {"max_length": 24, "learning_rate": 2e-3, "batch_size": 16},
         "search": {"num_trials": 1, "space": {"alpha": 0.5, "num_train_epochs": 10}},
+        "export": {**JOB["export"], "variants": ["onnx"]},
     }  # fmt: skip
     (folder / "job.yaml").write_text(yaml.safe_dump(job))
     done = distiltune("run", "job.yaml", "--run-id", "one", cwd=folder)
@@ -280,6 +281,7 @@ def small_run(folder: Path, lines: list[str], **sections: Any) -> TextClassifier
         "teacher": {"scratch": scratch},
         "training": {"max_length": 24, "learning_rate": 2e-3, "batch_size": 16},
         "search": {"num_trials": 1, "space": {"alpha": 0.5, "num_train_epochs": 10}},
+        "export": {**JOB["export"], "variants": ["onnx"]},
         **sections,
     }
     (folder / "job.yaml").write_text(yaml.safe_dump(job))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -16,16 +15,13 @@ LENGTH, NUM_TEXTS = 8192, 3
 MIB = 2**20
 
 
-def peak_bytes() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
 def measure(what: str, num_bytes: int, max_batch_tokens: int | None) -> dict[str, Any]:
     """Train a small ModernBERT on texts of 8,192 tokens, or label them; return the bytes that it takes."""
     import numpy as np
     import torch
     from transformers import ModernBertConfig, ModernBertForSequenceClassification
 
+    from distiltune.export.benchmark.memory import peak_memory_mb
     from distiltune.training.data.collator import DistillationCollator
     from distiltune.training.data.tokenized import TokenizedDataset, from_rows
     from distiltune.training.distillation.arguments import DistillationTrainingArguments
@@ -74,9 +70,9 @@ def measure(what: str, num_bytes: int, max_batch_tokens: int | None) -> dict[str
 
     passes.bytes_of_passes = lambda _: num_bytes  # pyright: ignore[reportAttributeAccessIssue]
     run(texts(16))  # a first run loads libraries and keeps memory
-    before = peak_bytes()
+    before = peak_memory_mb()
     trainer = run(texts(LENGTH))
-    added = peak_bytes() - before
+    added = (peak_memory_mb() - before) * MIB
     limit = passes.inference_limit(model) if trainer is None else trainer.pass_limit(is_trained=True)
     return {
         "added": added,
