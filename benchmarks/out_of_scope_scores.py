@@ -39,7 +39,8 @@ import transformers
 
 from distiltune.cluster.specification.config import load_config
 from distiltune.cluster.specification.goal import goal_of
-from distiltune.export.out_of_scope.thresholds import ScopeGoal, area_under_roc, fit_weight, threshold_of
+from distiltune.export.out_of_scope.best_threshold import best_threshold
+from distiltune.export.out_of_scope.thresholds import ScopeGoal, area_under_roc, fit_weight
 from distiltune.export.runtime.scores import SCORES, margins
 from distiltune.training.checkpoints.heads import head_of
 from distiltune.training.checkpoints.load import label_names, load_classifier
@@ -156,7 +157,9 @@ def measured(
     goal: ScopeGoal,
 ) -> dict[str, float]:
     """Select the threshold of a score on the first of two splits; return its figures on the second."""
-    value = threshold_of(name, scores[0], predictions[0], labels[0], outside, goal.config)
+    is_probability = name == "max_softmax"
+    given = scores[0], predictions[0], labels[0], outside, goal.config
+    value = best_threshold(*given, are_probabilities=is_probability)
     answers = np.where(scores[1] < value, outside, predictions[1])
     is_right, is_outside = answers == labels[1], labels[1] == outside
     ranked = np.where(predictions[1] == outside, -np.inf, scores[1])

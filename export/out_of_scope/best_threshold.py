@@ -84,6 +84,8 @@ def best_threshold(
     labels: np.ndarray,
     out_of_scope_id: int,
     config: OutOfScopeConfig,
+    *,
+    are_probabilities: bool = False,
 ) -> float:
     """Return the threshold that best meets a goal, as :func:`choose_threshold` selects it.
 
@@ -94,16 +96,24 @@ def best_threshold(
     3.31). The middle one of equally good thresholds is returned.
 
     Args:
-        scores: float[N]; differences of equal size must mean about the same everywhere, as those of logits do.
+        scores: float[N]; unless they are probabilities, differences of equal size must mean about the same everywhere,
+            as those of logits do.
         predictions: int[N], the classes with the largest logits.
         labels: int[N].
         out_of_scope_id: As for :func:`threshold_curve`.
         config: The goal.
+        are_probabilities: Whether the scores are probabilities, above 0. Most are so close to 1 that only their
+            log-odds can be smoothed.
     """
     if config.max_in_scope_refused is not None:
         curve = threshold_curve(scores, predictions, labels, out_of_scope_id)
         kept = np.flatnonzero(curve.in_scope_refused <= config.max_in_scope_refused)
         return float(curve.values[kept[-1] if len(kept) else 0])
+    if are_probabilities:
+        log_odds = np.log(scores) - np.log(np.maximum(1 - scores, np.finfo(np.float64).eps / 2))
+        best = best_threshold(log_odds, predictions, labels, out_of_scope_id, config)
+        is_above_all = best > log_odds.max()
+        return float(np.nextafter(scores.max(), np.inf) if is_above_all else 1 / (1 + np.exp(-best)))
     refuses_none, refuses_all = np.nextafter(scores.min(), -np.inf), np.nextafter(scores.max(), np.inf)
     # Texts whose answer the threshold can make wrong, and right.
     is_outside = labels == out_of_scope_id

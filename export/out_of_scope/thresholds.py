@@ -104,35 +104,9 @@ def choose_threshold(
     else:
         threshold = Threshold("energy" if score == "margin" else score, 0.0, goal.label)
     scores, texts = threshold.scores(logits), (scope.predictions(logits), labels, out_of_scope_id)
-    return replace(threshold, value=threshold_of(threshold.score, scores, *texts, goal.config))
-
-
-def threshold_of(
-    score: str,
-    scores: np.ndarray,
-    predictions: np.ndarray,
-    labels: np.ndarray,
-    out_of_scope_id: int,
-    config: OutOfScopeConfig,
-) -> float:
-    """Select the threshold of a score as :func:`~.best_threshold.best_threshold` does, by log-odds of probabilities.
-
-    Args:
-        score: Its name.
-        scores: float[N].
-        predictions: int[N].
-        labels: int[N].
-        out_of_scope_id: As for :func:`~.best_threshold.threshold_curve`.
-        config: Goal of the selection.
-    """
-    texts = predictions, labels, out_of_scope_id
-    if score != "max_softmax" or config.max_in_scope_refused is not None:
-        return best_threshold(scores, *texts, config)
-    # Most probabilities are so close to 1 that only their odds can be smoothed.
-    log_odds = np.log(scores) - np.log(np.maximum(1 - scores, np.finfo(np.float64).eps / 2))
-    best = best_threshold(log_odds, *texts, config)
-    is_above_all = best > log_odds.max()
-    return float(np.nextafter(scores.max(), np.inf) if is_above_all else 1 / (1 + np.exp(-best)))
+    is_probability = threshold.score == "max_softmax"
+    value = best_threshold(scores, *texts, goal.config, are_probabilities=is_probability)
+    return replace(threshold, value=value)
 
 
 def fit_weight(logits: np.ndarray, outside: np.ndarray, output: int) -> float:
