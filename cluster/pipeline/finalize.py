@@ -69,7 +69,7 @@ def choose_variant(
             by_name.values(),
             choose,
             metric=metric,
-            has_attention=_best_student(config, run).has_layers,
+            has_attention=_student_of(config, _best_trial(run)).has_layers,
         )
         test, names = data.splits["test"], data.label_names
         labels = task.measured_labels(texts_of(test), test["label"][:])
@@ -151,7 +151,7 @@ def _made_from(config: JobConfig, run: Run, data: TextData, *, on_gpu: bool) -> 
     teacher = run.stage_record("teacher")["result"]
     base_model, _ = _origin(config.teacher.first)
     goal = f"{VALIDATION}{config.metric}"
-    best = run.stage_record("search")["result"]["best"]
+    best = _best_trial(run)
     settings = config.training.of_kind(best["parameters"].get(STUDENT_KIND))
     training = settings.model_dump(mode="json", exclude={"by_kind"})
     return {
@@ -170,17 +170,20 @@ def _made_from(config: JobConfig, run: Run, data: TextData, *, on_gpu: bool) -> 
             if name in teacher
         },
         **_mixture((run.stage_record("logits").get("result") or {}).get("ensemble")),
-        "student": _best_student(config, run).model_dump(mode="json", exclude_none=True),
+        "student": _student_of(config, best).model_dump(mode="json", exclude_none=True),
         "hyperparameters": training | best["parameters"],
         "max_length": _max_length(config, run),
         "machine": run.stage_record("benchmark")["result"]["gpu_machine" if on_gpu else "machine"],
     }
 
 
-def _best_student(config: JobConfig, run: Run) -> StudentConfig:
-    """Return the section of the best trial's student, of whose kind the search may have tried several."""
-    found = run.stage_record("search")["result"]["best"]["parameters"]
-    return as_kind(config.student, found.get(STUDENT_KIND, config.student.kind))
+def _best_trial(run: Run) -> dict[str, Any]:
+    return run.stage_record("search")["result"]["best"]
+
+
+def _student_of(config: JobConfig, trial: Mapping[str, Any]) -> StudentConfig:
+    """Return the section of a trial's student, of whose kind the search may have tried several."""
+    return as_kind(config.student, trial["parameters"].get(STUDENT_KIND, config.student.kind))
 
 
 def _max_length(config: JobConfig, run: Run) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -198,20 +199,12 @@ class AttentionFreeClassifier(AttentionFreePreTrainedModel):
         """Return the encoder's vector of each text, float[B, P]."""
         if self._limit is None:
             return self.encoder(input_ids, attention_mask)
-        batch = {"input_ids": input_ids}
-        if attention_mask is not None:
-            batch["attention_mask"] = attention_mask
-        parts = parts_of(batch, self._limit)
-        keeps_all = len(parts) == 1
-
-        def run(part: dict[str, Tensor]) -> Tensor:
-            given = part["input_ids"], part.get("attention_mask")
-            found: Any = (
-                self.encoder(*given) if keeps_all else checkpoint(self.encoder, *given, use_reentrant=False)
-            )
-            return found
-
-        return run_in_parts(parts, run, input_ids.shape[1])
+        parts = parts_of({"input_ids": input_ids, "attention_mask": attention_mask}, self._limit)
+        recomputed: Any = partial(checkpoint, self.encoder, use_reentrant=False)
+        run = self.encoder if len(parts) == 1 else recomputed
+        return run_in_parts(
+            parts, lambda part: run(part["input_ids"], part["attention_mask"]), input_ids.shape[1]
+        )
 
     def features(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """Return the hidden layer that the head reads, float[B, classifier_size]."""
