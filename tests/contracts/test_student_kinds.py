@@ -12,6 +12,7 @@ import datasets
 import numpy as np
 import pytest
 import torch
+from convolution_students import convolution_student
 from models import tiny_classifier, tiny_data
 from pydantic import Field, ValidationError
 
@@ -64,8 +65,9 @@ def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def other(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkpoint other than the teacher, with other labels and other word pieces."""
+    """A checkpoint other than the teacher, with other labels and other word pieces; beside it a convolution."""
     folder = tmp_path_factory.mktemp("kinds") / "other"
+    convolution_student(folder.with_name("trained"), num_pieces=80, window_sizes=[1, 3], num_blocks=1)
     return tiny_classifier(folder, family="distilbert", label_names=["a", "b"], texts=TEXTS[:30], seed=1)
 
 
@@ -101,6 +103,7 @@ def values_of(kind: str, other: Path) -> dict[str, Any]:
         "checkpoint": {"checkpoint": str(other)},
         "convolution": {"num_filters": 12, "window_sizes": [1, 3], "num_blocks": 1, "hidden_size": 8},
         "static": {"hidden_size": 8},
+        "pruned": {"trained": str(other.with_name("trained")), "kept_filters": 5},
         "fresh": {"rows": 24},
     }
     return {"kind": kind, **own[kind]}
@@ -137,7 +140,7 @@ def job(config: StudentConfig, teacher: Path) -> JobConfig:
 
 
 def test_the_kinds():
-    assert STUDENT_KINDS.names == ["layers", "checkpoint", "convolution", "static"], (
+    assert STUDENT_KINDS.names == ["layers", "checkpoint", "convolution", "static", "pruned"], (
         "the default is listed first"
     )
     assert type(student_config()) is STUDENT_KINDS["layers"]
@@ -247,7 +250,7 @@ def test_a_search_varies_only_the_keys_that_a_kind_names(config, teacher):
 def test_a_kind_that_is_added_from_outside_is_configured_and_built(teacher, tmp_path):
     with pytest.raises(
         ConfigError,
-        match=r"student\.kind: 'fresh' is not known; accepted: layers, checkpoint, convolution, static",
+        match=r"student\.kind: 'fresh' is not known; accepted: layers, checkpoint, convolution, static, pruned",
     ):
         load_config("clinc150", ["student.kind=fresh"])
     with STUDENT_KINDS.temporarily(FreshStudent):
@@ -308,7 +311,7 @@ def test_a_student_without_layers_is_exported_with_equal_logits(config, teacher,
     built(config, teacher, tmp_path / "student")
     model = trained(tmp_path / "student", tmp_path / "trained", 1).model.eval()
     export_onnx(model, tmp_path / "model.onnx", max_length=16)
-    tokenizer = load_tokenizer(teacher)
+    tokenizer = load_tokenizer(tmp_path / "student")
     batch = tokenizer(TEXTS[:7], padding=True, return_tensors="pt", return_token_type_ids=False)
     with torch.no_grad():
         expected = model(**batch).logits.numpy()

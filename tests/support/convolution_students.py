@@ -49,9 +49,9 @@ def _made(seed: int, make: Callable[[], Any]) -> Any:
     return model
 
 
-def convolution_student(directory: Path, **shape: Any) -> Path:
+def convolution_student(directory: Path, num_pieces: int = 200, **shape: Any) -> Path:
     """Write a convolution with a tokenizer of :func:`models.tiny_data`; returns ``directory``."""
-    return _written(convolution, directory, shape)
+    return _written(convolution, directory, shape, num_pieces)
 
 
 def static_student(directory: Path, **shape: Any) -> Path:
@@ -59,8 +59,8 @@ def static_student(directory: Path, **shape: Any) -> Path:
     return _written(static, directory, shape)
 
 
-def _written(make: Callable[..., Any], directory: Path, shape: dict[str, Any]) -> Path:
-    tokenizer = train_tokenizer([text for text, _ in tiny_data()], vocab_size=200)
+def _written(make: Callable[..., Any], directory: Path, shape: dict[str, Any], num_pieces: int = 200) -> Path:
+    tokenizer = train_tokenizer([text for text, _ in tiny_data()], vocab_size=num_pieces)
     vocabulary = {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id}
     save_checkpoint(make(**vocabulary, **shape), tokenizer, directory)
     return directory

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForSequenceClassification
+from transformers.pytorch_utils import prune_linear_layer
 
-from .attention_free import AttentionFreeClassifier, AttentionFreeConfig, AttentionFreeEncoder, kept_positions
+from .attention_free import (
+    AttentionFreeClassifier,
+    AttentionFreeConfig,
+    AttentionFreeEncoder,
+    TextNorm,
+    kept_positions,
+    scale_and_shift,
+)
 
 MODEL_TYPE = "distiltune-convolution"
 
@@ -155,6 +164,46 @@ class ConvolutionForSequenceClassification(AttentionFreeClassifier):
 
     def __init__(self, config: ConvolutionConfig) -> None:
         super().__init__(config, ConvolutionModel(config))
+
+
+def filter_importance(model: ConvolutionForSequenceClassification) -> Tensor:
+    """Return how much each filter moves the hidden layer, float64[G, F] for G window sizes with F filters each.
+
+    This is the standard deviation, over training texts, of what a filter's pooled values add to the inputs of the
+    hidden layer: that of the value itself, times the scale of the batch normalization, times the norm of its weights.
+    Of ``max_mean``, the squares of both values are added, as if they were independent.
+    """
+    norm, weight = model.norm, model.dense.weight.detach().double()
+    assert norm.running_var is not None
+    scale, _ = scale_and_shift(norm)
+    variance = scale.detach().square() * norm.running_var.double() * weight.square().sum(0)
+    return variance.view(-1, len(model.config.window_sizes), model.config.num_filters).sum(0).sqrt()
+
+
+@torch.no_grad()
+def keep_filters(model: ConvolutionForSequenceClassification, kept: Sequence[Sequence[int]]) -> None:
+    """Remove all filters but those given, in place.
+
+    What the removed ones add to the hidden layer on average over the training texts is added to its bias.
+
+    Args:
+        model: A trained convolution.
+        kept: Filters to keep of each window size, counted from 0, in ascending order; the same number of each.
+    """
+    config, norm, encoder = model.config, model.norm, model.encoder
+    columns = torch.arange(norm.num_features).view(-1, len(kept), config.num_filters)
+    chosen = torch.cat([columns[:, group, list(each)] for group, each in enumerate(kept)], dim=1).flatten()
+    removed = torch.ones(norm.num_features, dtype=torch.bool)
+    removed[chosen] = False
+    model.dense.bias += model.dense.weight[:, removed] @ norm.bias[removed]
+    model.dense = prune_linear_layer(model.dense, chosen, dim=1)
+    model.norm = TextNorm(len(chosen))
+    for name, value in norm.state_dict().items():
+        model.norm.state_dict()[name].copy_(value if value.ndim == 0 else value[chosen])
+    model.norm.train(norm.training)
+    for filters, each in zip(encoder.filters, kept, strict=True):
+        filters.linear = prune_linear_layer(filters.linear, torch.tensor(each), dim=0)
+    config.num_filters = len(kept[0])
 
 
 AutoConfig.register(MODEL_TYPE, ConvolutionConfig)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -15,7 +15,12 @@ from ..models.inference import compute_logits
 from ..ragged import Ragged, Rows, flat, offsets_of
 from ..tasks import SINGLE_LABEL, Task
 
+if TYPE_CHECKING:
+    from .kinds.base import StudentInputs
+
 NUM_TEXTS = 512
+NUM_TOKENS = 64
+"""Tokens that texts are cut to where a student is built without a number."""
 
 
 class StepParity:
@@ -52,6 +57,17 @@ class StepParity:
         self._task = task
         self._before: Rows | None = None
         self.steps: list[dict[str, Any]] = []
+
+    @classmethod
+    def of_student(cls, inputs: StudentInputs, *, has_head: bool) -> StepParity:
+        """Return the comparison of a student's steps; nothing is compared while its head is new."""
+        return cls(
+            inputs.texts if has_head else [],
+            max_length=inputs.max_length or NUM_TOKENS,
+            num_threads=inputs.num_threads,
+            use_gpu=inputs.use_gpu,
+            task=inputs.task,
+        )
 
     def before(self, model: PreTrainedModel, tokenizer: Any) -> None:
         """Record the model's logits before a step."""

@@ -93,9 +93,9 @@ def narrow(
         split = task.tokenize_texts(chosen, tokenizer, length, model.config.num_labels or 0)
     head_scores, row_scores = importance(model, split, task)
     if head_scores is not None and width.num_attention_heads not in (None, num_heads(model.config)):
-        keep_heads(model, _highest(head_scores, width.num_attention_heads))
+        keep_heads(model, highest(head_scores, width.num_attention_heads))
     if row_scores is not None and width.intermediate_size not in (None, num_rows(model.config)):
-        keep_rows(model, _highest(row_scores, width.intermediate_size))
+        keep_rows(model, highest(row_scores, width.intermediate_size))
 
 
 def importance(
@@ -170,7 +170,7 @@ def _per_text(loss: Tensor, read: list[tuple[_Place, Tensor]], size: int) -> dic
     return changes
 
 
-def _highest(scores: Tensor, count: int | None) -> list[list[int]]:
-    """Return for each layer the ascending indices of the ``count`` highest scores; on ties, the first."""
+def highest(scores: Tensor, count: int | None) -> list[list[int]]:
+    """Return for each row of float[N, M] the ascending indices of the ``count`` highest scores; on ties, the first."""
     best = torch.argsort(scores, dim=1, descending=True, stable=True)[:, :count]
     return best.sort(dim=1).values.tolist()

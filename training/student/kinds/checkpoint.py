@@ -60,17 +60,9 @@ class CheckpointStudent(TransformerStudent):
 
     def load_source(self, inputs: StudentInputs) -> tuple[PreTrainedModel, Any, bool]:
         """Load the checkpoint; its head is newly initialized, unless it was trained for these labels."""
-        from ...checkpoints.heads import has_labels, load_with_labels
-        from ...checkpoints.load import load_tokenizer, resolve_checkpoint
-        from ...checkpoints.word_pieces import check_known, check_table
+        from ...checkpoints.load import load_config, resolve_checkpoint
         from ...models.families import family_of
+        from ..source import load_source
 
-        name = resolve_checkpoint(self.checkpoint)
-        labels = inputs.task.labels_of_head(inputs.labels)
-        model = load_with_labels(name, inputs.label_names, inputs.task, labels)
-        tokenizer = load_tokenizer(name)
-        has_head = has_labels(name, inputs.label_names, inputs.task)
-        family_of(model)
-        check_table(tokenizer, model.config, self.checkpoint)
-        check_known(tokenizer, inputs.texts, "student.checkpoint")
-        return model, tokenizer, has_head
+        family_of(load_config(resolve_checkpoint(self.checkpoint)))
+        return load_source(self.checkpoint, inputs, "student.checkpoint")

@@ -66,10 +66,15 @@ class ConvolutionStudent(AttentionFreeStudent):
 
     def shape_in_words(self) -> str:
         """Describe the model, such as ``384 filters over 3 word pieces of 128 dimensions``."""
-        sizes = ", ".join(map(str, self.window_sizes))
-        each = " each" if len(self.window_sizes) > 1 else ""
-        pieces = "word piece" if self.window_sizes == [1] else "word pieces"
-        text = f"{self.num_filters} filters{each} over {sizes} {pieces} of {self.hidden_size} dimensions"
-        if self.num_blocks:
-            text += f", {self.num_blocks} residual block{'s' if self.num_blocks > 1 else ''}"
-        return text
+        return filters_in_words(self)
+
+
+def filters_in_words(shape: ConvolutionStudent | ConvolutionConfig) -> str:
+    """Describe a convolution, such as ``384 filters over 3 word pieces of 128 dimensions``."""
+    sizes = ", ".join(map(str, shape.window_sizes))
+    each = " each" if len(shape.window_sizes) > 1 else ""
+    pieces = "word piece" if shape.window_sizes == [1] else "word pieces"
+    text = f"{shape.num_filters} filters{each} over {sizes} {pieces} of {shape.hidden_size} dimensions"
+    if shape.num_blocks:
+        text += f", {shape.num_blocks} residual block{'s' if shape.num_blocks > 1 else ''}"
+    return text

@@ -18,8 +18,6 @@ from .trimmed import TrimmedStudent
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
-_NUM_TOKENS = 64  # to which texts are truncated where no number is given
-
 
 class TransformerStudent(TrimmedStudent):
     """A student with layers of a transformer: of the teacher, or of a checkpoint."""
@@ -141,13 +139,7 @@ class TransformerStudent(TrimmedStudent):
         model, tokenizer, has_head = self.load_source(inputs)
         if inputs.max_length is not None:
             check_max_length(model, inputs.max_length, "student")
-        parity = StepParity(
-            inputs.texts if has_head else [],
-            max_length=inputs.max_length or _NUM_TOKENS,
-            num_threads=inputs.num_threads,
-            use_gpu=inputs.use_gpu,
-            task=inputs.task,
-        )
+        parity = StepParity.of_student(inputs, has_head=has_head)
         # Importance is more accurate in the whole model than in selected layers that were never trained together.
         if self.width is not None:
             parity.before(model, tokenizer)
@@ -197,6 +189,7 @@ def _pretrain(
     model: PreTrainedModel, tokenizer: Any, config: PretrainingConfig, inputs: StudentInputs
 ) -> dict[str, Any]:
     from ...pretraining.pretrain_student import pretrain_student
+    from ..logit_change import NUM_TOKENS
 
     return pretrain_student(
         model,
@@ -204,7 +197,7 @@ def _pretrain(
         inputs.teacher_dir,
         [*inputs.texts, *inputs.more_texts],
         config,
-        max_length=inputs.max_length or _NUM_TOKENS,
+        max_length=inputs.max_length or NUM_TOKENS,
         num_threads=inputs.num_threads,
         use_gpu=inputs.use_gpu,
         report=inputs.report,
