@@ -161,10 +161,10 @@ def _teacher(teacher: Any) -> str:
 
 
 def _student(student: Any) -> str:
-    if student.source is not None:
-        return str(student.source)
     if not student.has_layers:
         return f"{student.kind}: {student.shape_in_words()}"
+    if student.source is not None:
+        return str(student.source)
     return f"layers {student.layers} of the teacher"
 
 

@@ -25,6 +25,12 @@ def first_equal_rows(table: Tensor) -> Tensor:
     return torch.tensor([first.setdefault(row.tobytes(), number) for number, row in enumerate(rows)])
 
 
+def num_distinct_rows(model: PreTrainedModel) -> int:
+    """Return the number of distinct rows of the word pieces in a model's token embedding."""
+    embedding: nn.Embedding = model.get_input_embeddings()  # pyright: ignore[reportAssignmentType]
+    return len(first_equal_rows(embedding.weight[: model.config.vocab_size]).unique())
+
+
 def share_rows(model: PreTrainedModel, kept: Sequence[int]) -> int:
     """Replace the row of each piece not in ``kept`` by that of the most similar kept piece, in place.
 
@@ -47,7 +53,7 @@ def share_rows(model: PreTrainedModel, kept: Sequence[int]) -> int:
     nearest[own] = own
     with torch.no_grad():
         table.copy_(table[nearest])
-    return len(first_equal_rows(table).unique())
+    return num_distinct_rows(model)
 
 
 class SharedRows(nn.Module):

@@ -10,8 +10,9 @@ from models import tiny_classifier, tiny_data
 from distiltune.cluster.pipeline.checks.models import check_models
 from distiltune.cluster.specification.config import JobConfig
 from distiltune.errors import ConfigError, ModelError
-from distiltune.training.checkpoints.load import load_classifier
+from distiltune.training.checkpoints.load import load_classifier, save_checkpoint
 from distiltune.training.models.convolution import filter_importance
+from distiltune.training.models.tied_embedding_rows import share_rows
 from distiltune.training.student.build import build_student
 from distiltune.training.student.config import student_config
 
@@ -45,7 +46,7 @@ def test_the_most_important_filters_stay_and_the_change_is_recorded(teacher, tra
     torch.testing.assert_close(model.classifier.weight, whole.classifier.weight)
     assert record["shape"] == "4 filters over 2 word pieces of 8 dimensions"
     (step,) = record["parity"]
-    assert step["step"] == "filters"
+    assert step["step"] == "pruning"
     assert 0 < step["logits_rmse"] < 1
 
 
@@ -56,6 +57,15 @@ def test_without_a_number_all_filters_stay(teacher, trained, tmp_path):
     assert record["parity"] == []
     whole, again = (load_classifier(each)[0].state_dict() for each in (trained, tmp_path / "s"))
     assert all(torch.equal(value, again[name]) for name, value in whole.items())
+
+
+@pytest.mark.parametrize("key", ["trained", "checkpoint"])
+def test_rows_that_word_pieces_share_are_counted_once(teacher, trained, tmp_path, key):
+    whole, tokenizer = load_classifier(trained if key == "trained" else teacher)
+    share_rows(whole, range(40))
+    save_checkpoint(whole, tokenizer, tmp_path / "shared")
+    student = student_config(**{key: str(tmp_path / "shared")})
+    assert build_student(student, teacher, LABELS, tmp_path / "s")["num_embeddings"] == 40
 
 
 def job(teacher: Path, student: dict, **sections: dict) -> JobConfig:

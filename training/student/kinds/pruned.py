@@ -80,8 +80,8 @@ class PrunedStudent(StudentConfig):
             inspect_checkpoint(resolve_checkpoint(self.trained), task=task, max_length=max_length)
 
     def shape_in_words(self) -> str:
-        """Describe the model, such as ``640 filters of a trained convolution``."""
-        return f"{'all' if self.kept_filters is None else self.kept_filters} filters of a trained convolution"
+        """Describe the model, such as ``512 filters of runs/wide/best``."""
+        return f"{'all' if self.kept_filters is None else f'{self.kept_filters:,}'} filters of {self.trained}"
 
     def build(self, inputs: StudentInputs) -> BuiltStudent:
         """Load the trained student and remove filters.
@@ -93,6 +93,7 @@ class PrunedStudent(StudentConfig):
             ModelError: The checkpoint cannot be used, or has fewer filters.
         """
         from ...models.convolution import filter_importance, keep_filters
+        from ...models.tied_embedding_rows import num_distinct_rows
         from ..logit_change import StepParity
         from ..source import load_source
         from ..width import highest
@@ -104,12 +105,12 @@ class PrunedStudent(StudentConfig):
         if self.kept_filters is not None and self.kept_filters < config.num_filters:
             parity.before(model, tokenizer)
             keep_filters(model, highest(filter_importance(model), self.kept_filters))
-            parity.after("filters", model, tokenizer)
+            parity.after("pruning", model, tokenizer)
         record = {
             "family": config.model_type,
             "num_layers": None,
             "shape": filters_in_words(config),
-            "num_embeddings": config.vocab_size,
+            "num_embeddings": num_distinct_rows(model),
             "parity": parity.steps,
         }
         return BuiltStudent(model, tokenizer, record)

@@ -132,6 +132,7 @@ class TransformerStudent(TrimmedStudent):
         """
         from ...checkpoints.load import check_max_length
         from ...models.families import first_position
+        from ...models.tied_embedding_rows import num_distinct_rows
         from ..logit_change import StepParity
         from ..vocabulary import pieces_of, with_pieces
         from ..width import narrow
@@ -150,7 +151,7 @@ class TransformerStudent(TrimmedStudent):
         more = {}
         if self.pretraining is not None:  # before trimming, since the teacher has all the pieces
             more["pretraining"] = _pretrain(model, tokenizer, self.pretraining, inputs)
-        num_embeddings = model.config.vocab_size
+        num_embeddings = num_distinct_rows(model)
         if self.vocabulary is not None:
             parity.before(model, tokenizer)
             # Some models count positions from the padding id, so it must keep its place.
