@@ -66,10 +66,10 @@ class ConvolutionStudent(AttentionFreeStudent):
 
     def shape_in_words(self) -> str:
         """Describe the model, such as ``384 filters over 3 word pieces of 128 dimensions``."""
-        return filters_in_words(self)
+        return filters_in_words(self.new_config({}))
 
 
-def filters_in_words(shape: ConvolutionStudent | ConvolutionConfig) -> str:
+def filters_in_words(shape: ConvolutionConfig) -> str:
     """Describe a convolution, such as ``384 filters over 3 word pieces of 128 dimensions``."""
     sizes = ", ".join(map(str, shape.window_sizes))
     each = " each" if len(shape.window_sizes) > 1 else ""

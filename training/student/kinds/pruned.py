@@ -58,7 +58,9 @@ class PrunedStudent(StudentConfig):
             found = _convolution(load_config(resolve_checkpoint(self.trained)))
         most = max(searched.get("kept_filters", [self.kept_filters or 1]))
         if most > found.num_filters:
-            where = "search.space.student.kept_filters" if "kept_filters" in searched else "student.kept_filters"
+            where = (
+                "search.space.student.kept_filters" if "kept_filters" in searched else "student.kept_filters"
+            )
             raise ModelError(
                 f"{where}: {most:,} given, but the trained student has {found.num_filters:,} filters of each window "
                 f"size; accepted: 1 to {found.num_filters:,}"
