@@ -4,7 +4,8 @@
         [--seeds 42 43 44] [--json FILE] [--picture FILE] [--untimed]
 
 The file has the format of ``benchmarks/techniques.py``; paths in it are relative to the working directory. Every change
-runs once for each ``training.seed``, as ``FILE-CHANGE-SEED``; finished runs are not repeated. Accuracies are of the
+runs once for each ``training.seed``, as ``FILE-CHANGE-SEED``; finished runs are not repeated. With ``after``, the name of
+another change, it begins with the student that this one has trained with the same seed. Accuracies are of the
 variant that the first seed's run selected, on the test split, which selects nothing: the mean over seeds with the
 least and greatest.
 
@@ -73,18 +74,15 @@ def main() -> None:
     job, changes = given["job"], given["changes"]
     seeds = dict(seeds_of(each, arguments.seeds) for each in arguments.only or changes)
     check_names(parser, seeds, changes)
-    runs = {
-        name: [
-            run_changed(
-                job,
-                {**changes[name], "training.seed": seed},
-                f"{arguments.file.stem}-{name}-{seed}",
-                arguments.storage,
-            )
-            for seed in own
-        ]
-        for name, own in seeds.items()
-    }
+
+    def run(name: str, seed: int) -> Run:
+        change = {**changes[name], "training.seed": seed}
+        if (wide := change.pop("after", None)) is not None:
+            trained = run(wide, seed)
+            change["student"] = {**change["student"], "trained": str(trained.store.fetch(trained.key("best")))}
+        return run_changed(job, change, f"{arguments.file.stem}-{name}-{seed}", arguments.storage)
+
+    runs = {name: [run(name, seed) for seed in own] for name, own in seeds.items()}
     found = {name: artifact_figures(each) for name, each in runs.items()}
     first = next(iter(runs.values()))[0]
     found[TEACHER] = {"variant": "teacher-pytorch", **accuracies([row_of(first, "teacher-pytorch")])}
