@@ -4,8 +4,8 @@
         [--seeds 42 43 44] [--json FILE] [--picture FILE] [--untimed]
 
 The file has the format of ``benchmarks/techniques.py``; paths in it are relative to the working directory. Every change
-runs once for each ``training.seed``, as ``FILE-CHANGE-SEED``; finished runs are not repeated. With ``after``, the name of
-another change, it begins with the student that this one has trained with the same seed. Accuracies are of the
+runs once for each ``training.seed``, as ``FILE-CHANGE-SEED``; finished runs are not repeated. With ``after``, the name
+of another change, it begins with the student that this one has trained with the same seed. Accuracies are of the
 variant that the first seed's run selected, on the test split, which selects nothing: the mean over seeds with the
 least and greatest.
 
@@ -79,7 +79,10 @@ def main() -> None:
         change = {**changes[name], "training.seed": seed}
         if (wide := change.pop("after", None)) is not None:
             trained = run(wide, seed)
-            change["student"] = {**change["student"], "trained": str(trained.store.fetch(trained.key("best")))}
+            change["student"] = {
+                **change["student"],
+                "trained": str(trained.store.fetch(trained.key("best"))),
+            }
         return run_changed(job, change, f"{arguments.file.stem}-{name}-{seed}", arguments.storage)
 
     runs = {name: [run(name, seed) for seed in own] for name, own in seeds.items()}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -190,19 +190,22 @@ def keep_filters(model: ConvolutionForSequenceClassification, kept: Sequence[Seq
         model: A trained convolution.
         kept: Filters to keep of each window size, counted from 0, in ascending order; the same number of each.
     """
-    config, norm, encoder = model.config, model.norm, model.encoder
+    config, norm, groups = model.config, model.norm, cast(Sequence[WindowProduct], model.encoder.filters)
     columns = torch.arange(norm.num_features).view(-1, len(kept), config.num_filters)
-    chosen = torch.cat([columns[:, group, list(each)] for group, each in enumerate(kept)], dim=1).flatten()
+    chosen: Any = torch.cat(
+        [columns[:, group, list(each)] for group, each in enumerate(kept)], dim=1
+    ).flatten()
     removed = torch.ones(norm.num_features, dtype=torch.bool)
     removed[chosen] = False
-    model.dense.bias += model.dense.weight[:, removed] @ norm.bias[removed]
+    model.dense.bias.add_(model.dense.weight[:, removed] @ norm.bias[removed])
     model.dense = prune_linear_layer(model.dense, chosen, dim=1)
     model.norm = TextNorm(len(chosen))
     for name, value in norm.state_dict().items():
         model.norm.state_dict()[name].copy_(value if value.ndim == 0 else value[chosen])
     model.norm.train(norm.training)
-    for filters, each in zip(encoder.filters, kept, strict=True):
-        filters.linear = prune_linear_layer(filters.linear, torch.tensor(each), dim=0)
+    for filters, each in zip(groups, kept, strict=True):
+        rows: Any = torch.tensor(each)
+        filters.linear = prune_linear_layer(filters.linear, rows, dim=0)
     config.num_filters = len(kept[0])
 
 
