@@ -200,8 +200,8 @@ def keep_filters(model: ConvolutionForSequenceClassification, kept: Sequence[Seq
     model.dense.bias.add_(model.dense.weight[:, removed] @ norm.bias[removed])
     model.dense = prune_linear_layer(model.dense, chosen, dim=1)
     model.norm = TextNorm(len(chosen))
-    for name, value in norm.state_dict().items():
-        model.norm.state_dict()[name].copy_(value if value.ndim == 0 else value[chosen])
+    values = norm.state_dict().items()  # of each column, and the number of batches
+    model.norm.load_state_dict({name: value[chosen] if value.ndim else value for name, value in values})
     model.norm.train(norm.training)
     for filters, each in zip(groups, kept, strict=True):
         rows: Any = torch.tensor(each)

@@ -151,8 +151,9 @@ class TransformerStudent(TrimmedStudent):
         more = {}
         if self.pretraining is not None:  # before trimming, since the teacher has all the pieces
             more["pretraining"] = _pretrain(model, tokenizer, self.pretraining, inputs)
-        num_embeddings = num_distinct_rows(model)
-        if self.vocabulary is not None:
+        if self.vocabulary is None:
+            num_embeddings = num_distinct_rows(model)
+        else:
             parity.before(model, tokenizer)
             # Some models count positions from the padding id, so it must keep its place.
             fixed = range(first_position(model))
