@@ -152,22 +152,24 @@ def with_convolution_nodes(model: ConvolutionForSequenceClassification) -> onnx.
     return writer.graph(logits, NUM_LABELS, OPSET)
 
 
-def feed(num_tokens: int) -> dict[str, np.ndarray]:
-    """Return the inputs of one text, without padding."""
+def feed(session: ort.InferenceSession, num_tokens: int) -> dict[str, np.ndarray]:
+    """Return the inputs of a graph for one text, without padding."""
     ids = np.random.default_rng(0).integers(1, 30522, (1, num_tokens))
-    return {"input_ids": ids, "attention_mask": np.ones_like(ids)}
+    given = {"input_ids": ids, "attention_mask": np.ones_like(ids)}
+    return {node.name: given[node.name] for node in session.get_inputs()}
 
 
 def time_graphs(paths: dict[tuple[str, str, str], Path], num_tokens: int, rounds: int) -> dict[Any, float]:
     """Time the graphs in turns; return the median microseconds of a call in the fastest turn of each."""
     sessions = {key: ort.InferenceSession(str(path), session_options(1, {})) for key, path in paths.items()}
-    given, times = feed(num_tokens), defaultdict(list)
+    given = {key: feed(session, num_tokens) for key, session in sessions.items()}
+    times = defaultdict(list)
     for turn in range(rounds + 4):
         for key, session in sessions.items():
             taken = []
             for _ in range(CALLS):
                 start = time.perf_counter_ns()
-                session.run(None, given)
+                session.run(None, given[key])
                 taken.append(time.perf_counter_ns() - start)
             if turn >= 4:  # the first are warm-up
                 times[key].append(median(taken) / 1000)
@@ -182,7 +184,8 @@ def time_nodes(path: Path, num_tokens: int, num_calls: int = 2000) -> dict[str, 
     options = session_options(1, {})
     options.enable_profiling = True
     options.profile_file_prefix = str(path.with_suffix(""))
-    session, given = ort.InferenceSession(str(path), options), feed(num_tokens)
+    session = ort.InferenceSession(str(path), options)
+    given = feed(session, num_tokens)
     for _ in range(num_calls):
         session.run(None, given)
     events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))

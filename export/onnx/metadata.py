@@ -1,4 +1,4 @@
-"""Record what a graph predicts in the metadata of its file, so that the file alone names its outputs."""
+"""Record what a graph predicts in the metadata of its file, which names its outputs, and read its inputs."""
 
 from __future__ import annotations
 
@@ -23,3 +23,8 @@ def write_metadata(path: Path, task: str, labels: Sequence[str]) -> None:
     graph = onnx.load_model(str(path), load_external_data=False)
     helper.set_model_props(graph, {"task": task, "labels": json.dumps([*labels], ensure_ascii=False)})
     onnx.save_model(graph, str(path))
+
+
+def input_names(path: Path) -> list[str]:
+    """Return the names of the inputs that a graph's file declares, in their order."""
+    return [node.name for node in onnx.load_model(str(path), load_external_data=False).graph.input]

@@ -1,4 +1,4 @@
-"""Write a classifier's ONNX graph node by node: input_ids and attention_mask in, logits out."""
+"""Write a classifier's ONNX graph node by node: input_ids and, where it is read, attention_mask in, logits out."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class GraphWriter:
         return self.add("Add", product, self.weight(f"{name}.bias", bias))
 
     def graph(self, logits: str, num_labels: int, opset: int) -> onnx.ModelProto:
-        """Return the graph with the value ``logits``, float[B, C], as its output.
+        """Return the graph with the value ``logits``, float[B, C], as its output, and the inputs that its nodes read.
 
         Args:
             logits: Name of the value, which the last node computes.
@@ -73,7 +73,12 @@ class GraphWriter:
         """
         assert self._nodes[-1].output[0] == logits
         self._nodes[-1].output[0] = OUTPUT_NAME
-        inputs = [helper.make_tensor_value_info(name, TensorProto.INT64, _AXES) for name in INPUT_NAMES]
+        read = {name for node in self._nodes for name in node.input}
+        inputs = [
+            helper.make_tensor_value_info(name, TensorProto.INT64, _AXES)
+            for name in INPUT_NAMES
+            if name in read
+        ]
         output = helper.make_tensor_value_info(OUTPUT_NAME, TensorProto.FLOAT, (_AXES[0], num_labels))
         graph = helper.make_graph(self._nodes, "classifier", inputs, [output], list(self._constants.values()))
         imports = [helper.make_opsetid("", opset)]

@@ -27,7 +27,7 @@ from ...training.tasks.spans.windows import Windowing
 from ..artifact.manifest import MODEL_DATA_FILE, TOKENIZER_FILE
 from ..onnx.convert import export_onnx
 from ..onnx.fusion import ATTENTION_OPS, fuse_onnx
-from ..onnx.metadata import write_metadata
+from ..onnx.metadata import input_names, write_metadata
 from ..out_of_scope.fit_scores import ValidationTexts, fit_scores
 from ..runtime.classifier import TextClassifier
 from ..runtime.probes import write_probes
@@ -150,6 +150,7 @@ def build_variant(
                 student_dir,
                 folder,
                 student_tokenizer=student_tokenizer,
+                input_names=input_names(folder / MODEL_FILE),
                 task=student_task,
                 max_length=max_length,
                 out_of_scope_label=out_of_scope_label,

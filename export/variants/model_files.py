@@ -16,7 +16,6 @@ from ...storage.safe_reading import read_json
 from ...texts import TextOrPair, num_characters
 from ...training.checkpoints.load import label_names, load_tokenizer
 from ...training.data.tokenized import tokenize_rows
-from ...training.models.token_types import reads_token_types
 from ...training.tasks import Task
 from ..artifact.manifest import (
     CONFIG_FILE,
@@ -25,7 +24,6 @@ from ..artifact.manifest import (
     TOKENIZER_CONFIG_FILE,
     TOKENIZER_FILE,
 )
-from ..onnx.writer import INPUT_NAMES, TOKEN_TYPES
 from ..runtime.classifier_config import read_config
 from ..runtime.tokenizer import Tokenizer
 
@@ -135,6 +133,7 @@ def write_model_files(
     folder: Path,
     *,
     student_tokenizer: Any,
+    input_names: Sequence[str],
     task: Task,
     max_length: int,
     out_of_scope_label: str | None,
@@ -151,6 +150,7 @@ def write_model_files(
         student_dir: Its checkpoint, with the tokenizer.
         folder: Folder of the variant.
         student_tokenizer: The student's tokenizer, opened by transformers.
+        input_names: Inputs of the graph.
         task: Task that the student was trained for.
         max_length: Number of tokens to which a text is truncated, here as in those libraries.
         out_of_scope_label: Label of out-of-scope texts; None where there is none.
@@ -174,7 +174,6 @@ def write_model_files(
         "num_threads": num_threads,
         **({TAKES_PAIRS: True} if takes_pairs else {}),
     }
-    types = [TOKEN_TYPES] if takes_pairs and reads_token_types(model) else []
     tokenizer_config = {
         # The family's class would build a tokenizer of its own, which may split words differently.
         "tokenizer_class": "PreTrainedTokenizerFast",
@@ -183,7 +182,7 @@ def write_model_files(
         "model_max_length": max_length,
         "truncation_side": side,
         "padding_side": "right",
-        "model_input_names": [*INPUT_NAMES, *types],
+        "model_input_names": list(input_names),
         "clean_up_tokenization_spaces": False,
     }
     _write_json(folder / SETTINGS_FILE, settings)

@@ -120,13 +120,12 @@ def onnx_logits(path: Path, *, num_threads: int = 1) -> Logits:
     except Exception as error:  # ONNX Runtime's errors share no base class but Exception
         raise ExportError(f"{path.name}: ONNX Runtime cannot load it: {error}") from error
 
-    has_types = TOKEN_TYPES in {each.name for each in session.get_inputs()}
+    names = [each.name for each in session.get_inputs()]
 
     def run(input_ids: np.ndarray, attention_mask: np.ndarray, types: np.ndarray | None = None) -> np.ndarray:
-        feed = {"input_ids": input_ids, "attention_mask": attention_mask}
-        if has_types:
-            feed[TOKEN_TYPES] = np.zeros_like(input_ids) if types is None else types
-        return np.asarray(session.run(None, feed)[0])
+        types = np.zeros_like(input_ids) if types is None else types
+        given = {"input_ids": input_ids, "attention_mask": attention_mask, TOKEN_TYPES: types}
+        return np.asarray(session.run(None, {name: given[name] for name in names})[0])
 
     return run
 

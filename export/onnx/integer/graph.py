@@ -1,8 +1,9 @@
 """Write the graph of a convolution in integers: rows of the table in, logits out, and 8 bits between all nodes.
 
 Windows are read by ONNX Runtime's integer convolution with columns last, which copies no rows side by side. Its
-clipping to unsigned integers is ReLU. Where windows read rows of the table, padding costs no node: positions with text
-have columns of ones, and without them every filter is 0. Other windows are multiplied by the mask.
+clipping to unsigned integers is ReLU. Where windows read rows of the table, padding costs no node: the rows of word
+pieces have columns of ones, which the row of padding has not, and without them every filter is 0. So a graph without
+blocks has no mask: each padding token is padding. Windows of blocks are multiplied by the mask.
 """
 
 from __future__ import annotations
@@ -77,8 +78,8 @@ class _Table:
     """Rows of word pieces in 8 bits, ``scale * (row - 128)``.
 
     Attributes:
-        rows: uint8[K, D], each different row once.
-        place: Index of the row of each of V word pieces, int32[V]; None: they are 0 to V - 1.
+        rows: uint8[K, D], each different row once; row 0 of the graph is that of padding, and these follow it.
+        place: Number of the row of each of V tokens in the graph, int32[V]; None: it is the id.
         scale: Scale of the rows.
         steps: float32[K, N, B], the same in 4 bits and N blocks; None where they are stored in 8.
         scales: float32[K, N, 1], scales of the blocks.
@@ -93,10 +94,14 @@ class _Table:
     @classmethod
     def of(cls, model: ConvolutionForSequenceClassification, bits: int) -> _Table:
         """Quantize a model's table."""
-        table = whole_table(model.encoder)
+        table, padding = whole_table(model.encoder), model.config.pad_token_id
         stored = rows_stored_once(table)
-        rows, steps, scales = values((stored or table).weight), None, None
-        place = None if stored is None else values(stored.place)
+        rows, place, steps, scales = values((stored or table).weight), None, None, None
+        if stored is None and padding == 0:
+            rows = rows[1:]
+        else:
+            place = 1 + (np.arange(len(rows)) if stored is None else values(stored.place)).astype(np.int32)
+            place[padding] = 0
         if bits == 4:
             found = block_steps(torch.from_numpy(rows.copy()))
             rows = (found[0] * found[1]).flatten(-2)[:, : rows.shape[1]].numpy()
@@ -188,7 +193,7 @@ class _IntegerGraph:
         return self._writer.add("QLinearMul", *given, domain=_CONTRIB)
 
     def _rows(self, table: _Table) -> str:
-        """Add the lookup of each position's row with its columns of ones, uint8[B, L, 1, D + ones]."""
+        """Add the lookup of each token's row with its columns of ones, uint8[B, L, 1, D + ones]."""
         add, writer = self._writer.add, self._writer
         num_rows, width = table.rows.shape
         stored = self._stored_rows(table)
@@ -197,11 +202,7 @@ class _IntegerGraph:
         # The first row is that of padding: zeros, without ones.
         stored = add("Pad", stored, one_before, writer.scalar(ZERO_POINT, np.uint8))
         stored = add("Reshape", stored, writer.integers(num_rows + 1, 1, width + self._num_ones))
-        # Each id plus one, and 0 for padding, whatever its id.
-        ids = add("Mul", MASK, add("Add", IDS, writer.scalar(1, np.int64)))
-        if table.place is not None:
-            place = np.append(0, table.place + 1).astype(np.int32)
-            ids = add("Gather", writer.weight(PLACE, place), ids)
+        ids = IDS if table.place is None else add("Gather", writer.weight(PLACE, table.place), IDS)
         return add("Gather", stored, ids)
 
     def _stored_rows(self, table: _Table) -> str:

@@ -57,9 +57,10 @@ def opened(model, rows, tmp_path, *, bits: int = 8, table_bits: int = 8, max_len
 
 
 def run(session, ids: np.ndarray, mask: np.ndarray | None = None) -> np.ndarray:
+    """Run a graph, with its mask only where it has one."""
     ids = np.atleast_2d(ids)
-    mask = np.ones_like(ids) if mask is None else np.atleast_2d(mask)
-    return session.run(None, {"input_ids": ids, "attention_mask": mask})[0]
+    feed = {"input_ids": ids, "attention_mask": np.ones_like(ids) if mask is None else np.atleast_2d(mask)}
+    return session.run(None, {node.name: feed[node.name] for node in session.get_inputs()})[0]
 
 
 def expected(model, ids: np.ndarray, mask: np.ndarray | None = None) -> np.ndarray:
@@ -106,18 +107,19 @@ def test_words_that_no_measured_text_has_leave_padding_alone(tmp_path) -> None:
         np.testing.assert_array_equal(run(session, ids, mask), run(session, words))
 
 
-def test_the_mask_tells_text_from_padding_whatever_the_ids(tmp_path) -> None:
-    model, rows = convolution(**SHAPE), texts()
-    session, pad = opened(model, rows, tmp_path), model.config.pad_token_id
-    row = np.array([7, 8, pad, 9])
-    np.testing.assert_allclose(run(session, row), expected(model, row), atol=0.1)
-    assert np.abs(run(session, row) - run(session, row, np.array([1, 1, 0, 1]))).max() > 0.1
-    masked, ones = np.array([7, 8, 9, 30, 31]), np.array([1, 1, 1, 0, 0])
-    np.testing.assert_array_equal(run(session, masked, ones), run(session, masked[:3]))
-    nothing = np.zeros(4, dtype=np.int64)
-    np.testing.assert_allclose(
-        run(session, rows[0][:1].repeat(4), nothing), expected(model, nothing, nothing), atol=0.1
-    )
+@pytest.mark.parametrize("pad", [0, 3])
+@pytest.mark.parametrize("shared", [False, True])
+def test_without_blocks_the_token_of_padding_is_the_mask(pad: int, shared: bool, tmp_path) -> None:
+    model, rows = convolution(**SHAPE, pad_token_id=pad), texts()
+    if shared:
+        share_rows(model, range(40))
+    session = opened(model, rows, tmp_path)
+    assert [node.name for node in session.get_inputs()] == ["input_ids"]
+    row, inside, nothing = np.array([7, 8, pad, 9]), np.array([1, 1, 0, 1]), np.full(4, pad)
+    np.testing.assert_allclose(run(session, row), expected(model, row, inside), atol=0.1)
+    np.testing.assert_allclose(run(session, nothing), expected(model, nothing, nothing * 0), atol=0.1)
+    two = np.array([[7, 8, 9, 30], [5, 6, pad, pad]])
+    np.testing.assert_array_equal(run(session, two), [run(session, two[0])[0], run(session, two[1, :2])[0]])
 
 
 @pytest.mark.parametrize("length", [1, 15, 16, 17, 255, 256, 257, 4096])
@@ -162,26 +164,21 @@ def test_rows_that_pieces_share_are_stored_once(tmp_path) -> None:
     assert np.square(found - right).mean() < 0.05 * right.var()
 
 
-def test_only_integers_pass_between_its_nodes(tmp_path) -> None:
-    opened(convolution(**SHAPE, num_blocks=1), texts(), tmp_path, table_bits=4)
+@pytest.mark.parametrize(
+    ("num_blocks", "of_blocks"), [(0, set()), (1, {"QLinearAdd", "QLinearMul"})], ids=["filters", "blocks"]
+)
+def test_only_integers_pass_between_its_nodes(num_blocks: int, of_blocks: set[str], tmp_path) -> None:
+    opened(convolution(**SHAPE, num_blocks=num_blocks), texts(), tmp_path, table_bits=4)
     options = ort.SessionOptions()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
     options.optimized_model_filepath = str(tmp_path / "loaded.onnx")
     ort.InferenceSession(str(tmp_path / "model.onnx"), options, providers=["CPUExecutionProvider"])
     loaded = onnx.load(str(tmp_path / "loaded.onnx")).graph
-    assert {node.op_type for node in loaded.node} == {
-        *(
-            "Add",
-            "Mul",
-            "Gather",
-            "QLinearConv",
-            "QLinearAdd",
-            "QLinearMul",
-            "NhwcMaxPool",
-            "Squeeze",
-            "QGemm",
-        )
+    assert {node.op_type for node in loaded.node} == of_blocks | {
+        *("Gather", "QLinearConv", "NhwcMaxPool", "Squeeze", "QGemm")
     }
+    if not num_blocks:  # rows, filters, three maxima, hidden layer, logits
+        assert len(loaded.node) == 8
     floats = {each.name for each in loaded.initializer if each.data_type == onnx.TensorProto.FLOAT}
     assert {name for name in floats if "_scale" not in name} <= {
         each for each in floats if "float32_" in each

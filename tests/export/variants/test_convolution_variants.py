@@ -16,7 +16,7 @@ from models import tiny_classifier, tiny_data
 from onnx import numpy_helper
 from pictures import num_colours
 from tokenizers import Tokenizer
-from transformers import AutoConfig, BertConfig
+from transformers import AutoConfig, AutoTokenizer, BertConfig
 
 from distiltune.errors import ExportError
 from distiltune.export.config import ExportConfig
@@ -365,6 +365,22 @@ def test_other_libraries_read_its_configuration_as_that_of_a_bert(make, student)
     assert config.num_labels == 4
 
 
+@pytest.mark.parametrize(
+    ("variant", "names"),
+    [("onnx", ["input_ids", "attention_mask"]), ("onnx-integer", ["input_ids"])],
+    ids=["with-mask", "without-mask"],
+)
+def test_transformers_returns_the_inputs_of_the_graph(variant: str, names: list[str], tmp_path) -> None:
+    student, made = convolution_student(tmp_path / "student", **SHAPE, pooling="max"), tmp_path / "made"
+    options = {"config": ExportConfig(), "max_length": MAX_LENGTH, "training_texts": TEXTS}
+    build_variant(variant, student, made, **options)
+    batch = AutoTokenizer.from_pretrained(made)(TEXTS, padding=True, return_tensors="np")
+    assert list(batch) == names
+    found = ort.InferenceSession(str(made / "model.onnx")).run(None, dict(batch))[0]
+    expected = TextClassifier.load(made).logits(TEXTS)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
 def test_the_configuration_of_a_family_of_transformers_stays_its_own(tmp_path) -> None:
     student = tiny_classifier(tmp_path / "student")
     (tmp_path / "made").mkdir()
@@ -373,6 +389,7 @@ def test_the_configuration_of_a_family_of_transformers_stays_its_own(tmp_path) -
         student,
         tmp_path / "made",
         student_tokenizer=load_tokenizer(student),
+        input_names=["input_ids", "attention_mask"],
         task=tasks.get("single_label"),
         max_length=32,
         out_of_scope_label=None,
