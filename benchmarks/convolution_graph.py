@@ -111,7 +111,7 @@ def write_integers(model: ConvolutionForSequenceClassification, path: Path) -> N
     """Write the graph in integers, with the ranges of random texts."""
     drawn = np.random.default_rng(0)
     ranges = measure_ranges(model, [drawn.integers(1, 30522, 12) for _ in range(NUM_TEXTS)])
-    options = {"bits": 8, "table_bits": 8, "max_length": 512, "opset": OPSET}
+    options: dict[str, Any] = {"bits": 8, "table_bits": 8, "max_length": 512, "opset": OPSET}
     onnx.save_model(write_integer_graph(model, ranges, **options), str(path))
 
 

@@ -2,8 +2,8 @@
 
 Windows are read by ONNX Runtime's integer convolution with columns last, which copies no rows side by side. Its
 clipping to unsigned integers is ReLU. Where windows read rows of the table, padding costs no node: the rows of word
-pieces have columns of ones, which the row of padding has not, and without them every filter is 0. So a graph without
-blocks has no mask: each padding token is padding. Windows of blocks are multiplied by the mask.
+pieces have columns of ones, which the row of padding has not, and without them every filter is 0. Other windows are
+multiplied by the mask. A graph without blocks needs no mask where texts contain no padding token.
 """
 
 from __future__ import annotations
@@ -58,6 +58,7 @@ def write_integer_graph(
     table_bits: int,
     max_length: int,
     opset: int,
+    masked: bool = False,
 ) -> onnx.ModelProto:
     """Return the graph of a model in evaluation mode, whose pooling is ``max``, for texts of at least one token.
 
@@ -68,9 +69,12 @@ def write_integer_graph(
         table_bits: Of a value in the table, 4 or 8; ONNX Runtime expands 4 bits to 8 when it loads the graph.
         max_length: Number of tokens that the graph has to accept; it accepts at least 4,096.
         opset: ONNX opset version, at least 21 with a table of 4 bits.
+        masked: Whether the mask tells text from padding, as always with blocks. If not, the padding token does, also
+            within a text, and the graph has no mask.
     """
-    graph = _IntegerGraph(model, ranges, bits)
-    return graph.write(_Table.of(model, table_bits), max(max_length, _LEAST_LENGTH), opset)
+    masked = masked or model.config.num_blocks > 0
+    graph = _IntegerGraph(model, ranges, bits, masked)
+    return graph.write(_Table.of(model, table_bits, masked), max(max_length, _LEAST_LENGTH), opset)
 
 
 @dataclass(frozen=True)
@@ -79,7 +83,8 @@ class _Table:
 
     Attributes:
         rows: uint8[K, D], each different row once; row 0 of the graph is that of padding, and these follow it.
-        place: Number of the row of each of V tokens in the graph, int32[V]; None: it is the id.
+        place: Number of the row of each value that is looked up, int32[V], or [1 + V] with a mask; None: the value
+            itself. The value is the id; with a mask it is the id plus one, and 0 for padding, whatever its id.
         scale: Scale of the rows.
         steps: float32[K, N, B], the same in 4 bits and N blocks; None where they are stored in 8.
         scales: float32[K, N, 1], scales of the blocks.
@@ -92,15 +97,18 @@ class _Table:
     scales: np.ndarray | None = None
 
     @classmethod
-    def of(cls, model: ConvolutionForSequenceClassification, bits: int) -> _Table:
-        """Quantize a model's table."""
-        table, padding = whole_table(model.encoder), model.config.pad_token_id
+    def of(cls, model: ConvolutionForSequenceClassification, bits: int, masked: bool) -> _Table:
+        """Quantize a model's table, for a graph with or without a mask."""
+        table, padding = whole_table(model.encoder), int(model.config.pad_token_id or 0)
         stored = rows_stored_once(table)
-        rows, place, steps, scales = values((stored or table).weight), None, None, None
-        if stored is None and padding == 0:
+        rows, steps, scales = values((stored or table).weight), None, None
+        place = None if stored is None else 1 + values(stored.place).astype(np.int32)
+        if masked:
+            place = None if place is None else np.append(np.int32(0), place)
+        elif place is None and padding == 0:
             rows = rows[1:]
         else:
-            place = 1 + (np.arange(len(rows)) if stored is None else values(stored.place)).astype(np.int32)
+            place = np.arange(1, 1 + len(rows), dtype=np.int32) if place is None else place
             place[padding] = 0
         if bits == 4:
             found = block_steps(torch.from_numpy(rows.copy()))
@@ -132,8 +140,10 @@ class _WindowLayer:
 
 
 class _IntegerGraph:
-    def __init__(self, model: ConvolutionForSequenceClassification, ranges: Ranges, bits: int) -> None:
-        self._model, self._ranges, self._bits = model, ranges, bits
+    def __init__(
+        self, model: ConvolutionForSequenceClassification, ranges: Ranges, bits: int, masked: bool
+    ) -> None:
+        self._model, self._ranges, self._bits, self._masked = model, ranges, bits, masked
         self._writer = GraphWriter()
         self._num_ones = 1
 
@@ -202,7 +212,9 @@ class _IntegerGraph:
         # The first row is that of padding: zeros, without ones.
         stored = add("Pad", stored, one_before, writer.scalar(ZERO_POINT, np.uint8))
         stored = add("Reshape", stored, writer.integers(num_rows + 1, 1, width + self._num_ones))
-        ids = IDS if table.place is None else add("Gather", writer.weight(PLACE, table.place), IDS)
+        ids = add("Mul", MASK, add("Add", IDS, writer.scalar(1, np.int64))) if self._masked else IDS
+        if table.place is not None:
+            ids = add("Gather", writer.weight(PLACE, table.place), ids)
         return add("Gather", stored, ids)
 
     def _stored_rows(self, table: _Table) -> str:

@@ -69,7 +69,7 @@ class BoundGraph(Graph):
         self._max_length, self._pad_token_id, self._captures = max_length, pad_token_id, captures
         [output] = session.get_outputs()
         self._output_type, self._of_tokens = _FLOATS[output.type], len(output.shape) == _TOKEN_DIMENSIONS
-        # Without a mask the graph would read the padding as text.
+        # Without a mask a graph may read padding as text.
         self._step = LENGTH_STEP if "attention_mask" in self.input_types else 1
         self._buffers: dict[tuple[int, int], _Buffers] = {}
         self._lock = threading.Lock()

@@ -21,6 +21,7 @@ def _integer(model: Any, target: Path, inputs: VariantInputs, *, table_bits: int
     from ...onnx.integer.graph import write_integer_graph
     from ...onnx.integer.ranges import measure_ranges
     from ..dynamic import int8_products_saturate
+    from ..model_files import pad_token_id
     from ..sensitivity import spread
 
     if not inputs.rows:
@@ -28,14 +29,16 @@ def _integer(model: Any, target: Path, inputs: VariantInputs, *, table_bits: int
             "onnx-integer: no training text to measure ranges on; add texts to data.train, or remove it from "
             "export.variants"
         )
+    rows, padding = [ids_of(row) for row in inputs.rows], pad_token_id(model)
     reduce_range = int8_products_saturate()
     graph = write_integer_graph(
         model,
-        measure_ranges(model, [ids_of(row) for row in spread(inputs.rows, MOST_TEXTS)]),
+        measure_ranges(model, spread(rows, MOST_TEXTS)),
         bits=7 if reduce_range else 8,
         table_bits=table_bits,
         max_length=inputs.max_length,
         opset=max(inputs.opset, INT4_OPSET) if table_bits == 4 else inputs.opset,
+        masked=any(padding in row for row in rows),
     )
     save_onnx(graph, target)
     return Quantized(reduce_range)

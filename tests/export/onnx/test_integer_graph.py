@@ -48,10 +48,9 @@ def texts(count: int = 60, lengths: tuple[int, int] = (1, 20), seed: int = 0) ->
     return [drawn.integers(5, VOCABULARY, size=drawn.integers(*lengths)) for _ in range(count)]
 
 
-def opened(model, rows, tmp_path, *, bits: int = 8, table_bits: int = 8, max_length: int = 64):
-    graph = write_integer_graph(
-        model, measure_ranges(model, rows), bits=bits, table_bits=table_bits, max_length=max_length, opset=21
-    )
+def opened(model, rows, tmp_path, **given):
+    options = {"bits": 8, "table_bits": 8, "max_length": 64, "opset": 21, **given}
+    graph = write_integer_graph(model, measure_ranges(model, rows), **options)
     save_onnx(graph, tmp_path / "model.onnx")
     return ort.InferenceSession(str(tmp_path / "model.onnx"), providers=["CPUExecutionProvider"])
 
@@ -107,19 +106,38 @@ def test_words_that_no_measured_text_has_leave_padding_alone(tmp_path) -> None:
         np.testing.assert_array_equal(run(session, ids, mask), run(session, words))
 
 
-@pytest.mark.parametrize("pad", [0, 3])
 @pytest.mark.parametrize("shared", [False, True])
-def test_without_blocks_the_token_of_padding_is_the_mask(pad: int, shared: bool, tmp_path) -> None:
+@pytest.mark.parametrize("num_blocks", [0, 1])
+def test_the_mask_tells_text_from_padding_whatever_the_ids(num_blocks: int, shared: bool, tmp_path) -> None:
+    model, rows = convolution(**SHAPE, num_blocks=num_blocks), texts()
+    if shared:
+        share_rows(model, range(40))
+    session, pad = opened(model, rows, tmp_path, masked=not num_blocks), model.config.pad_token_id
+    row = np.array([7, 8, pad, 9])
+    np.testing.assert_allclose(run(session, row), expected(model, row), atol=0.15)
+    assert np.abs(run(session, row) - run(session, row, np.array([1, 1, 0, 1]))).max() > 0.1
+    masked, ones = np.array([7, 8, 9, 30, 31]), np.array([1, 1, 1, 0, 0])
+    np.testing.assert_array_equal(run(session, masked, ones), run(session, masked[:3]))
+    nothing = np.zeros(4, dtype=np.int64)
+    np.testing.assert_allclose(
+        run(session, rows[0][:1].repeat(4), nothing), expected(model, nothing, nothing), atol=0.15
+    )
+
+
+@pytest.mark.parametrize("pad", [0, 3, None])
+@pytest.mark.parametrize("shared", [False, True])
+def test_without_a_mask_the_token_of_padding_is_padding(pad: int | None, shared: bool, tmp_path) -> None:
     model, rows = convolution(**SHAPE, pad_token_id=pad), texts()
     if shared:
         share_rows(model, range(40))
-    session = opened(model, rows, tmp_path)
+    session, padding = opened(model, rows, tmp_path), pad or 0
     assert [node.name for node in session.get_inputs()] == ["input_ids"]
-    row, inside, nothing = np.array([7, 8, pad, 9]), np.array([1, 1, 0, 1]), np.full(4, pad)
-    np.testing.assert_allclose(run(session, row), expected(model, row, inside), atol=0.1)
+    row, inside, nothing = np.array([7, 8, padding, 9]), np.array([1, 1, 0, 1]), np.full(4, padding)
     np.testing.assert_allclose(run(session, nothing), expected(model, nothing, nothing * 0), atol=0.1)
-    two = np.array([[7, 8, 9, 30], [5, 6, pad, pad]])
+    two = np.array([[7, 8, 9, 30], [5, 6, padding, padding]])
     np.testing.assert_array_equal(run(session, two), [run(session, two[0])[0], run(session, two[1, :2])[0]])
+    if pad is not None:  # else its row is not zero
+        np.testing.assert_allclose(run(session, row), expected(model, row, inside), atol=0.1)
 
 
 @pytest.mark.parametrize("length", [1, 15, 16, 17, 255, 256, 257, 4096])
@@ -165,7 +183,9 @@ def test_rows_that_pieces_share_are_stored_once(tmp_path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("num_blocks", "of_blocks"), [(0, set()), (1, {"QLinearAdd", "QLinearMul"})], ids=["filters", "blocks"]
+    ("num_blocks", "of_blocks"),
+    [(0, set()), (1, {"Add", "Mul", "QLinearAdd", "QLinearMul"})],
+    ids=["filters", "blocks"],
 )
 def test_only_integers_pass_between_its_nodes(num_blocks: int, of_blocks: set[str], tmp_path) -> None:
     opened(convolution(**SHAPE, num_blocks=num_blocks), texts(), tmp_path, table_bits=4)

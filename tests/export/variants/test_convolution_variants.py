@@ -366,18 +366,22 @@ def test_other_libraries_read_its_configuration_as_that_of_a_bert(make, student)
 
 
 @pytest.mark.parametrize(
-    ("variant", "names"),
-    [("onnx", ["input_ids", "attention_mask"]), ("onnx-integer", ["input_ids"])],
-    ids=["with-mask", "without-mask"],
+    ("variant", "text", "names"),
+    [
+        ("onnx", "", ["input_ids", "attention_mask"]),
+        ("onnx-integer", "", ["input_ids"]),
+        ("onnx-integer", "open [PAD] early", ["input_ids", "attention_mask"]),
+    ],
+    ids=["floats", "integers", "integers-padding-in-a-text"],
 )
-def test_transformers_returns_the_inputs_of_the_graph(variant: str, names: list[str], tmp_path) -> None:
+def test_transformers_returns_the_inputs_of_the_graph(variant, text, names: list[str], tmp_path) -> None:
     student, made = convolution_student(tmp_path / "student", **SHAPE, pooling="max"), tmp_path / "made"
-    options = {"config": ExportConfig(), "max_length": MAX_LENGTH, "training_texts": TEXTS}
+    options = {"config": ExportConfig(), "max_length": MAX_LENGTH, "training_texts": [*TEXTS, text]}
     build_variant(variant, student, made, **options)
-    batch = AutoTokenizer.from_pretrained(made)(TEXTS, padding=True, return_tensors="np")
+    batch = AutoTokenizer.from_pretrained(made)([*TEXTS, text], padding=True, return_tensors="np")
     assert list(batch) == names
     found = ort.InferenceSession(str(made / "model.onnx")).run(None, dict(batch))[0]
-    expected = TextClassifier.load(made).logits(TEXTS)
+    expected = TextClassifier.load(made).logits([*TEXTS, text])
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
