@@ -107,20 +107,20 @@ def test_words_that_no_measured_text_has_leave_padding_alone(tmp_path) -> None:
 
 
 @pytest.mark.parametrize("shared", [False, True])
-@pytest.mark.parametrize("num_blocks", [0, 1])
-def test_the_mask_tells_text_from_padding_whatever_the_ids(num_blocks: int, shared: bool, tmp_path) -> None:
+@pytest.mark.parametrize(("num_blocks", "atol"), [(0, 0.1), (1, 0.15)])  # more roundings with a block
+def test_the_mask_tells_text_from_padding_whatever_the_ids(num_blocks, atol, shared, tmp_path) -> None:
     model, rows = convolution(**SHAPE, num_blocks=num_blocks), texts()
     if shared:
         share_rows(model, range(40))
     session, pad = opened(model, rows, tmp_path, masked=not num_blocks), model.config.pad_token_id
     row = np.array([7, 8, pad, 9])
-    np.testing.assert_allclose(run(session, row), expected(model, row), atol=0.15)
+    np.testing.assert_allclose(run(session, row), expected(model, row), atol=atol)
     assert np.abs(run(session, row) - run(session, row, np.array([1, 1, 0, 1]))).max() > 0.1
     masked, ones = np.array([7, 8, 9, 30, 31]), np.array([1, 1, 1, 0, 0])
     np.testing.assert_array_equal(run(session, masked, ones), run(session, masked[:3]))
     nothing = np.zeros(4, dtype=np.int64)
     np.testing.assert_allclose(
-        run(session, rows[0][:1].repeat(4), nothing), expected(model, nothing, nothing), atol=0.15
+        run(session, rows[0][:1].repeat(4), nothing), expected(model, nothing, nothing), atol=atol
     )
 
 
